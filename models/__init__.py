@@ -1,0 +1,4 @@
+"""What a trained PRORec model *is*: codes, trie, reference beam search, artifact, and the network in torch.
+
+Everything here but `network`, `search_graph` and `quantizer` is numpy only, so that serving never imports torch.
+"""

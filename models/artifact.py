@@ -1,0 +1,240 @@
+"""The artifact: a directory that holds everything serving needs of one trained model, and nothing it must trust blindly.
+
+Files are `.npy` arrays, ONNX graphs with one shared weights file, and JSON; never pickles. `manifest.json` names every
+file with its size and SHA-256. An artifact is written aside and renamed, so a directory with a manifest is whole.
+"""
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from .codes import CodeTable
+from .config import ModelConfig
+from .errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
+from .item_ids import ItemIds
+from .trie import CodeTrie
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "search.weights"
+GOLDEN = "golden.json"
+_VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bytes: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What an artifact is, as its `manifest.json` says it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    model_version: str
+    created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    config: ModelConfig
+    item_count: int
+    beam_widths: tuple[int, ...] = Field(description="ascending; one graph each")
+    default_beam_width: int
+    history_buckets: tuple[int, ...] = Field(description="ascending lengths T a batch is padded to; last = history_length")
+    rescore_weight: float = Field(description="weight of the item score beside the code's log-probability")
+    dataset: str = Field(description="name of the data it was trained on")
+    training_fingerprint: str = Field(description="SHA-256 over the training events")
+    metrics: dict[str, dict[str, float]] = Field(description="method → metric → value, through this artifact's graph")
+    tools: dict[str, str] = Field(description="library → version that wrote it")
+    files: dict[str, FileEntry]
+
+
+def graph_file(beam_width: int) -> str:
+    """File name of the graph that keeps `beam_width` beams."""
+    return f"search_b{beam_width}.onnx"
+
+
+def check_model_version(version: str) -> str:
+    """Returns `version`, or raises ArtifactError: letters, digits, '.', '_' and '-', at most 64."""
+    if not _VERSION_PATTERN.fullmatch(version):
+        raise ArtifactError(
+            f"model version {version!r} must be 1–64 letters, digits, '.', '_' or '-', and start with a letter or digit"
+        )
+    return version
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact on disk. Arrays are memory-mapped, read-only, and so shared by all processes that open them."""
+
+    folder: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, folder: Path, *, verify: bool = True) -> "Artifact":
+        """Reads the manifest and, with `verify`, every file's checksum.
+
+        Raises ArtifactError where there is none, ArtifactSchemaError for another schema, ArtifactCorruptError for a
+        file that is missing or differs.
+        """
+        artifact = cls(folder, read_manifest(folder))
+        if verify:
+            for name, entry in artifact.manifest.files.items():
+                _check_file(folder / name, entry)
+        return artifact
+
+    def array(self, name: str) -> NDArray[Any]:
+        """The array saved as `name`.npy, memory-mapped."""
+        mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        return np.asarray(mapped)
+
+    @cached_property
+    def codes(self) -> CodeTable:
+        return CodeTable(self.array("codes"), self.manifest.config.tokens_per_level)
+
+    @cached_property
+    def trie(self) -> CodeTrie:
+        levels = range(self.manifest.config.code_length)
+        return CodeTrie(
+            tuple(self.array(f"child_start_{level}") for level in levels),
+            tuple(self.array(f"child_token_{level}") for level in levels),
+            self.array("leaf_item"),
+            self.manifest.config.tokens_per_level,
+        )
+
+    @cached_property
+    def item_ids(self) -> ItemIds:
+        return ItemIds(*(self.array(name) for name in ("id_text", "id_bounds", "id_hash", "id_item")))
+
+    def metadata_json(self, item_index: int) -> bytes:
+        """The item's metadata as one JSON object, UTF-8."""
+        start, end = self._metadata[1][item_index : item_index + 2]
+        return self._metadata[0][start:end].tobytes()
+
+    @cached_property
+    def _metadata(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        return self.array("metadata_text"), self.array("metadata_bounds")
+
+    def graph_path(self, beam_width: int) -> Path:
+        return self.folder / graph_file(beam_width)
+
+    def golden(self) -> list[dict[str, Any]]:
+        """Histories with the answers they must give: {history: [item_id], items: [item_id], scores: [float]}."""
+        loaded: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())
+        return loaded
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest alone, without checksums; errors as in `Artifact.open`."""
+    path = folder / MANIFEST
+    try:
+        raw = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}") from None
+    except ValueError as error:
+        raise ArtifactCorruptError(f"{path} is not JSON: {error}") from None
+    return parse_manifest(raw, str(path))
+
+
+def parse_manifest(raw: Any, source: str) -> Manifest:
+    """Validates a decoded manifest; `source` names it in errors."""
+    found = raw.get("schema_version") if isinstance(raw, dict) else None
+    if found != SCHEMA_VERSION:
+        raise ArtifactSchemaError(f"{source} has schema version {found}, this program reads {SCHEMA_VERSION}")
+    try:
+        return Manifest.model_validate(raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ArtifactCorruptError(f"{source}: {place}: {first['msg']}") from None
+
+
+class ArtifactWriter:
+    """Writes an artifact into a temporary directory beside its place and renames it on `commit`.
+
+    As a context manager it removes what was not committed.
+    """
+
+    def __init__(self, target: Path, *, replace: bool = False) -> None:
+        if target.exists() and not replace:
+            raise ArtifactError(f"{target} already exists")
+        check_model_version(target.name)
+        self.target = target
+        self.folder = target.with_name(f".{target.name}.writing")
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def array(self, name: str, values: NDArray[Any]) -> None:
+        np.save(self.folder / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
+
+    def catalog(self, codes: CodeTable, ids: ItemIds, metadata: list[dict[str, Any]]) -> None:
+        """Codes, their trie, the ids and the metadata of all items."""
+        trie = CodeTrie.build(codes)
+        self.array("codes", codes.tokens)
+        self.array("leaf_item", trie.leaf_item)
+        for level in range(trie.code_length):
+            self.array(f"child_start_{level}", trie.child_start[level])
+            self.array(f"child_token_{level}", trie.child_token[level])
+        self.array("id_text", ids.text)
+        self.array("id_bounds", ids.bounds)
+        self.array("id_hash", ids.sorted_hash)
+        self.array("id_item", ids.hash_item)
+        rows = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() for row in metadata]
+        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        self.array("metadata_text", np.frombuffer(b"".join(rows), dtype=np.uint8))
+        self.array("metadata_bounds", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def golden(self, rows: list[dict[str, Any]]) -> None:
+        (self.folder / GOLDEN).write_text(json.dumps(rows))
+
+    def commit(self, **fields: Any) -> Artifact:
+        """Checksums every file, writes the manifest with `fields`, renames the directory into place."""
+        files = {path.name: file_entry(path) for path in _files(self.folder)}
+        manifest = Manifest(model_version=self.target.name, files=files, **fields)
+        (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        if self.target.exists():
+            shutil.rmtree(self.target)
+        self.folder.rename(self.target)
+        return Artifact.open(self.target, verify=False)
+
+
+def file_entry(path: Path) -> FileEntry:
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return FileEntry(bytes=path.stat().st_size, sha256=digest)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    return (path for path in sorted(folder.iterdir()) if path.name != MANIFEST)
+
+
+def _check_file(path: Path, entry: FileEntry) -> None:
+    if not path.is_file():
+        raise ArtifactCorruptError(f"{path} is missing")
+    found = file_entry(path)
+    if found.bytes != entry.bytes:
+        raise ArtifactCorruptError(f"{path} has {found.bytes} bytes, its manifest says {entry.bytes}")
+    if found.sha256 != entry.sha256:
+        raise ArtifactCorruptError(f"{path} differs from its checksum")

@@ -1,0 +1,157 @@
+"""The code trie as level arrays: what may follow a prefix, in two integer arrays a level.
+
+Items are sorted by code, so the children of a state are neighbours and a state is only a row number. Level 0 has one
+state, the root; level L's states are the leaves, one an item, in code order.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .codes import CodeTable
+from .errors import TrieError
+
+
+@dataclass(frozen=True)
+class DeadStates:
+    """Subtrees of one level with no legal leaf, whose parents still have one.
+
+    parent  int32 [X], the state above, at the level before
+    offset  int32 [X], which of the parent's children
+    """
+
+    parent: NDArray[np.int32]
+    offset: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class CodeTrie:
+    """The trie of `L` levels over `N` items.
+
+    child_start  L arrays, int32 [S_l + 1]: children of state s at level l are rows child_start[l][s] … child_start[l][s + 1] - 1
+                 of level l + 1
+    child_token  L arrays, int32 [S_{l+1}]: the token that leads to each state of level l + 1, ascending among siblings
+    leaf_item    int32 [N]: item index of each leaf
+    tokens_per_level  V
+    """
+
+    child_start: tuple[NDArray[np.int32], ...]
+    child_token: tuple[NDArray[np.int32], ...]
+    leaf_item: NDArray[np.int32]
+    tokens_per_level: int
+
+    @classmethod
+    def build(cls, codes: CodeTable) -> "CodeTrie":
+        """Sorts the codes and cuts them into levels, vectorised; raises TrieError for two items with one code."""
+        if codes.item_count == 0:
+            raise TrieError("a trie needs at least one item")
+        order = codes.order()
+        tokens = codes.tokens[order]
+        starts: list[NDArray[np.int32]] = []
+        labels: list[NDArray[np.int32]] = []
+        first_rows = np.zeros(1, dtype=np.int64)  # first sorted row of every state of this level
+        begins = np.zeros(len(tokens), dtype=bool)
+        begins[0] = True
+        for level in range(codes.code_length):
+            begins[1:] |= tokens[1:, level] != tokens[:-1, level]
+            child_rows = np.flatnonzero(begins)
+            bounds = np.append(first_rows, len(tokens))
+            starts.append(np.searchsorted(child_rows, bounds).astype(np.int32))
+            labels.append(np.ascontiguousarray(tokens[child_rows, level]))
+            first_rows = child_rows
+        if len(first_rows) != len(tokens):
+            twin = int(np.flatnonzero(~begins)[0])
+            raise TrieError(f"items {order[twin - 1]} and {order[twin]} share the code {tokens[twin].tolist()}")
+        return cls(tuple(starts), tuple(labels), order.astype(np.int32), codes.tokens_per_level)
+
+    @property
+    def code_length(self) -> int:
+        return len(self.child_token)
+
+    @property
+    def item_count(self) -> int:
+        return int(self.leaf_item.size)
+
+    @property
+    def nbytes(self) -> int:
+        return self.leaf_item.nbytes + sum(a.nbytes for a in (*self.child_start, *self.child_token))
+
+    @cached_property
+    def branching(self) -> tuple[int, ...]:
+        """Largest number of children of any state, for each level 0 … L - 1."""
+        return tuple(int(np.diff(starts).max()) for starts in self.child_start)
+
+    @cached_property
+    def item_leaf(self) -> NDArray[np.int32]:
+        """Leaf of each item, int32 [N]: the inverse of `leaf_item`."""
+        leaves = np.empty_like(self.leaf_item)
+        leaves[self.leaf_item] = np.arange(self.item_count, dtype=np.int32)
+        return leaves
+
+    def states(self) -> tuple[int, ...]:
+        """S_l for l = 0 … L."""
+        return (1, *(int(labels.size) for labels in self.child_token))
+
+    def check(self) -> None:
+        """Raises TrieError unless the arrays describe one trie whose every leaf is a different item."""
+        if len(self.child_start) != len(self.child_token) or not self.child_token:
+            raise TrieError("a trie needs one child_start and one child_token array for every level")
+        sizes = self.states()
+        for level, (starts, labels) in enumerate(zip(self.child_start, self.child_token, strict=True)):
+            self._check_level(level, starts, labels, sizes[level])
+        if self.leaf_item.size != sizes[-1]:
+            raise TrieError(f"{sizes[-1]} leaves but {self.leaf_item.size} items")
+        seen = np.zeros(self.item_count, dtype=bool)
+        if self.leaf_item.min() < 0 or self.leaf_item.max() >= self.item_count:
+            raise TrieError("leaf_item names an item that does not exist")
+        seen[self.leaf_item] = True
+        if not seen.all():
+            raise TrieError("leaf_item names an item twice")
+
+    def _check_level(
+        self, level: int, starts: NDArray[np.int32], labels: NDArray[np.int32], state_count: int
+    ) -> None:
+        if starts.dtype != np.int32 or labels.dtype != np.int32:
+            raise TrieError(f"level {level}: arrays must be int32")
+        if starts.size != state_count + 1 or starts[0] != 0 or starts[-1] != labels.size:
+            raise TrieError(f"level {level}: child_start does not span the {labels.size} states below")
+        if (np.diff(starts) < 1).any():
+            raise TrieError(f"level {level}: a state without children")
+        if labels.min() < 0 or labels.max() >= self.tokens_per_level:
+            raise TrieError(f"level {level}: a token outside 0 … {self.tokens_per_level - 1}")
+        rises = np.diff(labels) > 0
+        rises[starts[1:-1] - 1] = True  # a new parent may begin with any token
+        if not rises.all():
+            raise TrieError(f"level {level}: sibling tokens are not ascending")
+
+    def dead_states(self, leaves: NDArray[np.int32]) -> list[DeadStates]:
+        """The largest subtrees all of whose leaves are in `leaves` (int32 [X], any order); one entry a level.
+
+        A search that steps into none of them reaches every other leaf and no dead end. Cost O(X · L · log S).
+        """
+        dead: list[DeadStates] = [DeadStates(_EMPTY, _EMPTY)] * self.code_length
+        gone = np.unique(leaves)
+        for level in range(self.code_length - 1, -1, -1):
+            starts = self.child_start[level]
+            parents = np.searchsorted(starts, gone, side="right") - 1
+            group, sizes = np.unique(parents, return_counts=True)
+            emptied = group[sizes == starts[group + 1] - starts[group]]
+            # The root has no parent that could skip it, so its children stay listed.
+            keep = np.isin(parents, emptied, invert=True) if level else np.ones(len(gone), dtype=bool)
+            offsets = gone[keep] - starts[parents[keep]]
+            dead[level] = DeadStates(parents[keep].astype(np.int32), offsets.astype(np.int32))
+            gone = emptied
+        return dead
+
+    def walk(self, leaf: int) -> Iterator[int]:
+        """Tokens of a leaf's code, last level first."""
+        state = leaf
+        for level in range(self.code_length - 1, -1, -1):
+            yield int(self.child_token[level][state])
+            state = int(np.searchsorted(self.child_start[level], state, side="right")) - 1
+
+
+_EMPTY = np.empty(0, dtype=np.int32)

@@ -1,0 +1,376 @@
+"""Who did what and when: reads a dataset folder and splits it leave-one-out.
+
+A dataset folder holds
+
+    interactions.csv[.gz]   header `user_id,item_id,timestamp` in any column order, other columns ignored, rows in any order
+    items.jsonl[.gz]        one JSON object a line with a non-empty `item_id`; everything else is metadata, kept as it is
+
+Every mistake in them is one `DataError` that names file and line. Files may be gzipped whatever their name says.
+"""
+
+import csv
+import gzip
+import json
+import logging
+import os
+import re
+import zipfile
+import zlib
+from array import array
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from .errors import ConfigError, DataError, DatasetTooSmall
+
+logger = logging.getLogger(__name__)
+
+INTERACTIONS_NAME = "interactions.csv"
+ITEMS_NAME = "items.jsonl"
+EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
+
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_LARGEST_TIME_S = 2**63 // 1_000_000 - 1
+_LINES_PER_PROGRESS = 8192
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """All events of a dataset, user by user, and its catalog.
+
+    user_ids    U ids, in order of first appearance
+    item_ids    N ids: all of the items file in its order, then unlisted ones in order of appearance
+    items       N metadata objects, each with its `item_id`
+    offsets     int64 [U + 1], events of user u are offsets[u]:offsets[u + 1]
+    events      int32 [E] item indices, oldest first within a user
+    timestamps  int64 [E] seconds, rounded down
+    """
+
+    user_ids: list[str]
+    item_ids: list[str]
+    items: list[dict[str, Any]]
+    offsets: NDArray[np.int64]
+    events: NDArray[np.int32]
+    timestamps: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Item sequences to train on; a user may have none.
+
+    offsets  int64 [U + 1], the sequence of user u is items[offsets[u]:offsets[u + 1]]
+    items    int32 [E_train] item indices, oldest first within a user
+    """
+
+    offsets: NDArray[np.int64]
+    items: NDArray[np.int32]
+
+    def counts(self, item_count: int) -> NDArray[np.int64]:
+        """How often each item occurs; int64 [item_count]."""
+        return np.bincount(self.items, minlength=item_count).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """One target a user, and everything the user did before it.
+
+    user    int64 [M] user indices, ascending
+    target  int32 [M] item index to be predicted
+    events  int32 [E], the events of all users, shared with `Interactions`
+    start   int64 [M], first event of the user
+    stop    int64 [M], place of the target
+    """
+
+    user: NDArray[np.int64]
+    target: NDArray[np.int32]
+    events: NDArray[np.int32]
+    start: NDArray[np.int64]
+    stop: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return int(self.user.size)
+
+    def history(self, row: int, limit: int | None = None) -> NDArray[np.int32]:
+        """Items before the target of `row`, oldest first, the newest `limit` of them; a view, not to be written to."""
+        start, stop = int(self.start[row]), int(self.stop[row])
+        return self.events[start if limit is None else max(start, stop - limit) : stop]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Leave-one-out: a user's last event is the test target, the one before it the validation target."""
+
+    interactions: Interactions
+    train: Sequences
+    valid: Holdout
+    test: Holdout
+
+    def fingerprint(self) -> str:
+        """SHA-256 of what may be learned from: each user's training sequence, with items named by their ids.
+
+        A held-out target, a timestamp or a catalog item that nobody trained on changes nothing in it.
+        """
+        catalog, items = np.unique(self.train.items, return_inverse=True)
+        digest = sha256(json.dumps([self.interactions.item_ids[i] for i in catalog]).encode())
+        digest.update(self.train.offsets.astype("<i8").tobytes())
+        digest.update(items.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+
+class EventLog:
+    """Growing columns of events, in the order in which they are added: 16 bytes an event, one dict entry an id."""
+
+    def __init__(self, item_ids: Iterable[str] = ()) -> None:
+        self.users: dict[str, int] = {}
+        self.items: dict[str, int] = {item_id: index for index, item_id in enumerate(item_ids)}
+        self._user = array("i")
+        self._item = array("i")
+        self._time_us = array("q")
+
+    def add(self, user_id: str, item_id: str, time_us: int) -> None:
+        """Raises ValueError for an empty id."""
+        user = self.users.get(user_id)
+        if user is None:
+            user = _enter(self.users, user_id, "user_id")
+        item = self.items.get(item_id)
+        if item is None:
+            item = _enter(self.items, item_id, "item_id")
+        self._user.append(user)
+        self._item.append(item)
+        self._time_us.append(time_us)
+
+    @property
+    def user(self) -> NDArray[np.int32]:
+        """int32 [E]."""
+        return np.array(self._user, dtype=np.int32)
+
+    @property
+    def item(self) -> NDArray[np.int32]:
+        """int32 [E]."""
+        return np.array(self._item, dtype=np.int32)
+
+    @property
+    def time_us(self) -> NDArray[np.int64]:
+        """int64 [E] microseconds: fractions of a second must not become ties."""
+        return np.array(self._time_us, dtype=np.int64)
+
+
+def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
+    """Reads a dataset folder; raises ConfigError when a file is missing and DataError for a wrong row.
+
+    Events are sorted by time within each user and the file's order breaks ties, unless `tie_seed` is given: then events
+    of one user with the same timestamp are shuffled. Reason: some published sets (Amazon reviews among them) know only
+    the day of an event and list the events of a day by item id. Then "the last event" of most users whose last events
+    share a day is simply the one with the highest id, and a model that has learned nothing but the order of the
+    ids scores well. The shuffled place depends on seed, user id and item id alone: neither the order of the file nor other
+    users' events matter.
+    """
+    items_path = _one_file(folder, ITEMS_NAME)
+    events_path = _one_file(folder, INTERACTIONS_NAME)
+    items = _read_items(items_path)
+    log = EventLog(record["item_id"] for record in items)
+    _read_events(events_path, log)
+    unlisted = [{"item_id": item_id} for item_id in islice(log.items, len(items), None)]
+    if unlisted:
+        logger.warning("%s: %d items of the interactions are not in it and get no metadata", items_path, len(unlisted))
+    return _arrange(log, items + unlisted, tie_seed)
+
+
+def leave_one_out(interactions: Interactions) -> Split:
+    """Holds out the last two events of every user with at least three; others only train.
+
+    Raises DatasetTooSmall when there is no such user, no second item or no user with two training events.
+    """
+    offsets = interactions.offsets
+    lengths = np.diff(offsets)
+    held_out = np.where(lengths >= 3, 2, 0)
+    evaluated = np.flatnonzero(held_out)
+    train_lengths = lengths - held_out
+    _refuse_too_small(interactions, len(evaluated), int(train_lengths.max(initial=0)))
+    ends = offsets[1:][evaluated]
+    is_train = np.ones(len(interactions.events), dtype=np.bool_)
+    is_train[ends - 1] = False
+    is_train[ends - 2] = False
+    return Split(
+        interactions,
+        Sequences(running_total(train_lengths), interactions.events[is_train]),
+        valid=_holdout(interactions, evaluated, ends - 2),
+        test=_holdout(interactions, evaluated, ends - 1),
+    )
+
+
+def text_lines(path: Path | zipfile.Path, encoding: str = "utf-8") -> Iterator[str]:
+    """Lines of a text file, gzipped or not, with their line ends, under a progress bar when it takes long.
+
+    Raises DataError for damaged compression and for bytes that are not text in `encoding`.
+    """
+    number = 0
+    try:
+        with path.open("rb") as raw, _progress(path.name, raw.seek(0, os.SEEK_END)) as bar:
+            raw.seek(0)
+            is_gzip = raw.read(2) == b"\x1f\x8b"
+            raw.seek(0)
+            for number, line in enumerate(gzip.GzipFile(fileobj=raw) if is_gzip else raw, start=1):  # noqa: B007
+                if number % _LINES_PER_PROGRESS == 0:
+                    bar.update(raw.tell() - bar.n)
+                text = line.decode(encoding)
+                yield text.removeprefix("\ufeff") if number == 1 else text
+    except UnicodeDecodeError as error:
+        raise DataError(path, number, f"Byte {error.start + 1} of this line is not valid {encoding}.") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile):
+        raise DataError(path, number + 1, "The compressed data is cut short or damaged here.") from None
+
+
+def parse_time_us(text: str) -> int:
+    """Seconds as text, with or without a fraction → microseconds; raises ValueError with a sentence."""
+    plain = text.isascii() and text.isdigit()
+    if not plain and not _NUMBER.fullmatch(text):
+        raise ValueError(f"The timestamp {text!r} is not a finite number.")
+    seconds = int(text) if plain and len(text) < 20 else float(text)
+    if abs(seconds) > _LARGEST_TIME_S:
+        raise ValueError(f"The timestamp {text!r} is too large to be seconds.")
+    return round(seconds * 1_000_000)
+
+
+def running_total(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Lengths int64 [U] → offsets int64 [U + 1]."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _progress(name: str, size_bytes: int) -> Any:
+    # disable=None: only on a terminal.
+    return tqdm(total=size_bytes, unit="B", unit_scale=True, desc=name, disable=None, delay=1, leave=False)
+
+
+def _one_file(folder: Path, name: str) -> Path:
+    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
+    if not found:
+        raise ConfigError(f"The folder {folder} holds neither {name} nor {name}.gz.")
+    if len(found) > 1:
+        raise ConfigError(f"The folder {folder} holds both {name} and {name}.gz, and it is unclear which one counts.")
+    return found[0]
+
+
+def _enter(index: dict[str, int], key: str, column: str) -> int:
+    if not key.strip():
+        raise ValueError(f"The {column} is empty.")
+    return index.setdefault(key, len(index))
+
+
+def _read_items(path: Path) -> list[dict[str, Any]]:
+    items: list[dict[str, Any]] = []
+    line_of: dict[str, int] = {}
+    for line, text in enumerate(text_lines(path), start=1):
+        try:
+            record = _parse_item(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(path, line, _json_sentence(error)) from None
+        first = line_of.setdefault(record["item_id"], line)
+        if first != line:
+            raise DataError(path, line, f"The item_id {record['item_id']!r} was already given in line {first}.")
+        items.append(record)
+    return items
+
+
+def _parse_item(text: str) -> dict[str, Any]:
+    record = json.loads(text, parse_constant=_refuse_constant)
+    if not isinstance(record, dict):
+        raise ValueError("The line is not a JSON object.")
+    item_id = record.get("item_id")
+    if not isinstance(item_id, str) or not item_id.strip():
+        raise ValueError("The object has no item_id that is a non-empty string.")
+    item_id.encode()  # an escaped half of a surrogate pair is legal JSON, but no text
+    return record
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is not a JSON number.")
+
+
+def _json_sentence(error: Exception) -> str:
+    match error:
+        case json.JSONDecodeError():
+            return f"The line is not valid JSON: {error.msg} at column {error.colno}."
+        case UnicodeEncodeError():
+            return "The item_id is not valid Unicode text."
+        case RecursionError():
+            return "The object is nested too deeply."
+        case _:
+            return str(error)
+
+
+def _read_events(path: Path, log: EventLog) -> None:
+    rows = csv.reader(text_lines(path), strict=True)
+    line = 1
+    try:
+        header = next(rows, [])
+        user, item, time = (_column(header, name) for name in EVENT_COLUMNS)
+        line = rows.line_num + 1
+        for row in rows:
+            if len(row) != len(header):
+                raise ValueError(f"The row has {len(row)} columns where the header has {len(header)}.")
+            log.add(row[user], row[item], parse_time_us(row[time]))
+            line = rows.line_num + 1
+    except csv.Error as error:
+        raise DataError(path, line, f"The row is not valid CSV: {error}.") from None
+    except ValueError as error:
+        raise DataError(path, line, str(error)) from None
+
+
+def _column(header: list[str], name: str) -> int:
+    if header.count(name) != 1:
+        raise ValueError(f"The header must name the column {name} once, but it is {','.join(header)!r}.")
+    return header.index(name)
+
+
+def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None) -> Interactions:
+    user, item, time_us = log.user, log.item, log.time_us
+    by_time: tuple[NDArray[Any], ...] = (time_us, user)
+    if tie_seed is not None:
+        by_time = (_id_hashes(log.users, tie_seed)[user], *by_time)
+        by_time = (_scramble(by_time[0] ^ _id_hashes(log.items, tie_seed)[item]), *by_time[1:])
+    order = np.lexsort(by_time)  # stable
+    return Interactions(
+        user_ids=list(log.users),
+        item_ids=list(log.items),
+        items=items,
+        offsets=running_total(np.bincount(user, minlength=len(log.users))),
+        events=item[order],
+        timestamps=time_us[order] // 1_000_000,
+    )
+
+
+def _id_hashes(ids: Iterable[str], seed: int) -> NDArray[np.uint64]:
+    key = str(seed).encode()
+    digests = b"".join(blake2b(text.encode(), digest_size=8, key=key).digest() for text in ids)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+
+def _scramble(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # Without it, user hash ^ item hash would give users whose hashes begin alike the same order of items.
+    keys = (keys ^ (keys >> np.uint64(31))) * np.uint64(0x9E3779B97F4A7C15)
+    keys = (keys ^ (keys >> np.uint64(29))) * np.uint64(0xD6E8FEB86659FD93)
+    return keys ^ (keys >> np.uint64(32))
+
+
+def _holdout(interactions: Interactions, user: NDArray[np.int64], place: NDArray[np.int64]) -> Holdout:
+    events = interactions.events
+    return Holdout(user, events[place], events, interactions.offsets[user], place)
+
+
+def _refuse_too_small(interactions: Interactions, evaluated: int, longest_training: int) -> None:
+    user_count, item_count = len(interactions.user_ids), len(interactions.item_ids)
+    size = f"the dataset has {user_count} users, {item_count} items and {len(interactions.events)} events"
+    if item_count < 2:
+        raise DatasetTooSmall(f"At least 2 items are needed, but {size}.")
+    if evaluated < 1:
+        raise DatasetTooSmall(f"No user has the 3 events that an evaluation needs: {size}.")
+    if longest_training < 2:
+        raise DatasetTooSmall(f"No user has 2 events to train on once targets are held out: {size}.")
