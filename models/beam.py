@@ -24,12 +24,15 @@ class Candidates:
     item        int32 [k] item indices
     score       float32 [k], what the order follows
     code_score  float32 [k], log-probability of the code
+    edge_gap    smallest distance, over levels, between the last candidate kept and the first one dropped: below the
+                runtimes' rounding, another runtime may rightly keep the other
     """
 
     leaf: NDArray[np.int32]
     item: NDArray[np.int32]
     score: NDArray[np.float32]
     code_score: NDArray[np.float32]
+    edge_gap: float
 
 
 def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -65,15 +68,19 @@ def beam_search(
     prefixes = np.zeros((1, 0), dtype=np.int32)
     states = np.zeros(1, dtype=np.int32)
     scores = np.zeros(1, dtype=np.float32)
+    edge_gap = float("inf")
     for level in range(trie.code_length):
         log_probs = log_softmax(logits(level, prefixes))
         beams, children = _children(trie, level, states, alive[level])
         tokens = trie.child_token[level][children]
         totals = scores[beams] + log_probs[beams, tokens]
-        kept = np.argsort(-totals, kind="stable")[:width]
+        order = np.argsort(-totals, kind="stable")
+        kept = order[:width]
+        if len(order) > width:
+            edge_gap = min(edge_gap, float(totals[order[width - 1]] - totals[order[width]]))
         prefixes = np.concatenate([prefixes[beams[kept]], tokens[kept, None]], axis=1)
         states, scores = children[kept], totals[kept]
-    return _ranked(trie, states, scores, item_score, rescore_weight)
+    return _ranked(trie, states, scores, item_score, rescore_weight, edge_gap)
 
 
 def _children(
@@ -93,10 +100,11 @@ def _ranked(
     code_scores: NDArray[np.float32],
     item_score: NDArray[np.float32] | None,
     rescore_weight: float,
+    edge_gap: float,
 ) -> Candidates:
     items = trie.leaf_item[leaves]
     scores = code_scores
     if item_score is not None:
         scores = code_scores + np.float32(rescore_weight) * item_score[items]
     order = np.argsort(-scores, kind="stable")
-    return Candidates(leaves[order], items[order], scores[order], code_scores[order])
+    return Candidates(leaves[order], items[order], scores[order], code_scores[order], edge_gap)

@@ -87,7 +87,7 @@ def request_inputs(rows: Sequence[SearchRow], bucket: int, code_length: int, res
     inputs: Inputs = {
         "history": history,
         "slot": np.fromiter((row.slot for row in rows), dtype=np.int32, count=len(rows)),
-        "rescore_weight": np.float32(rescore_weight).reshape(()),
+        "rescore_weight": np.array(rescore_weight, dtype=np.float32),
     }
     for level in range(code_length):
         parent, offset = _stack_dead([row.dead[level] if row.dead else None for row in rows])

@@ -1,0 +1,118 @@
+"""Every choice of a training run, and the presets.
+
+Sizes, temperatures, weights and schedules are ours: the paper's were not published (`docs/decisions.md`).
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from models.config import ModelConfig
+
+from .errors import ConfigError
+
+
+class StageConfig(BaseModel):
+    """One training loop: AdamW with warm-up, early stopping on validation NDCG@10."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(40, ge=1)
+    batch_size: int = Field(128, ge=1, description="windows of a history per step")
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(1e-4, ge=0)
+    patience: int = Field(5, ge=1, description="evaluations without a better validation before stopping")
+    evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+
+class TrainingConfig(BaseModel):
+    """A whole run, from embeddings to codes to generator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    text_encoder: str = Field("minilm", description="'minilm', a sentence-transformers path or name, or a .npy [N, D]")
+    tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
+    recommender: Literal["temporal", "din"] = "temporal"
+    integrated: Literal["concat", "collaborative", "gate"] = "concat"
+    cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
+    cka_temperature: float = Field(0.1, gt=0)
+    ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")
+    ikd_temperature: float = Field(0.3, gt=0)
+    sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
+    item_weight: float = Field(1.0, ge=0, description="weight of the item head beside the code loss in stage II")
+    softmax_items: int = Field(65_536, ge=2, description="above this catalog size the item head samples negatives")
+    model: ModelConfig = ModelConfig()
+    stage1: StageConfig = StageConfig()
+    stage2: StageConfig = StageConfig()
+    beam_widths: tuple[int, ...] = (20, 50, 128)
+    default_beam_width: int = 50
+    baselines: bool = Field(True, description="also train SASRec and rank by popularity, for the table")
+
+
+def _model(**sizes: Any) -> ModelConfig:
+    return ModelConfig.model_validate(sizes)
+
+
+PRESETS: dict[str, TrainingConfig] = {
+    # MovieLens-100k in about two minutes on two cores.
+    "quickstart": TrainingConfig(
+        model=_model(code_length=3, tokens_per_level=64, width=64, heads=2, feed_forward=128, encoder_layers=2,
+                     decoder_layers=1, history_length=50, dropout=0.2),
+        stage1=StageConfig(epochs=30, batch_size=64, learning_rate=2e-3, patience=4, evaluate_every=2),
+        stage2=StageConfig(epochs=20, batch_size=64, learning_rate=1e-3, patience=3, evaluate_every=2),
+    ),
+    # Amazon Beauty on two cores.
+    "small": TrainingConfig(
+        model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
+                     decoder_layers=1, history_length=50, dropout=0.3),
+        stage1=StageConfig(epochs=60, batch_size=256, learning_rate=1e-3, patience=5, evaluate_every=2),
+        stage2=StageConfig(epochs=60, batch_size=256, learning_rate=1e-3, patience=5, evaluate_every=2),
+    ),
+    # The same at the size of the published tables; wants a GPU.
+    "paper": TrainingConfig(
+        model=_model(code_length=4, tokens_per_level=256, width=256, heads=4, feed_forward=1024, encoder_layers=3,
+                     decoder_layers=2, history_length=50, dropout=0.4),
+        stage1=StageConfig(epochs=150, batch_size=256, learning_rate=1e-3, patience=8, evaluate_every=2),
+        stage2=StageConfig(epochs=150, batch_size=256, learning_rate=1e-3, patience=8, evaluate_every=2),
+    ),
+}  # fmt: skip
+
+
+def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
+    """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`).
+
+    Raises ConfigError naming the setting and the value it refused.
+    """
+    if preset not in PRESETS:
+        raise ConfigError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
+    values = PRESETS[preset].model_dump()
+    for override in overrides:
+        name, equals, value = override.partition("=")
+        target = values
+        *path, last = name.split(".")
+        for part in path:
+            target = target.get(part, {}) if isinstance(target, dict) else {}
+        if not equals or not isinstance(target, dict) or last not in target:
+            raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")
+        target[last] = value
+    return validated(values)
+
+
+def validated(values: dict[str, Any]) -> TrainingConfig:
+    """The configuration these values describe; ConfigError for one that cannot be used."""
+    if values.get("tie_seed") == "":
+        values["tie_seed"] = None
+    try:
+        config = TrainingConfig.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(f"{name}={first['input']!r}: {first['msg']}") from None
+    if config.default_beam_width not in config.beam_widths:
+        raise ConfigError(f"default_beam_width={config.default_beam_width} is not one of {config.beam_widths}")
+    if config.text_encoder.endswith(".npy") and not Path(config.text_encoder).is_file():
+        raise ConfigError(f"text_encoder={config.text_encoder!r}: no such file")
+    return config

@@ -1,0 +1,254 @@
+"""A trained generator → ONNX search graphs, proved against torch and against the numpy reference.
+
+One export with a symbolic beam width; for every width of the artifact that input becomes a constant, because TopK on
+CUDA wants a constant K. The graphs share one file of weights.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+from onnxscript import optimizer
+
+from models.artifact import WEIGHTS, graph_file
+from models.beam import Candidates, beam_search
+from models.graph import OUTPUTS, Inputs, SearchRow, bucket_for, request_inputs
+from models.network import Generator
+from models.search_graph import BEAMS, SearchGraph
+from models.trie import CodeTrie
+
+from .errors import ExportError
+
+SCORE_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Answers of one batch: item int32 [B, K] (-1: no legal leaf left), score and code_score float32 [B, K]."""
+
+    item: NDArray[np.int32]
+    score: NDArray[np.float32]
+    code_score: NDArray[np.float32]
+
+
+class GraphSearch:
+    """Runs an exported graph on the CPU over fixed catalog inputs."""
+
+    def __init__(self, graph: Path, catalog: Inputs, code_length: int, buckets: Sequence[int]) -> None:
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        self.session = ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        wanted = {value.name for value in self.session.get_inputs()}
+        self.catalog = {name: array for name, array in catalog.items() if name in wanted}
+        self.code_length = code_length
+        self.buckets = buckets
+
+    def __call__(self, rows: Sequence[SearchRow], rescore_weight: float) -> SearchResult:
+        """All rows in one batch, padded to the bucket of the longest history."""
+        bucket = bucket_for(max(len(row.history) for row in rows), self.buckets)
+        inputs = request_inputs(rows, bucket, self.code_length, rescore_weight)
+        return SearchResult(*self.session.run(list(OUTPUTS), self.catalog | inputs))
+
+
+def export_graphs(generator: Generator, catalog: Inputs, folder: Path, beam_widths: Sequence[int]) -> None:
+    """Writes one graph per beam width and their shared weights into `folder`."""
+    model = _export(generator.eval().cpu(), catalog)
+    written: bytes | None = None
+    for width in beam_widths:
+        graph = _with_beam_width(model, width)
+        (folder / WEIGHTS).unlink(missing_ok=True)
+        onnx.save_model(graph, folder / graph_file(width), save_as_external_data=True, location=WEIGHTS)
+        weights = (folder / WEIGHTS).read_bytes()
+        if written is not None and weights != written:
+            raise ExportError(f"the graph for beam width {width} does not share the weights of the others")
+        written = weights
+    (folder / WEIGHTS).chmod(0o644)
+
+
+def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
+    search = SearchGraph(generator)
+    config = generator.config
+    # Sizes of 2 or more everywhere: the exporter would freeze a dimension it sees as 0 or 1.
+    rows = [SearchRow(np.zeros(1, dtype=np.int32))] * 3
+    length = min(2, config.history_length)
+    sample = catalog | request_inputs(rows, length, config.code_length, 1.0) | {BEAMS: np.zeros(4, dtype=np.int32)}
+    args = tuple(torch.from_numpy(np.array(_at_least_two(name, sample[name]))) for name in search.input_names)
+    dims = tuple(
+        _dynamic_dims(name, arg.dim(), config.history_length)
+        for name, arg in zip(search.input_names, args, strict=True)
+    )
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            search,
+            args,
+            dynamo=True,
+            dynamic_shapes={"tensors": dims},
+            input_names=search.input_names,
+            output_names=list(OUTPUTS),
+            verbose=False,
+        )
+    if program is None:
+        raise ExportError("the exporter returned no program")
+    return _without_traces(program.model_proto)
+
+
+def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Drops the exporter's notes of source lines: they are most of the file and tell of the training machine."""
+    for noted in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output, model.graph):
+        del noted.metadata_props[:]
+        noted.doc_string = ""
+    return model
+
+
+def _at_least_two(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """Pads the traced sample, whose sizes do not matter, where a catalog is smaller than the exporter can trace."""
+    for axis, size in enumerate(array.shape):
+        if size < 2:
+            array = np.concatenate([array, array], axis=axis)
+    return array
+
+
+def _dynamic_dims(name: str, rank: int, history_length: int) -> dict[int, Any]:
+    """Every dimension of every input but the tables' last one, and T where the network reads one item only."""
+    fixed_last = name in ("item_input", "item_output", "item_code") or (name == "history" and history_length == 1)
+    return {axis: torch.export.Dim.DYNAMIC for axis in range(rank - 1 if fixed_last else rank)}
+
+
+def _with_beam_width(model: onnx.ModelProto, width: int) -> onnx.ModelProto:
+    """A copy whose `beams` input is a constant of that length, folded until every TopK has a constant K."""
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    kept = [value for value in graph.graph.input if value.name != BEAMS]
+    del graph.graph.input[:]
+    graph.graph.input.extend(kept)
+    graph.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(width, dtype=np.int32), BEAMS))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folded: onnx.ModelProto = optimizer.optimize(graph)
+    constants = {tensor.name for tensor in folded.graph.initializer}
+    constants |= {name for node in folded.graph.node if node.op_type == "Constant" for name in node.output}
+    for node in folded.graph.node:
+        if node.op_type == "TopK" and node.input[1] not in constants:
+            raise ExportError(f"TopK node {node.name} has no constant K at beam width {width}")
+    return folded
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far the three implementations lay apart on the same rows.
+
+    rows             searches compared
+    largest_gap      largest difference of a score, over places that hold the same item
+    edge_rows        rows excused because a beam's edge was decided by less than the tolerance
+    """
+
+    rows: int
+    largest_gap: float
+    edge_rows: int
+
+
+def prove_parity(
+    generator: Generator,
+    search: GraphSearch,
+    trie: CodeTrie,
+    rows: Sequence[SearchRow],
+    beam_width: int,
+    rescore_weight: float,
+) -> ParityReport:
+    """Raises ExportError unless ONNX Runtime, eager torch and the numpy reference answer alike.
+
+    Scores agree within 1e-4; order differs only between items closer than that, or where a beam's edge was.
+    """
+    fast = search(rows, rescore_weight)
+    eager = _eager(generator, search.catalog, rows, search.buckets, beam_width, rescore_weight)
+    gap, edges = 0.0, 0
+    for place, row in enumerate(rows):
+        slow = reference(generator, search.catalog, trie, row, beam_width, rescore_weight)
+        for name, result in (("ONNX Runtime", fast), ("eager torch", eager)):
+            legal = result.item[place] >= 0
+            fault, distance = _difference(result.item[place][legal], result.score[place][legal], slow)
+            if fault and slow.edge_gap > SCORE_TOLERANCE:
+                raise ExportError(f"{name} and the numpy reference differ on history {place}: {fault}")
+            edges += bool(fault)
+            gap = max(gap, 0.0 if fault else distance)
+    return ParityReport(len(rows), gap, edges)
+
+
+def _difference(items: NDArray[np.int32], scores: NDArray[np.float32], slow: Candidates) -> tuple[str, float]:
+    """(what is wrong, or an empty string; largest score distance)"""
+    if len(items) != len(slow.item):
+        return f"{len(items)} items instead of {len(slow.item)}", 0.0
+    if not len(items):
+        return "", 0.0
+    distance = float(np.abs(scores - slow.score).max())
+    if distance > SCORE_TOLERANCE:
+        return f"scores differ by {distance:.2e}", distance
+    if set(items.tolist()) != set(slow.item.tolist()):
+        return "other items", distance
+    position = {item: place for place, item in enumerate(slow.item.tolist())}
+    for place, item in enumerate(items.tolist()):
+        if abs(float(slow.score[position[item]]) - float(slow.score[place])) > SCORE_TOLERANCE:
+            return f"item {item} at place {place} instead of {position[item]}", distance
+    return "", distance
+
+
+def _eager(
+    generator: Generator, catalog: Inputs, rows: Sequence[SearchRow], buckets: Sequence[int], width: int, weight: float
+) -> SearchResult:
+    search = SearchGraph(generator)
+    bucket = bucket_for(max(len(row.history) for row in rows), buckets)
+    inputs = catalog | request_inputs(rows, bucket, generator.config.code_length, weight)
+    inputs[BEAMS] = np.zeros(width, dtype=np.int32)
+    with torch.no_grad():
+        outputs = search(*(torch.from_numpy(np.array(inputs[name])) for name in search.input_names))
+    return SearchResult(*(output.numpy() for output in outputs))
+
+
+def reference(
+    generator: Generator, catalog: Inputs, trie: CodeTrie, row: SearchRow, width: int, weight: float
+) -> Candidates:
+    """The numpy beam search over logits computed without a cache, every prefix from its start."""
+    config = generator.config
+    tables = {
+        name: torch.from_numpy(np.array(catalog[name])) for name in ("item_input", "item_code") if name in catalog
+    }
+    history = np.full((1, config.history_length), -1, dtype=np.int32)
+    newest = row.history[-config.history_length :]
+    if len(newest):
+        history[0, -len(newest) :] = newest
+    with torch.no_grad():
+        context = generator.encode(torch.from_numpy(history), tables)
+
+        def logits(level: int, prefixes: NDArray[np.int32]) -> NDArray[np.float32]:
+            codes = torch.zeros(len(prefixes), config.code_length, dtype=torch.int64)
+            codes[:, :level] = torch.from_numpy(prefixes)
+            repeated = context.repeat(len(prefixes))
+            return generator.teacher_forced(repeated, codes)[0][level].numpy()
+
+        item_score = catalog["item_output"] @ context.user_state[0].numpy()
+        return beam_search(
+            trie, logits, width, legal_leaf=_legal(trie, row), item_score=item_score, rescore_weight=weight
+        )
+
+
+def _legal(trie: CodeTrie, row: SearchRow) -> NDArray[np.bool_]:
+    """Which leaves the row's dead subtrees leave."""
+    legal = np.ones(trie.item_count, dtype=bool)
+    for level, dead in enumerate(row.dead):
+        states = trie.child_start[level][dead.parent] + dead.offset
+        first, last = states, states + 1
+        for below in range(level + 1, trie.code_length):
+            first, last = trie.child_start[below][first], trie.child_start[below][last]
+        for start, end in zip(first.tolist(), last.tolist(), strict=True):
+            legal[start:end] = False
+    return legal

@@ -1,0 +1,37 @@
+"""Losses shared by both stages. Letters: P positions, N items, D width, S sampled items."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def item_loss(states: Tensor, targets: Tensor, table: Tensor, softmax_items: int, smoothing: float = 0.0) -> Tensor:
+    """Next-item cross-entropy: states [P, D], targets int64 [P], table [N, D] → scalar.
+
+    Over the whole catalog up to `softmax_items` items. Above, over the target and one shared uniform sample, its
+    scores raised by log(N / S) so that the sampled partition estimates the full one (Jean et al. 2015,
+    arXiv 1412.2007).
+    """
+    item_count = table.shape[0]
+    if item_count <= softmax_items:
+        return F.cross_entropy(states @ table.T, targets, label_smoothing=smoothing)
+    sample = torch.randint(item_count, (softmax_items // 8,), device=states.device)
+    negatives = states @ table[sample].T + math.log(item_count / len(sample))
+    negatives = negatives.masked_fill(sample[None] == targets[:, None], float("-inf"))
+    positives = (states * table[targets]).sum(dim=-1, keepdim=True)
+    logits = torch.cat([positives, negatives], dim=1)
+    return F.cross_entropy(logits, torch.zeros_like(targets))
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Row i of `queries` [S, D] against row i of `keys` [S, D], the other rows as negatives, cosine similarity."""
+    logits = F.normalize(queries, dim=-1) @ F.normalize(keys, dim=-1).T / temperature
+    return F.cross_entropy(logits, torch.arange(len(queries), device=queries.device))
+
+
+def sample_items(targets: Tensor, limit: int) -> Tensor:
+    """Up to `limit` different items of `targets` int64 [P]."""
+    unique = targets.unique()
+    return unique[torch.randperm(len(unique), device=unique.device)[:limit]]

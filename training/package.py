@@ -1,0 +1,129 @@
+"""The last step of training: a generator and its catalog become an artifact, after the graph has proved itself."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import Artifact, ArtifactWriter, graph_file
+from models.codes import CodeTable
+from models.graph import Inputs, SearchRow, trie_inputs
+from models.item_ids import ItemIds
+from models.network import Generator
+from models.trie import CodeTrie
+
+from .export import GraphSearch, export_graphs, prove_parity
+
+_GOLDEN_ROWS = 16
+_GOLDEN_K = 10
+_TOOLS = ("torch", "onnx", "onnxruntime-gpu", "onnxscript", "numpy")
+
+
+@dataclass(frozen=True)
+class Package:
+    """Everything an artifact is made of.
+
+    generator      the trained network
+    codes          int32 [N, L]
+    item_ids       N ids; metadata one JSON object for each
+    item_input     float32 [N, D], what an item adds to a history (unused by the encoder–decoder)
+    item_output    float32 [N, D], item embeddings for scoring
+    popularity     int32 [N] item indices, most popular in the training events first
+    histories      real histories, int32 each, on which the graph must prove itself
+    """
+
+    generator: Generator
+    codes: CodeTable
+    item_ids: list[str]
+    metadata: list[dict[str, Any]]
+    item_input: NDArray[np.float32]
+    item_output: NDArray[np.float32]
+    popularity: NDArray[np.int32]
+    histories: Sequence[NDArray[np.int32]]
+    beam_widths: tuple[int, ...]
+    default_beam_width: int
+    history_buckets: tuple[int, ...]
+    rescore_weight: float
+    dataset: str
+    training_fingerprint: str
+
+    @property
+    def temporal(self) -> bool:
+        return self.generator.config.generator == "temporal"
+
+    def catalog(self, trie: CodeTrie) -> Inputs:
+        """The graph's inputs that belong to the catalog."""
+        table: Inputs = {"item_input": self.item_input} if self.temporal else {"item_code": self.codes.tokens}
+        return trie_inputs(trie) | table | {"item_output": self.item_output}
+
+
+Evaluate = Callable[[dict[int, GraphSearch]], dict[str, dict[str, float]]]
+"""Searches through the exported graph of each beam width → method → metric → value."""
+
+
+def write_artifact(
+    target: Path, package: Package, evaluate: Evaluate | None = None, *, replace: bool = False
+) -> Artifact:
+    """Exports, proves, evaluates through the graph, and only then writes the manifest and renames into place.
+
+    Raises ExportError when the graph does not answer like torch and the numpy reference.
+    """
+    with ArtifactWriter(target, replace=replace) as writer:
+        ids = ItemIds.build(package.item_ids)
+        writer.catalog(package.codes, ids, package.metadata)
+        for name in ("item_output", "popularity") + (("item_input",) if package.temporal else ()):
+            writer.array(name, getattr(package, name))
+        trie = CodeTrie.build(package.codes)
+        searches = _proved_searches(writer.folder, package, trie)
+        writer.golden(_golden(searches[package.default_beam_width], package, trie))
+        return writer.commit(
+            config=package.generator.config,
+            item_count=package.codes.item_count,
+            beam_widths=package.beam_widths,
+            default_beam_width=package.default_beam_width,
+            history_buckets=package.history_buckets,
+            rescore_weight=package.rescore_weight,
+            dataset=package.dataset,
+            training_fingerprint=package.training_fingerprint,
+            metrics=evaluate(searches) if evaluate else {},
+            tools={name: version(name) for name in _TOOLS},
+        )
+
+
+def search_rows(trie: CodeTrie, histories: Sequence[NDArray[np.int32]], *, exclude_seen: bool) -> list[SearchRow]:
+    """Rows that may, or may not, return an item of their own history."""
+    leaf = trie.item_leaf
+    return [SearchRow(h, trie.dead_states(leaf[h]) if exclude_seen and len(h) else ()) for h in histories]
+
+
+def _proved_searches(folder: Path, package: Package, trie: CodeTrie) -> dict[int, GraphSearch]:
+    catalog = package.catalog(trie)
+    export_graphs(package.generator, catalog, folder, package.beam_widths)
+    searches: dict[int, GraphSearch] = {}
+    for width in package.beam_widths:
+        search = GraphSearch(folder / graph_file(width), catalog, trie.code_length, package.history_buckets)
+        for exclude_seen in (True, False):
+            rows = search_rows(trie, package.histories, exclude_seen=exclude_seen)
+            prove_parity(package.generator, search, trie, rows, width, package.rescore_weight)
+        searches[width] = search
+    return searches
+
+
+def _golden(search: GraphSearch, package: Package, trie: CodeTrie) -> list[dict[str, Any]]:
+    """Requests with the answers they must give on every machine that serves this artifact."""
+    histories = package.histories[:_GOLDEN_ROWS]
+    result = search(search_rows(trie, histories, exclude_seen=True), package.rescore_weight)
+    return [
+        {
+            "history": [package.item_ids[item] for item in history.tolist()],
+            "items": [package.item_ids[item] for item in items.tolist() if item >= 0],
+            "scores": [score for item, score in zip(items.tolist(), scores.tolist(), strict=True) if item >= 0],
+        }
+        for history, items, scores in zip(
+            histories, result.item[:, :_GOLDEN_K], result.score[:, :_GOLDEN_K], strict=True
+        )
+    ]
