@@ -1,4 +1,4 @@
-"""The artifact: a directory that holds everything serving needs of one trained model, and nothing it must trust blindly.
+"""The artifact: a directory that holds everything serving needs of one trained model.
 
 Files are `.npy` arrays, ONNX graphs with one shared weights file, and JSON; never pickles. `manifest.json` names every
 file with its size and SHA-256. An artifact is written aside and renamed, so a directory with a manifest is whole.
@@ -54,7 +54,9 @@ class Manifest(BaseModel):
     item_count: int
     beam_widths: tuple[int, ...] = Field(description="ascending; one graph each")
     default_beam_width: int
-    history_buckets: tuple[int, ...] = Field(description="ascending lengths T a batch is padded to; last = history_length")
+    history_buckets: tuple[int, ...] = Field(
+        description="ascending lengths T a batch is padded to; last = history_length"
+    )
     rescore_weight: float = Field(description="weight of the item score beside the code's log-probability")
     dataset: str = Field(description="name of the data it was trained on")
     training_fingerprint: str = Field(description="SHA-256 over the training events")

@@ -1,11 +1,11 @@
 """Errors of the model core.
 
-    ModelError
-    ├── CodeError        a code table breaks its rules
-    ├── TrieError        trie arrays contradict each other
-    └── ArtifactError    an artifact cannot be used
-        ├── ArtifactSchemaError    it was written by another schema version
-        └── ArtifactCorruptError   a file is missing or a byte differs from its checksum
+ModelError
+├── CodeError        a code table breaks its rules
+├── TrieError        trie arrays contradict each other
+└── ArtifactError    an artifact cannot be used
+    ├── ArtifactSchemaError    it was written by another schema version
+    └── ArtifactCorruptError   a file is missing or a byte differs from its checksum
 """
 
 

@@ -31,8 +31,8 @@ class DeadStates:
 class CodeTrie:
     """The trie of `L` levels over `N` items.
 
-    child_start  L arrays, int32 [S_l + 1]: children of state s at level l are rows child_start[l][s] … child_start[l][s + 1] - 1
-                 of level l + 1
+    child_start  L arrays, int32 [S_l + 1]: children of state s at level l are rows child_start[l][s] …
+                 child_start[l][s + 1] - 1 of level l + 1
     child_token  L arrays, int32 [S_{l+1}]: the token that leads to each state of level l + 1, ascending among siblings
     leaf_item    int32 [N]: item index of each leaf
     tokens_per_level  V
@@ -111,9 +111,7 @@ class CodeTrie:
         if not seen.all():
             raise TrieError("leaf_item names an item twice")
 
-    def _check_level(
-        self, level: int, starts: NDArray[np.int32], labels: NDArray[np.int32], state_count: int
-    ) -> None:
+    def _check_level(self, level: int, starts: NDArray[np.int32], labels: NDArray[np.int32], state_count: int) -> None:
         if starts.dtype != np.int32 or labels.dtype != np.int32:
             raise TrieError(f"level {level}: arrays must be int32")
         if starts.size != state_count + 1 or starts[0] != 0 or starts[-1] != labels.size:

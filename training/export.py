@@ -80,7 +80,7 @@ def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
     rows = [SearchRow(np.zeros(1, dtype=np.int32))] * 3
     length = min(2, config.history_length)
     sample = catalog | request_inputs(rows, length, config.code_length, 1.0) | {BEAMS: np.zeros(4, dtype=np.int32)}
-    args = tuple(torch.from_numpy(np.array(_at_least_two(name, sample[name]))) for name in search.input_names)
+    args = tuple(torch.from_numpy(np.array(_at_least_two(sample[name]))) for name in search.input_names)
     dims = tuple(
         _dynamic_dims(name, arg.dim(), config.history_length)
         for name, arg in zip(search.input_names, args, strict=True)
@@ -110,7 +110,7 @@ def _without_traces(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _at_least_two(name: str, array: NDArray[Any]) -> NDArray[Any]:
+def _at_least_two(array: NDArray[Any]) -> NDArray[Any]:
     """Pads the traced sample, whose sizes do not matter, where a catalog is smaller than the exporter can trace."""
     for axis, size in enumerate(array.shape):
         if size < 2:
@@ -121,7 +121,7 @@ def _at_least_two(name: str, array: NDArray[Any]) -> NDArray[Any]:
 def _dynamic_dims(name: str, rank: int, history_length: int) -> dict[int, Any]:
     """Every dimension of every input but the tables' last one, and T where the network reads one item only."""
     fixed_last = name in ("item_input", "item_output", "item_code") or (name == "history" and history_length == 1)
-    return {axis: torch.export.Dim.DYNAMIC for axis in range(rank - 1 if fixed_last else rank)}
+    return dict.fromkeys(range(rank - 1 if fixed_last else rank), torch.export.Dim.DYNAMIC)
 
 
 def _with_beam_width(model: onnx.ModelProto, width: int) -> onnx.ModelProto:
@@ -219,8 +219,10 @@ def reference(
 ) -> Candidates:
     """The numpy beam search over logits computed without a cache, every prefix from its start."""
     config = generator.config
-    tables = {
-        name: torch.from_numpy(np.array(catalog[name])) for name in ("item_input", "item_code") if name in catalog
+    tables: dict[str, torch.Tensor] = {
+        name: torch.from_numpy(np.array(array))
+        for name, array in catalog.items()
+        if name in ("item_input", "item_code")
     }
     history = np.full((1, config.history_length), -1, dtype=np.int32)
     newest = row.history[-config.history_length :]

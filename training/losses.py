@@ -7,18 +7,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def item_loss(states: Tensor, targets: Tensor, table: Tensor, softmax_items: int, smoothing: float = 0.0) -> Tensor:
+def item_loss(states: Tensor, targets: Tensor, table: Tensor, full_up_to: int, sampled: int) -> Tensor:
     """Next-item cross-entropy: states [P, D], targets int64 [P], table [N, D] → scalar.
 
-    Over the whole catalog up to `softmax_items` items. Above, over the target and one shared uniform sample, its
+    Over the whole catalog up to `full_up_to` items. Above, over the target and `sampled` items drawn evenly, their
     scores raised by log(N / S) so that the sampled partition estimates the full one (Jean et al. 2015,
     arXiv 1412.2007).
     """
     item_count = table.shape[0]
-    if item_count <= softmax_items:
-        return F.cross_entropy(states @ table.T, targets, label_smoothing=smoothing)
-    sample = torch.randint(item_count, (softmax_items // 8,), device=states.device)
-    negatives = states @ table[sample].T + math.log(item_count / len(sample))
+    if item_count <= full_up_to:
+        return F.cross_entropy(states @ table.T, targets)
+    sample = torch.randint(item_count, (sampled,), device=states.device)
+    negatives = states @ table[sample].T + math.log(item_count / sampled)
     negatives = negatives.masked_fill(sample[None] == targets[:, None], float("-inf"))
     positives = (states * table[targets]).sum(dim=-1, keepdim=True)
     logits = torch.cat([positives, negatives], dim=1)

@@ -1,0 +1,134 @@
+"""Command line of the training package: `python -m training --help`."""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from models.artifact import Artifact
+from models.errors import ModelError
+
+from .config import load_config
+from .errors import TrainingError
+from .importers import fetch_movielens, find_amazon_files, import_amazon, import_movielens, import_recbole
+
+app = typer.Typer(help="Train PRORec: interactions and item text in, a served artifact out.", no_args_is_help=True)
+imports = typer.Typer(help="Make a dataset folder from a public format.", no_args_is_help=True)
+app.add_typer(imports, name="import")
+
+Data = Annotated[Path, typer.Option("--data", help="Dataset folder: interactions.csv[.gz] and items.jsonl[.gz].")]
+Out = Annotated[Path, typer.Option(help="Artifact to write; the folder's name is the model version.")]
+Preset = Annotated[str, typer.Option(help="quickstart, small or paper.")]
+Change = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set stage1.epochs=3")]
+MinCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events.")]
+Force = Annotated[bool, typer.Option(help="Replace a dataset that is already there.")]
+
+
+@app.command()
+def prepare(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+    """Check and split the data, embed the items' text."""
+    from .pipeline import Run
+
+    run_ = Run(data, out, load_config(preset, change or []))
+    semantic = run_.prepare()
+    users = len(run_.split.interactions.user_ids)
+    typer.echo(f"{users} users, {run_.item_count} items, text embeddings of {semantic.shape[1]} dimensions")
+
+
+@app.command()
+def train(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+    """Stage I, codes and stage II; continues where an earlier run stopped."""
+    from .pipeline import Run
+
+    run_ = Run(data, out, load_config(preset, change or []))
+    run_.stage2()
+    typer.echo(f"trained; write the artifact with: python -m training export --data {data} --out {out}")
+
+
+@app.command()
+def export(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+    """Export the trained model as one ONNX graph, prove it, measure the test set through it, write the artifact."""
+    run(data, out, preset, change)
+
+
+@app.command()
+def run(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+    """All steps; what is already done is not done again."""
+    from .evaluate import print_metrics
+    from .pipeline import Run
+
+    if out.exists():
+        artifact = Artifact.open(out)
+        typer.echo(f"{out} is already there and whole: nothing to train")
+    else:
+        artifact = Run(data, out, load_config(preset, change or [])).export()
+        typer.echo(f"wrote {out}")
+    print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
+
+
+@app.command()
+def evaluate(
+    artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
+    data: Data,
+    tie_seed: Annotated[int | None, typer.Option(help="As the run's tie_seed.")] = None,
+) -> None:
+    """Measure an artifact on the test events of a dataset, through its graph."""
+    from .evaluate import evaluate_artifact, print_metrics
+    from .interactions import leave_one_out, read_dataset
+
+    split = leave_one_out(read_dataset(data, tie_seed=tie_seed))
+    print_metrics(evaluate_artifact(Artifact.open(artifact), split), f"{artifact.name} on {data.name}")
+
+
+@imports.command()
+def movielens(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+    """GroupLens ml-100k or ml-1m: a folder or the .zip as downloaded."""
+    typer.echo(import_movielens(src, out, min_core, force=force))
+
+
+@imports.command()
+def recbole(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+    """A folder with RecBole atomic files NAME.inter and NAME.item."""
+    typer.echo(import_recbole(src, out, min_core, force=force))
+
+
+@imports.command()
+def amazon(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+    """A folder with raw review and metadata JSON lines of 2014, 2018 or 2023, gzipped or not."""
+    reviews, metadata = find_amazon_files(src)
+    typer.echo(import_amazon(reviews, metadata, out, min_core, force=force))
+
+
+@app.command()
+def fetch(
+    out: Path,
+    source: Annotated[
+        Literal["recbole", "grouplens"], typer.Option(help="Where MovieLens-100k comes from.")
+    ] = "recbole",
+    force: Force = False,
+) -> None:
+    """Fetch MovieLens-100k (GroupLens licence: research use, no redistribution) as a dataset folder."""
+    if counts := fetch_movielens(out, source, force=force):
+        typer.echo(counts)
+
+
+def main() -> int:
+    """Runs the command line; an expected error is one sentence on stderr and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "sentence_transformers", "onnxscript", "onnx_ir"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except (TrainingError, ModelError) as error:
+        typer.echo(f"error: {error}", err=True)
+        return 1
+    except KeyboardInterrupt:
+        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

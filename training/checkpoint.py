@@ -1,0 +1,47 @@
+"""Checkpoints of a training loop: tensors in safetensors, the rest in JSON, written aside and renamed."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+
+def save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Any
+) -> None:
+    """Model, optimizer moments, best weights so far, and `progress` (anything JSON holds) in one file."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in best.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
+    aside = path.with_suffix(".writing")
+    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    save_file(copies, aside, metadata={"progress": json.dumps(progress)})
+    aside.replace(path)
+
+
+def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
+    """Restores model and optimizer in place; returns (best weights, progress)."""
+    tensors = load_file(path)
+    model.load_state_dict(_under(tensors, "model."))
+    state = optimizer.state_dict()
+    for name, value in _under(tensors, "optimizer.").items():
+        index, moment = name.split(".")
+        state["state"].setdefault(int(index), {})[moment] = value
+    optimizer.load_state_dict(state)
+    return _under(tensors, "best."), read_progress(path)
+
+
+def read_progress(path: Path) -> Any:
+    """The JSON part alone."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt") as stored:
+        return json.loads(stored.metadata()["progress"])
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,179 @@
+"""Stage I: a sequential recommender trained jointly with cross-modality alignment (CKA).
+
+L = L_next + λ · L_CKA: while the recommender learns who takes what after what, InfoNCE pulls an item's collaborative
+embedding E_C and its adapted text embedding E_T = AdaLN(W · E_S + b) together, so E_C itself moves (PRORec,
+arXiv 2502.06269, outline; temperature, λ, negatives and sizes are ours). The recommender is a temporal transformer or
+DIN (arXiv 1706.06978), as in the paper.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.network import TemporalEncoder
+
+from .batches import Batch, Windows, pad_histories
+from .config import TrainingConfig
+from .interactions import Split
+from .losses import info_nce, item_loss, sample_items
+from .metrics import ndcg_at
+from .ranking import full_ranks
+
+VALIDATION_USERS = 4096
+_DIN_NEGATIVES = 64
+
+
+class AdaptationLayer(nn.Module):
+    """E_T = AdaLN(W · E_S + b): a linear map and a LayerNorm whose scale and shift are learned."""
+
+    def __init__(self, semantic_width: int, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(semantic_width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, semantic: Tensor) -> Tensor:
+        """[N, D_S] → [N, D]."""
+        adapted: Tensor = self.norm(self.linear(semantic))
+        return adapted
+
+
+class TargetAttention(nn.Module):
+    """DIN: the history pooled by its relevance to each candidate, then a small network scores the pair."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.relevance = nn.Sequential(nn.Linear(4 * width, 64), nn.PReLU(), nn.Linear(64, 1))
+        self.score = nn.Sequential(nn.Linear(3 * width, 64), nn.PReLU(), nn.Linear(64, 1))
+
+    def forward(self, history: Tensor, real: Tensor, candidates: Tensor) -> Tensor:
+        """history [B, T, D], real bool [B, T], candidates [B, C, D] → scores [B, C]."""
+        past = history[:, None].expand(-1, candidates.shape[1], -1, -1)
+        wanted = candidates[:, :, None].expand_as(past)
+        weight = self.relevance(torch.cat([past, wanted, past - wanted, past * wanted], dim=-1))[..., 0]
+        weight = torch.where(real[:, None], weight, 0.0)  # as published: relevance is not normalised
+        pooled = (weight[..., None] * past).sum(dim=2)
+        scores: Tensor = self.score(torch.cat([pooled, candidates, pooled * candidates], dim=-1))[..., 0]
+        return scores
+
+
+class Collaborative(nn.Module):
+    """Item embeddings E_C, a recommender over them, and the adaptation layer of the text."""
+
+    semantic: Tensor
+
+    def __init__(self, config: TrainingConfig, item_count: int, semantic: Tensor) -> None:
+        super().__init__()
+        width = config.model.width
+        self.item = nn.Parameter(torch.randn(item_count, width) * width**-0.5)
+        self.register_buffer("semantic", semantic, persistent=False)
+        self.adaptation = AdaptationLayer(semantic.shape[1], width)
+        self.gate = nn.Linear(2 * width, width) if config.integrated == "gate" else None
+        self.temporal = TemporalEncoder(config.model) if config.recommender == "temporal" else None
+        self.din = TargetAttention(width) if config.recommender == "din" else None
+
+    def items(self) -> Tensor:
+        """[N, D]: E_C, or with a gate g: g · E_C + (1 - g) · E_T."""
+        if self.gate is None:
+            return self.item
+        adapted = self.adaptation(self.semantic)
+        gate = torch.sigmoid(self.gate(torch.cat([self.item, adapted], dim=1)))
+        return gate * self.item + (1 - gate) * adapted
+
+    def scores(self, history: Tensor) -> Tensor:
+        """history int64 [B, T], padded with -1 on the left → scores [B, N] of all items."""
+        table, real = self.items(), history >= 0
+        past = F.embedding(history.clamp(min=0), table)
+        if self.temporal is not None:
+            states: Tensor = self.temporal(past, real, last_only=True)[:, 0]
+            return states @ table.T
+        assert self.din is not None
+        pieces = [self.din(past, real, part[None].expand(len(past), -1, -1)) for part in table.split(256)]
+        return torch.cat(pieces, dim=1)
+
+
+class CollaborativeTask:
+    """Stage I as the loop trains it."""
+
+    def __init__(self, model: Collaborative, config: TrainingConfig, split: Split) -> None:
+        self.model = model
+        self.config = config
+        self.split = split
+
+    def loss(self, batch: Batch) -> Tensor:
+        table = self.model.items()
+        loss = self._din_loss(batch, table) if self.model.temporal is None else self._temporal_loss(batch, table)
+        if self.config.cka_weight:
+            loss = loss + self.config.cka_weight * self._alignment_loss(batch)
+        return loss
+
+    def _temporal_loss(self, batch: Batch, table: Tensor) -> Tensor:
+        assert self.model.temporal is not None
+        real = batch.history >= 0
+        states = self.model.temporal(F.embedding(batch.history.clamp(min=0), table), real)
+        limit, sampled = self.config.softmax_items, self.config.sampled_items
+        return item_loss(states[real], batch.target[real], table, limit, sampled)
+
+    def _din_loss(self, batch: Batch, table: Tensor) -> Tensor:
+        """The newest target of each window against items drawn evenly, as a softmax."""
+        assert self.model.din is not None
+        real = batch.history >= 0
+        negatives = torch.randint(len(table), (len(real), _DIN_NEGATIVES))
+        candidates = torch.cat([batch.target[:, -1:], negatives], dim=1)
+        scores = self.model.din(F.embedding(batch.history.clamp(min=0), table), real, table[candidates])
+        scores[:, 1:] = scores[:, 1:].masked_fill(negatives == candidates[:, :1], -torch.inf)
+        return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64))
+
+    def _alignment_loss(self, batch: Batch) -> Tensor:
+        items = sample_items(batch.target[batch.target >= 0], self.config.sampled_items)
+        adapted = self.model.adaptation(self.model.semantic[items])
+        return info_nce(self.model.item[items], adapted, self.config.cka_temperature)
+
+    def validate(self) -> float:
+        ranks = full_ranks(self.split.valid, self.rank_scores, mask_history=True, limit=VALIDATION_USERS)
+        return ndcg_at(ranks, 10)
+
+    def rank_scores(self, histories: list[NDArray[np.int32]]) -> Tensor:
+        """Scores [B, N] of the model for any histories."""
+        length = self.config.model.history_length
+        return self.model.scores(pad_histories([history[-length:] for history in histories]))
+
+
+def training_windows(split: Split, history_length: int) -> Windows:
+    return Windows.cut(split.train, history_length)
+
+
+def fused_embeddings(model: Collaborative, config: TrainingConfig, counts: NDArray[np.int64]) -> "Embeddings":
+    """What stage II and the quantizer take from a trained stage I; cold items get their E_C from E_T."""
+    with torch.no_grad():
+        adapted = model.adaptation(model.semantic)
+        collaborative = _warm_cold_items(model.items().detach().clone(), adapted, torch.from_numpy(counts > 0))
+        if config.integrated == "concat":
+            integrated = torch.cat([F.normalize(collaborative, dim=1), F.normalize(adapted, dim=1)], dim=1)
+        else:
+            integrated = collaborative
+    return Embeddings(collaborative.numpy(), adapted.numpy(), integrated.numpy())
+
+
+class Embeddings:
+    """float32, row by item index: collaborative E_C [N, D], adapted text E_T [N, D], integrated [N, D_I]."""
+
+    def __init__(
+        self, collaborative: NDArray[np.float32], adapted: NDArray[np.float32], integrated: NDArray[np.float32]
+    ) -> None:
+        self.collaborative = collaborative
+        self.adapted = adapted
+        self.integrated = integrated
+
+
+def _warm_cold_items(collaborative: Tensor, adapted: Tensor, warm: Tensor) -> Tensor:
+    """Replaces E_C of items without a training event by a ridge regression from E_T, fitted on the others."""
+    if bool(warm.all()) or not bool(warm.any()):
+        return collaborative
+    design = torch.cat([adapted, torch.ones(len(adapted), 1)], dim=1).double()
+    known = design[warm]
+    gram = known.T @ known + len(known) * 1e-2 * torch.eye(known.shape[1], dtype=torch.float64)
+    weights = torch.linalg.solve(gram, known.T @ collaborative[warm].double())
+    collaborative[~warm] = (design[~warm] @ weights).float()
+    return collaborative

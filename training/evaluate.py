@@ -1,0 +1,104 @@
+"""Test metrics: full ranking over all items, one held-out item a user, PRORec through its exported graph.
+
+Every method is measured with the user's own history masked out of the ranking and without.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from models.artifact import Artifact
+from models.graph import catalog_inputs
+from models.trie import CodeTrie
+
+from .errors import ConfigError
+from .export import GraphSearch
+from .interactions import Holdout, Split
+from .metrics import CUTOFFS, metric_table, paired_bootstrap, ranks_of_targets
+from .package import search_rows
+from .ranking import Scores, chunks, full_ranks
+
+Metrics = dict[str, dict[str, float]]
+UNMASKED = " (history ranked too)"
+_SHOWN = [*(f"recall@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS)]
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """0-based ranks of the held-out items, int64 [M], with the history masked and without; -1 is not in the list."""
+
+    masked: NDArray[np.int64]
+    unmasked: NDArray[np.int64]
+
+    def metrics(self, name: str) -> Metrics:
+        return {name: metric_table(self.masked), name + UNMASKED: metric_table(self.unmasked)}
+
+
+def rank_by_scores(holdout: Holdout, scores: Scores) -> Ranked:
+    """Ranks from a method that scores the whole catalog."""
+    return Ranked(*(full_ranks(holdout, scores, mask_history=masked) for masked in (True, False)))
+
+
+def rank_by_popularity(split: Split, item_count: int) -> Ranked:
+    """Ranks by number of training events."""
+    counts = torch.from_numpy(split.train.counts(item_count)).float()
+    return rank_by_scores(split.test, lambda histories: counts.repeat(len(histories), 1))
+
+
+def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float, name: str) -> Ranked:
+    """Ranks from the constrained beam search of an exported graph."""
+    both = []
+    for exclude_seen in (True, False):
+        found = []
+        for rows in tqdm(list(chunks(len(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False):
+            batch = search_rows(trie, [holdout.history(row) for row in rows], exclude_seen=exclude_seen)
+            found.append(search(batch, weight).item)
+        both.append(ranks_of_targets(np.concatenate(found), holdout.target))
+    return Ranked(*both)
+
+
+def prorec_metrics(split: Split, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
+    """PRORec with and without rescoring, through the graph; and the rescored ranks, for paired comparison."""
+    by_code = rank_by_search(split.test, search, trie, 0.0, "codes only")
+    rescored = rank_by_search(split.test, search, trie, weight, "rescored")
+    return by_code.metrics("PRORec, codes only") | rescored.metrics("PRORec, rescored"), rescored
+
+
+def compare(a: Ranked, b: Ranked, k: int = 10) -> dict[str, float]:
+    """Paired bootstrap over users of recall@k with masked history, a minus b."""
+    hits_a, hits_b = (((ranks.masked >= 0) & (ranks.masked < k)).astype(np.float64) for ranks in (a, b))
+    result = paired_bootstrap(hits_a, hits_b)
+    return {"difference": result.mean_difference, "low": result.low, "high": result.high, "p_value": result.p_value}
+
+
+def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
+    """Test metrics of an artifact on a dataset with the same items, at its default beam width."""
+    manifest = artifact.manifest
+    items = split.interactions.item_ids
+    if artifact.item_ids.indices(items).tolist() != list(range(manifest.item_count)):
+        raise ConfigError(f"the dataset's items are not those of {artifact.folder}")
+    graph = artifact.graph_path(manifest.default_beam_width)
+    search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
+    popularity = rank_by_popularity(split, manifest.item_count).metrics("popularity")
+    return popularity | prorec_metrics(split, search, artifact.trie, manifest.rescore_weight)[0]
+
+
+def print_metrics(metrics: Metrics, title: str) -> None:
+    """One line a method; comparisons stand below as a sentence."""
+    table = Table("method", *_SHOWN, title=title)
+    for method, values in metrics.items():
+        if _SHOWN[0] in values:
+            table.add_row(method, *(f"{values[name]:.4f}" for name in _SHOWN))
+    console = Console(width=max(120, Console().width))
+    console.print(table)
+    for method, values in metrics.items():
+        if "p_value" in values:
+            console.print(
+                f"{method}, recall@10: {values['difference']:+.4f} "
+                f"(95 % interval {values['low']:+.4f} … {values['high']:+.4f}, p = {values['p_value']:.3f})"
+            )

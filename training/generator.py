@@ -1,0 +1,181 @@
+"""Stage II: the generator learns to write the next item's code, and is distilled from stage I while it does.
+
+Loss = next-token cross-entropy over the L levels + item head + λ · IKD.
+
+Start: item embeddings are stage I's, its temporal network is copied, the tokens' output vectors are the additive
+parts of the item embeddings, and the decoder's correction is zero. Residual quantization makes user state · item
+embedding a sum over levels, so the first step already ranks nearly as stage I does.
+
+In-modality knowledge distillation (IKD): the summary token after the code, projected once per modality, finds its
+target among other items' E_C and E_T by InfoNCE. The paper's outline names the purpose only; this shape follows EAGER's
+global contrastive task (arXiv 2406.14017) and costs nothing at serving time.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from models.codes import CodeTable
+from models.graph import Inputs, request_inputs, trie_inputs
+from models.network import Context, TemporalGenerator, build_generator
+from models.quantizer import additive_vectors
+from models.search_graph import BEAMS, SearchGraph
+from models.trie import CodeTrie
+
+from .batches import Batch
+from .collaborative import VALIDATION_USERS, Collaborative, Embeddings
+from .config import TrainingConfig
+from .interactions import Holdout, Split
+from .losses import item_loss
+from .metrics import ndcg_at, ranks_of_targets
+from .package import search_rows
+from .ranking import chunks, first_users
+
+
+class GeneratorModel(nn.Module):
+    """A generator with the tables that become graph inputs, and the heads that only training needs."""
+
+    codes: Tensor
+    collaborative: Tensor
+    adapted: Tensor
+    integrated: Tensor
+
+    def __init__(self, config: TrainingConfig, embeddings: Embeddings, codes: CodeTable) -> None:
+        super().__init__()
+        width = config.model.width
+        self.generator = build_generator(config.model)
+        self.item = nn.Parameter(torch.from_numpy(embeddings.collaborative.copy()))
+        self.project = nn.Linear(embeddings.integrated.shape[1], width, bias=False)
+        shape = (config.model.code_length, config.model.tokens_per_level, width)
+        self.token_input = nn.Parameter(torch.zeros(shape))
+        self.distil_collaborative = nn.Linear(width, embeddings.collaborative.shape[1])
+        self.distil_semantic = nn.Linear(width, embeddings.adapted.shape[1])
+        nn.init.zeros_(self.project.weight)
+        for name in ("collaborative", "adapted", "integrated"):
+            self.register_buffer(name, torch.from_numpy(getattr(embeddings, name)), persistent=False)
+        self.register_buffer("codes", torch.from_numpy(codes.tokens).long(), persistent=False)
+
+    def item_input(self, items: Tensor) -> Tensor:
+        """What items int64 [...] add to a history, [..., D]: ID embedding, integrated embedding, code tokens."""
+        tokens = self.codes[items]
+        levels = range(tokens.shape[-1])
+        by_level = [F.embedding(tokens[..., level], self.token_input[level]) for level in levels]
+        return self.item[items] + self.project(self.integrated[items]) + torch.stack(by_level).sum(dim=0)
+
+    def predict(self, batch: Batch) -> tuple[Context, Tensor]:
+        """(contexts of P positions, their target items int64 [P]).
+
+        The temporal generator learns from every position of a window; the encoder–decoder reads one random prefix of
+        each, as every position would cost it an encoder pass of its own.
+        """
+        if isinstance(self.generator, TemporalGenerator):
+            real = batch.history >= 0
+            states = self.generator.states(self.item_input(batch.history.clamp(min=0)), real)
+            return Context(states[real]), batch.target[real]
+        history, target = _random_prefixes(batch)
+        return self.generator.encode(history, {"item_code": self.codes}), target
+
+    def start_from(self, stage1: Collaborative, codes: CodeTable) -> None:
+        """Begins where stage I ended."""
+        parts = torch.from_numpy(additive_vectors(self.item.detach().numpy(), codes))
+        with torch.no_grad():
+            self.generator.token_output.copy_(parts)
+            if isinstance(self.generator, TemporalGenerator):
+                nn.init.zeros_(self.generator.project.weight)
+                nn.init.zeros_(self.generator.project.bias)
+                self.generator.decoder.token.copy_(parts)
+                if stage1.temporal is not None:
+                    self.generator.temporal.load_state_dict(stage1.temporal.state_dict())
+
+    def tables(self) -> Inputs:
+        """item_input and item_output float32 [N, D], item_code int32 [N, L]."""
+        with torch.no_grad():
+            every = torch.arange(len(self.item))
+            rows = [self.item_input(part).numpy() for part in every.split(65_536)]
+        return {
+            "item_input": np.concatenate(rows),
+            "item_output": self.item.detach().numpy().copy(),
+            "item_code": self.codes.int().numpy(),
+        }
+
+
+class GeneratorTask:
+    """Stage II as the loop trains it."""
+
+    def __init__(self, model: GeneratorModel, config: TrainingConfig, split: Split, codes: CodeTable) -> None:
+        self.model = model
+        self.config = config
+        self.split = split
+        self.codes = codes
+        self.trie = CodeTrie.build(codes)
+
+    def loss(self, batch: Batch) -> Tensor:
+        context, target = self.model.predict(batch)
+        codes = self.model.codes[target]
+        logits, summary = self.model.generator.teacher_forced(context, codes)
+        smoothing = self.config.stage2.label_smoothing
+        levels = [F.cross_entropy(part, codes[:, n], label_smoothing=smoothing) for n, part in enumerate(logits)]
+        loss = torch.stack(levels).sum()
+        limit, sampled = self.config.softmax_items, self.config.sampled_items
+        if self.config.item_weight:
+            head = item_loss(context.user_state, target, self.model.item, limit, sampled)
+            loss = loss + self.config.item_weight * head
+        if self.config.ikd_weight:
+            loss = loss + self.config.ikd_weight * self._distillation(summary, target)
+        return loss
+
+    def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
+        """InfoNCE of the summary token against the target's embedding, once per modality."""
+        sampled = self.config.sampled_items
+        pairs = (
+            (self.model.distil_collaborative, self.model.collaborative),
+            (self.model.distil_semantic, self.model.adapted),
+        )
+        losses = [
+            item_loss(
+                F.normalize(head(summary), dim=1) / self.config.ikd_temperature,
+                target,
+                F.normalize(table, dim=1),
+                sampled,
+                sampled,
+            )
+            for head, table in pairs
+        ]
+        return torch.stack(losses).sum()
+
+    def validate(self) -> float:
+        """NDCG@10 of the rescored beam search, history masked; rescoring weight 1, tuned only after training."""
+        found = eager_search(self.model, self.trie, self.split.valid, self.config, limit=VALIDATION_USERS)
+        targets = self.split.valid.target[: len(found[0])]
+        order = np.argsort(-(found[1] + found[2]), axis=1, kind="stable")
+        return ndcg_at(ranks_of_targets(np.take_along_axis(found[0], order, axis=1), targets), 10)
+
+
+def eager_search(
+    model: GeneratorModel, trie: CodeTrie, holdout: Holdout, config: TrainingConfig, limit: int | None = None
+) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
+    """Constrained beam search in torch, history masked: (items, code scores, item scores), each [M, K]."""
+    search = SearchGraph(model.generator)
+    catalog = trie_inputs(trie) | model.tables()
+    parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
+    for rows in chunks(first_users(holdout, limit)):
+        batch = search_rows(trie, [holdout.history(row) for row in rows], exclude_seen=True)
+        inputs = catalog | request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
+        inputs[BEAMS] = np.zeros(config.default_beam_width, dtype=np.int32)
+        with torch.no_grad():
+            item, score, code_score = search(*(torch.from_numpy(inputs[name].copy()) for name in search.input_names))
+        item_score = torch.where(item >= 0, score - code_score, 0.0)
+        parts.append((item.numpy(), code_score.numpy(), item_score.numpy()))
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def _random_prefixes(batch: Batch) -> tuple[Tensor, Tensor]:
+    """One prediction per window: history [B, T] cut at a random place and moved to the right, target [B]."""
+    length = batch.history.shape[1]
+    sizes = (batch.history >= 0).sum(dim=1)
+    dropped = (torch.rand(len(sizes)) * sizes).long()  # newest inputs left out, 0 … size - 1
+    place = torch.arange(length)[None] - dropped[:, None]
+    history = torch.where(place >= 0, batch.history.gather(1, place.clamp(min=0)), -1)
+    return history, batch.target.gather(1, (length - 1 - dropped)[:, None])[:, 0]

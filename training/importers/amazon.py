@@ -1,0 +1,136 @@
+"""Raw Amazon reviews and product metadata as McAuley's group published them in 2014, 2018 and 2023.
+
+One JSON object a line, or in parts of 2014 a Python dict literal. Only the fields named here are read:
+
+                2014 and 2018                          2023
+    review      reviewerID, asin, unixReviewTime (s)   user_id, parent_asin or asin, timestamp (ms)
+    metadata    asin, title, brand, price,             parent_asin, title, store, price,
+                categories (2014) or category (2018)   categories, description
+"""
+
+import ast
+import html
+import json
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigError, DataError
+from ..interactions import parse_time_us
+from .core_filter import select_core
+from .dataset_folder import ImportCounts, refuse_unusable, write_dataset
+from .rows import Event, Record, first_line, read_events, read_records
+
+_PRICE = re.compile(r"\$?\s*(?P<amount>[0-9][0-9,]*(\.[0-9]+)?)")
+
+
+def import_amazon(reviews: Path, metadata: Path, out: Path, min_core: int = 5, *, force: bool = False) -> ImportCounts:
+    """Of a user's reviews of one product the oldest counts; metadata outside the core is read past, not kept."""
+    refuse_unusable(out, force=force)
+    for path in (reviews, metadata):
+        if not path.is_file():
+            raise ConfigError(f"There is no file {path}.")
+    events = select_core(read_events(reviews, _parse_review), min_core, drop_repeats=True)
+    return write_dataset(out, events, read_records(metadata, _parse_metadata), force=force)
+
+
+def find_amazon_files(src: Path) -> tuple[Path, Path]:
+    """Reviews and metadata among the files of a folder, told apart by the fields of their first lines."""
+    if not src.is_dir():
+        raise ConfigError(f"There is no folder {src}.")
+    files = sorted(path for path in src.iterdir() if path.is_file())
+    kinds = {path: _kind(path) for path in files}
+    reviews, metadata = ([path for path in files if kinds[path] == kind] for kind in ("reviews", "metadata"))
+    if len(reviews) != 1 or len(metadata) != 1:
+        raise ConfigError(
+            f"The folder {src} must hold one file of reviews and one of metadata, "
+            f"but {len(reviews)} and {len(metadata)} were found."
+        )
+    return reviews[0], metadata[0]
+
+
+def _kind(path: Path) -> str:
+    try:
+        record = _parse_record(first_line(path))
+    except (ValueError, DataError):
+        return "other"  # a README or a picture may lie beside the data
+    if "reviewerID" in record or "user_id" in record:
+        return "reviews"
+    return "metadata" if "asin" in record or "parent_asin" in record else "other"
+
+
+def _parse_review(text: str) -> Event:
+    record = _parse_record(text)
+    if "reviewerID" in record:
+        return _text(record, "reviewerID"), _text(record, "asin"), _time_us(record, "unixReviewTime")
+    return _text(record, "user_id"), _text(record, "parent_asin", "asin"), _time_us(record, "timestamp") // 1000
+
+
+def _parse_metadata(text: str) -> Record:
+    record = _parse_record(text)
+    values = {
+        "title": _title(record.get("title")),
+        "brand": _clean(record.get("brand") or record.get("store")),
+        "categories": _paths(record.get("categories") or record.get("category")),
+        "price": _price(record.get("price")),
+        "description": _clean(record.get("description")),
+    }
+    item_id = _text(record, "parent_asin", "asin")
+    return {"item_id": item_id} | {name: value for name, value in values.items() if value}
+
+
+def _parse_record(text: str) -> dict[str, Any]:
+    record: Any = None
+    readers: tuple[Callable[[str], Any], ...] = (json.loads, ast.literal_eval)
+    for read in readers:
+        try:
+            record = read(text.strip())
+            break
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+            continue
+    if not isinstance(record, dict):
+        raise ValueError("The line is neither a JSON object nor a Python dict literal.")
+    return record
+
+
+def _text(record: dict[str, Any], *names: str) -> str:
+    for name in names:
+        if isinstance(value := record.get(name), str):
+            return value
+    raise ValueError(f"The object has no text in {' or '.join(names)}.")
+
+
+def _time_us(record: dict[str, Any], name: str) -> int:
+    if name not in record:
+        raise ValueError(f"The object has no {name}.")
+    return parse_time_us(str(record[name]))
+
+
+def _title(value: object) -> str | None:
+    title = _clean(value)
+    # The crawl of 2018 took scripts of the page for the titles of some products.
+    return None if title is None or "getTime()" in title else title
+
+
+def _clean(value: object) -> str | None:
+    parts = value if isinstance(value, list) else [value]
+    texts = [html.unescape(part).strip() for part in parts if isinstance(part, str)]
+    return " ".join(filter(None, texts)) or None
+
+
+def _paths(value: object) -> list[list[str]]:
+    """Category paths, root first: 2014 has several, later years one that is not wrapped."""
+    if not isinstance(value, list):
+        return []
+    paths = [path for path in value if isinstance(path, list)] or [value]
+    cleaned = [[name for name in map(_clean, path) if name] for path in paths]
+    return [path for path in cleaned if path]
+
+
+def _price(value: object) -> float | None:
+    """None for a range or a text that is no price."""
+    if isinstance(value, str) and (match := _PRICE.fullmatch(value.strip())):
+        return float(match["amount"].replace(",", ""))
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None

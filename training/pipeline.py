@@ -1,0 +1,223 @@
+"""A whole run, step by step, each resumable: prepare → stage I → quantize → stage II → export with test metrics.
+
+Everything a step leaves lies in `<out>.work/`; a step whose result is there is not done again.
+"""
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.artifact import Artifact, check_model_version
+from models.codes import CodeTable
+from models.quantizer import quantize
+
+from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
+from .config import TrainingConfig
+from .errors import ConfigError
+from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank_by_scores
+from .export import GraphSearch
+from .generator import GeneratorModel, GeneratorTask, eager_search
+from .interactions import Split, leave_one_out, read_dataset
+from .loop import Progress, fit
+from .metrics import ndcg_at, ranks_of_targets
+from .package import Package, write_artifact
+from .text import encode_items
+
+RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_PROOF_HISTORIES = 64
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Run:
+    """One training run and its working folder.
+
+    data    dataset folder
+    out     the artifact to be written; its name is the model version
+    """
+
+    data: Path
+    out: Path
+    config: TrainingConfig
+
+    def __post_init__(self) -> None:
+        check_model_version(self.out.name)
+        self.work.mkdir(parents=True, exist_ok=True)
+        self._claim()
+        torch.manual_seed(self.config.seed)
+
+    @property
+    def work(self) -> Path:
+        return self.out.with_name(f"{self.out.name}.work")
+
+    @cached_property
+    def split(self) -> Split:
+        return leave_one_out(read_dataset(self.data, tie_seed=self.config.tie_seed))
+
+    @property
+    def item_count(self) -> int:
+        return len(self.split.interactions.item_ids)
+
+    def prepare(self) -> NDArray[np.float32]:
+        """Reads and splits the data, embeds the items' text: float32 [N, D_S]."""
+        self._check_data()
+        encode: Callable[[], dict[str, NDArray[Any]]] = lambda: {  # noqa: E731
+            "semantic": encode_items(self.split.interactions.items, self.config.text_encoder)
+        }
+        return self._arrays("semantic", encode)["semantic"]
+
+    def stage1(self) -> tuple[Collaborative, CollaborativeTask]:
+        """The recommender with aligned embeddings."""
+        return self._recommender(self.config, "stage1")
+
+    def sasrec(self) -> CollaborativeTask | None:
+        """The same recommender without text, alignment or codes, as the baseline."""
+        if self.config.sasrec is None:
+            return None
+        plain = {"cka_weight": 0.0, "integrated": "collaborative", "recommender": "temporal"}
+        config = self.config.model_copy(update=plain | {"stage1": self.config.sasrec})
+        return self._recommender(config, "sasrec")[1]
+
+    def embeddings(self) -> Embeddings:
+        """E_C, E_T and the integrated embedding of every item."""
+
+        def fuse() -> dict[str, NDArray[Any]]:
+            fused = fused_embeddings(self.stage1()[0], self.config, self.split.train.counts(self.item_count))
+            return vars(fused)
+
+        return Embeddings(**self._arrays("embeddings", fuse))
+
+    def codes(self) -> CodeTable:
+        """One unique code per item."""
+        sizes = self.config.model
+
+        def make() -> dict[str, NDArray[Any]]:
+            made = quantize(self.embeddings().integrated, sizes.code_length, sizes.tokens_per_level, self.config.seed)
+            used = made.codes.used_tokens()
+            _LOG.info(
+                "codes: %.1f %% of items collided before, %.1f %% were moved; tokens used per level %s of %d",
+                100 * made.collision_rate, 100 * made.moved_rate, used, sizes.tokens_per_level,
+            )  # fmt: skip
+            return {"tokens": made.codes.tokens, "codebooks": made.codebooks}
+
+        return CodeTable(self._arrays("codes", make)["tokens"], sizes.tokens_per_level)
+
+    def stage2(self) -> tuple[GeneratorModel, GeneratorTask]:
+        """The generator."""
+        codes = self.codes()
+        torch.manual_seed(self.config.seed + 2)
+        model = GeneratorModel(self.config, self.embeddings(), codes)
+        model.start_from(self.stage1()[0], codes)
+        task = GeneratorTask(model, self.config, self.split, codes)
+        windows = training_windows(self.split, self.config.model.history_length)
+        self._report("stage2", fit(task, windows, self.config.stage2, self.config.seed, "stage2", self.work))
+        return model, task
+
+    def export(self) -> Artifact:
+        """Proves the graph, measures the test set through it, writes the artifact."""
+        model, task = self.stage2()
+        weight = rescore_weight(model, task, self.split, self.config)
+        package = self._package(model, weight)
+        return write_artifact(self.out, package, lambda searches: self._test_metrics(searches, task, weight))
+
+    def _package(self, model: GeneratorModel, weight: float) -> Package:
+        data, config = self.split.interactions, self.config
+        counts = self.split.train.counts(self.item_count)
+        rows = range(min(_PROOF_HISTORIES, len(self.split.valid)))
+        tables = model.tables()
+        return Package(
+            generator=model.generator,
+            codes=self.codes(),
+            item_ids=data.item_ids,
+            metadata=data.items,
+            item_input=tables["item_input"],
+            item_output=tables["item_output"],
+            popularity=np.argsort(-counts, kind="stable").astype(np.int32),
+            histories=[self.split.valid.history(row) for row in rows],
+            beam_widths=config.beam_widths,
+            default_beam_width=config.default_beam_width,
+            history_buckets=history_buckets(config.model.history_length),
+            rescore_weight=weight,
+            dataset=self.data.resolve().name,
+            training_fingerprint=self.split.fingerprint(),
+        )
+
+    def _test_metrics(self, searches: dict[int, GraphSearch], task: GeneratorTask, weight: float) -> Metrics:
+        metrics = rank_by_popularity(self.split, self.item_count).metrics("popularity")
+        search = searches[self.config.default_beam_width]
+        of_prorec, rescored = prorec_metrics(self.split, search, task.trie, weight)
+        baseline = self.sasrec()
+        if baseline is None:
+            return metrics | of_prorec
+        sasrec = rank_by_scores(self.split.test, baseline.rank_scores)
+        versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
+        return metrics | sasrec.metrics("SASRec") | of_prorec | versus
+
+    def _recommender(self, config: TrainingConfig, name: str) -> tuple[Collaborative, CollaborativeTask]:
+        semantic = torch.from_numpy(self.prepare())
+        torch.manual_seed(config.seed + 1)
+        model = Collaborative(config, self.item_count, semantic)
+        task = CollaborativeTask(model, config, self.split)
+        windows = training_windows(self.split, config.model.history_length)
+        self._report(name, fit(task, windows, config.stage1, config.seed, name, self.work))
+        return model, task
+
+    def _arrays(self, name: str, make: Callable[[], dict[str, NDArray[Any]]]) -> dict[str, NDArray[Any]]:
+        """The arrays of a step, made once and kept in `name`.npz."""
+        path = self.work / f"{name}.npz"
+        if not path.exists():
+            aside = path.with_suffix(".writing.npz")
+            np.savez(aside, allow_pickle=False, **make())
+            aside.replace(path)
+        with np.load(path, allow_pickle=False) as stored:
+            return {key: stored[key] for key in stored.files}
+
+    def _claim(self) -> None:
+        """Refuses to mix two configurations in one working folder."""
+        path, wanted = self.work / "config.json", self.config.model_dump_json(indent=2)
+        if path.exists() and json.loads(path.read_text()) != json.loads(wanted):
+            raise ConfigError(f"{self.work} was begun with other settings; remove it or choose another --out")
+        path.write_text(wanted)
+
+    def _check_data(self) -> None:
+        """Refuses to go on with other training events than the folder was begun with."""
+        path, found = self.work / "data.json", {"fingerprint": self.split.fingerprint(), "items": self.item_count}
+        if path.exists() and json.loads(path.read_text()) != found:
+            raise ConfigError(f"{self.data} has changed since {self.work} was begun; remove the folder to start anew")
+        path.write_text(json.dumps(found))
+
+    def _report(self, name: str, progress: Progress) -> None:
+        _LOG.info(
+            "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training",
+            name, progress.best, progress.best_epoch, progress.epoch, progress.seconds,
+        )  # fmt: skip
+
+
+def rescore_weight(model: GeneratorModel, task: GeneratorTask, split: Split, config: TrainingConfig) -> float:
+    """The weight of the item score with the best validation NDCG@10; the search itself does not depend on it."""
+    items, code_scores, item_scores = eager_search(model, task.trie, split.valid, config)
+    best, chosen = -1.0, 0.0
+    for weight in RESCORE_GRID:
+        order = np.argsort(-(code_scores + weight * item_scores), axis=1, kind="stable")
+        value = ndcg_at(ranks_of_targets(np.take_along_axis(items, order, axis=1), split.valid.target), 10)
+        if value > best:
+            best, chosen = value, weight
+    return chosen
+
+
+def history_buckets(history_length: int) -> tuple[int, ...]:
+    """Lengths a batch of histories is padded to: powers of two from 8 on, and the longest."""
+    powers = []
+    bucket = 8
+    while bucket < history_length:
+        powers.append(bucket)
+        bucket *= 2
+    return (*powers, history_length)
