@@ -1,0 +1,49 @@
+# Two commands matter: `make quickstart` and `make test`. Everything they need is installed into .venv.
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+# For a CPU build of torch where the default index serves CUDA builds: make quickstart TORCH_INDEX=https://download.pytorch.org/whl/cpu
+TORCH_INDEX ?=
+SOURCE ?= recbole
+
+.PHONY: quickstart test check format bench clean help
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+quickstart: $(VENV)/.training ## train on MovieLens-100k and serve it on http://127.0.0.1:8000
+	@$(BIN)/python -m deploy.quickstart --source $(SOURCE)
+
+test: $(VENV)/.dev ## every test, on a real Redis
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## formatting, lint, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: $(VENV)/.dev ## format and mend what can be mended
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.training ## the engine against Hugging Face generate, and the trie at ten million items
+	$(BIN)/python -m deploy.bench
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+
+$(VENV)/.training: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	$(BIN)/python -m pip install --quiet --editable '.[training]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.training
+	$(BIN)/python -m pip install --quiet --editable '.[training,dev]'
+	@touch $@
+
+clean: ## remove the environment, trained models and the embedded Redis' data
+	rm -rf $(VENV) artifacts data var

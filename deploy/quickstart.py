@@ -1,0 +1,80 @@
+"""From nothing to recommendations: fetch MovieLens-100k, train, evaluate, export, publish, activate, serve.
+
+Run it with `make quickstart`. What an earlier run made is used again. Ctrl-C ends the service and all it started.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Literal
+
+import httpx
+import typer
+
+from models.artifact import Artifact
+
+DATA = Path("data/movielens-100k")
+ARTIFACT = Path("artifacts/movielens-100k-1")
+_FANS_OF_SPACE = ["50", "172", "181"]  # Star Wars, The Empire Strikes Back, Return of the Jedi
+_START_LIMIT_S = 120
+
+
+def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()] = "recbole") -> None:
+    """Fetches, trains, publishes and serves; returns when the service has ended."""
+    python = sys.executable
+    _step("Data", [python, "-m", "training", "fetch", str(DATA), "--source", source])
+    train = [python, "-m", "training", "run", "--data", str(DATA), "--preset", "quickstart", "--out", str(ARTIFACT)]
+    _step("Training, evaluation, export", train)
+    _step("Publishing to Redis", [python, "-m", "service", "publish", str(ARTIFACT)])
+    _step("Activating", [python, "-m", "service", "activate", ARTIFACT.name])
+    sys.exit(_serve([python, "-m", "service"]))
+
+
+def _step(title: str, command: list[str]) -> None:
+    print(f"\n── {title}", flush=True)
+    code = subprocess.call(command)
+    if code:
+        sys.exit(code)
+
+
+def _serve(command: list[str]) -> int:
+    """Runs the service in a process group of its own, so that Ctrl-C reaches it once, through us."""
+    print("\n── Serving", flush=True)
+    service = subprocess.Popen(command, start_new_session=True)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.terminate())
+    address = f"http://{os.environ.get('PROREC_HOST', '127.0.0.1')}:{os.environ.get('PROREC_PORT', '8000')}"
+    if _wait_until_ready(service, address):
+        _print_summary(address)
+    return service.wait()
+
+
+def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while service.poll() is None and time.monotonic() < deadline:
+        try:
+            if httpx.get(f"{address}/health/ready").status_code == 200:
+                return True
+        except httpx.TransportError:
+            pass
+        time.sleep(0.2)
+    return False
+
+
+def _print_summary(address: str) -> None:
+    from training.evaluate import print_metrics
+
+    manifest = Artifact.open(ARTIFACT, verify=False).manifest
+    print_metrics(manifest.metrics, f"{manifest.dataset}: test set, through the exported graph")
+    body = json.dumps({"history": _FANS_OF_SPACE, "k": 5, "return": ["metadata"]})
+    print(f"\nServing {manifest.model_version} on {address} (documentation: {address}/docs). Try:\n")
+    print(f"  curl -s {address}/recommend -H 'content-type: application/json' -d '{body}'\n")
+    print("Ctrl-C ends it.", flush=True)
+
+
+if __name__ == "__main__":
+    typer.run(quickstart)

@@ -1,0 +1,111 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.artifact import Artifact, ArtifactWriter, check_model_version
+from models.config import ModelConfig
+from models.errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
+from models.item_ids import ItemIds
+from tests.tiny import random_codes
+
+FIELDS = {
+    "config": ModelConfig(code_length=2, tokens_per_level=8, width=8, heads=1),
+    "item_count": 10,
+    "beam_widths": (4,),
+    "default_beam_width": 4,
+    "history_buckets": (50,),
+    "rescore_weight": 1.0,
+    "dataset": "none",
+    "training_fingerprint": "",
+    "metrics": {},
+    "tools": {},
+}
+
+
+def write(folder: Path) -> Artifact:
+    with ArtifactWriter(folder / "v1") as writer:
+        ids = ItemIds.build([f"i{number}" for number in range(10)])
+        writer.catalog(random_codes(10, 2, 8, seed=0), ids, [{"title": f"ü {n}"} for n in range(10)])
+        return writer.commit(**FIELDS)
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    write(tmp_path)
+    artifact = Artifact.open(tmp_path / "v1")
+    assert artifact.manifest.model_version == "v1"
+    artifact.trie.check()
+    assert artifact.codes.tokens.tolist() == random_codes(10, 2, 8, seed=0).tokens.tolist()
+    assert artifact.item_ids.indices(["i7"]).tolist() == [7]
+    assert json.loads(artifact.metadata_json(3)) == {"title": "ü 3"}
+
+
+def test_arrays_cannot_be_written_to(tmp_path: Path) -> None:
+    codes = write(tmp_path).codes.tokens
+    with pytest.raises(ValueError, match="read-only"):
+        codes[0, 0] = 1
+
+
+@pytest.mark.parametrize("place", [0, 128, -1])
+def test_a_flipped_byte_is_found(tmp_path: Path, place: int) -> None:
+    path = write(tmp_path).folder / "codes.npy"
+    data = bytearray(path.read_bytes())
+    data[place] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ArtifactCorruptError, match=r"codes.npy differs from its checksum"):
+        Artifact.open(tmp_path / "v1")
+
+
+def test_a_missing_and_a_short_file_are_found(tmp_path: Path) -> None:
+    path = write(tmp_path).folder / "id_text.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ArtifactCorruptError, match="bytes, its manifest says"):
+        Artifact.open(tmp_path / "v1")
+    path.unlink()
+    with pytest.raises(ArtifactCorruptError, match="is missing"):
+        Artifact.open(tmp_path / "v1")
+
+
+def test_another_schema_is_refused_before_anything_else(tmp_path: Path) -> None:
+    manifest = write(tmp_path).folder / "manifest.json"
+    manifest.write_text(json.dumps({"schema_version": 99, "unknown": True}))
+    with pytest.raises(ArtifactSchemaError, match="schema version 99, this program reads 1"):
+        Artifact.open(tmp_path / "v1")
+
+
+def test_a_folder_without_manifest_is_not_an_artifact(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="is not an artifact"):
+        Artifact.open(tmp_path)
+
+
+def test_a_manifest_with_a_wrong_field_names_it(tmp_path: Path) -> None:
+    path = write(tmp_path).folder / "manifest.json"
+    fields = json.loads(path.read_text())
+    fields["item_count"] = "many"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ArtifactCorruptError, match="item_count"):
+        Artifact.open(tmp_path / "v1")
+
+
+def test_an_interrupted_writer_leaves_nothing(tmp_path: Path) -> None:
+    def interrupted() -> None:
+        with ArtifactWriter(tmp_path / "v1") as writer:
+            writer.array("codes", np.zeros(3))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_artifact_is_not_overwritten(tmp_path: Path) -> None:
+    write(tmp_path)
+    with pytest.raises(ArtifactError, match="already exists"):
+        ArtifactWriter(tmp_path / "v1")
+
+
+@pytest.mark.parametrize("version", ["", ".hidden", "a/b", "ü", "x" * 65, "a\n"])
+def test_an_odd_version_name_is_refused(version: str) -> None:
+    with pytest.raises(ArtifactError, match="must be 1–64"):
+        check_model_version(version)

@@ -1,0 +1,87 @@
+"""The reference search against brute force over every code."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from models.beam import Candidates, beam_search, log_softmax
+from models.trie import CodeTrie
+from tests.tiny import random_codes
+
+LENGTH, TOKENS = 3, 5
+
+
+def random_logits(seed: int) -> NDArray[np.float32]:
+    """One table per level, indexed by the tokens before: logits depend on the whole prefix."""
+    return np.random.default_rng(seed).normal(size=(LENGTH, TOKENS**LENGTH, TOKENS)).astype(np.float32)
+
+
+def prefix_row(prefixes: NDArray[np.int32]) -> NDArray[np.int64]:
+    powers = TOKENS ** np.arange(prefixes.shape[1], dtype=np.int64)
+    return np.asarray(prefixes.astype(np.int64) @ powers, dtype=np.int64)
+
+
+def search(trie: CodeTrie, seed: int, width: int, legal: NDArray[np.bool_] | None = None) -> Candidates:
+    logits = random_logits(seed)
+    return beam_search(trie, lambda level, prefixes: logits[level][prefix_row(prefixes)], width, legal_leaf=legal)
+
+
+def brute_force(trie: CodeTrie, seed: int, legal: NDArray[np.bool_]) -> list[tuple[float, int]]:
+    logits, found = random_logits(seed), []
+    for leaf in np.flatnonzero(legal).tolist():
+        code = np.array([*trie.walk(leaf)][::-1], dtype=np.int32)
+        total = 0.0
+        for level in range(LENGTH):
+            row = logits[level][prefix_row(code[None, :level])]
+            total += float(log_softmax(row)[0, code[level]])
+        found.append((total, leaf))
+    return sorted(found, reverse=True)
+
+
+@given(items=st.integers(1, 100), seed=st.integers(0, 2**31), share=st.floats(0, 1))
+@settings(max_examples=80, deadline=None)
+def test_a_beam_as_wide_as_the_catalog_is_exhaustive(items: int, seed: int, share: float) -> None:
+    trie = CodeTrie.build(random_codes(items, LENGTH, TOKENS, seed))
+    legal = np.random.default_rng(seed).random(items) < share
+    if not legal.any():
+        legal[0] = True
+    expected = brute_force(trie, seed, legal)
+    result = search(trie, seed, width=items, legal=legal)
+    assert result.leaf.tolist() == [leaf for _, leaf in expected]
+    np.testing.assert_allclose(result.score, [score for score, _ in expected], atol=1e-4)
+
+
+@given(items=st.integers(1, 100), seed=st.integers(0, 2**31), width=st.integers(1, 8), excluded=st.integers(0, 99))
+@settings(max_examples=80, deadline=None)
+def test_a_narrow_beam_fills_its_places_with_legal_leaves(items: int, seed: int, width: int, excluded: int) -> None:
+    trie = CodeTrie.build(random_codes(items, LENGTH, TOKENS, seed))
+    legal = np.ones(items, dtype=bool)
+    legal[: min(excluded, items - 1)] = False
+    result = search(trie, seed, width, legal)
+    assert len(result.leaf) == min(width, int(legal.sum()))
+    assert len(set(result.leaf.tolist())) == len(result.leaf)
+    assert legal[result.leaf].all()
+
+
+def test_ties_go_to_the_lower_candidate() -> None:
+    trie = CodeTrie.build(random_codes(30, LENGTH, TOKENS, seed=3))
+    result = beam_search(trie, lambda _level, prefixes: np.zeros((len(prefixes), TOKENS), dtype=np.float32), 30)
+    assert result.leaf.tolist() == list(range(30))
+
+
+def test_rescoring_orders_the_beam_by_the_weighted_sum() -> None:
+    trie = CodeTrie.build(random_codes(20, LENGTH, TOKENS, seed=5))
+    logits = random_logits(5)
+    item_score = np.random.default_rng(5).normal(size=20).astype(np.float32)
+    plain = search(trie, 5, width=6)
+    rescored = beam_search(
+        trie,
+        lambda level, prefixes: logits[level][prefix_row(prefixes)],
+        6,
+        item_score=item_score,
+        rescore_weight=2.0,
+    )
+    expected = {int(i): float(s + 2 * item_score[i]) for i, s in zip(plain.item, plain.code_score, strict=True)}
+    assert rescored.item.tolist() == sorted(expected, key=lambda item: -expected[item])
+    np.testing.assert_allclose(rescored.score, sorted(expected.values(), reverse=True), atol=1e-5)

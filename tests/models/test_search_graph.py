@@ -1,0 +1,133 @@
+"""The exported graph against torch and numpy, on catalogs from one item up and under exclusions."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from models.artifact import Artifact, graph_file
+from models.graph import SearchRow, catalog_inputs, request_inputs
+from models.trie import CodeTrie
+from tests.tiny import tiny_package
+from training.export import GraphSearch, export_graphs, prove_parity
+from training.package import Package, search_rows, write_artifact
+
+WIDTHS = (4, 8)
+
+
+@pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Path]:
+    package = tiny_package(generator=request.param, beam_widths=WIDTHS)
+    folder = tmp_path_factory.mktemp("graphs")
+    export_graphs(package.generator, package.catalog(CodeTrie.build(package.codes)), folder, WIDTHS)
+    return package, folder
+
+
+def search_of(exported: tuple[Package, Path], catalog: Package, width: int) -> tuple[GraphSearch, CodeTrie]:
+    package, folder = exported
+    trie = CodeTrie.build(catalog.codes)
+    graph = folder / graph_file(width)
+    return GraphSearch(graph, catalog.catalog(trie), trie.code_length, package.history_buckets), trie
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("items", [1, 2, 3, 5, 9, 60])
+def test_graph_torch_and_numpy_agree_on_any_catalog(exported: tuple[Package, Path], items: int, width: int) -> None:
+    """One graph serves every catalog: nothing of the items is baked in."""
+    catalog = tiny_package(generator=exported[0].generator.config.generator, items=items, seed=items)
+    search, trie = search_of(exported, catalog, width)
+    for exclude_seen in (True, False):
+        rows = search_rows(trie, catalog.histories, exclude_seen=exclude_seen)
+        report = prove_parity(exported[0].generator, search, trie, rows, width, 0.5)
+        assert report.largest_gap < 1e-4
+
+
+def test_if_k_legal_items_exist_k_come_back(exported: tuple[Package, Path]) -> None:
+    search, trie = search_of(exported, exported[0], 8)
+    rng = np.random.default_rng(0)
+    for legal_count in (0, 1, 2, 7, 8, 9, 30):
+        excluded = rng.permutation(60)[legal_count:].astype(np.int32)
+        row = SearchRow(np.array([3, 1], dtype=np.int32), trie.dead_states(trie.item_leaf[excluded]))
+        items = search([row], 0.5).item[0]
+        found = items[items >= 0]
+        assert len(found) == min(8, legal_count)
+        assert len(np.unique(found)) == len(found)
+        assert not np.isin(found, excluded).any()
+        assert (items[len(found) :] == -1).all()
+
+
+def test_a_filter_slot_hides_items(exported: tuple[Package, Path]) -> None:
+    package = exported[0]
+    search, trie = search_of(exported, package, 8)
+    hidden = np.arange(0, 60, 2)
+    legal = np.ones(60, dtype=bool)
+    legal[trie.item_leaf[hidden]] = False
+    alive = legal
+    for level in range(trie.code_length - 1, -1, -1):
+        search.catalog[f"alive_{level}"] = np.stack([np.ones(len(alive)), alive]).astype(np.uint8)
+        alive = np.logical_or.reduceat(alive, trie.child_start[level][:-1])
+    history = np.array([5], dtype=np.int32)
+    result = search([SearchRow(history, slot=1), SearchRow(history, slot=0)], 0.5)
+    assert not np.isin(result.item[0], hidden).any()
+    assert (result.item[0] >= 0).all()
+    assert np.isin(result.item[1], hidden).any()
+
+
+def test_a_row_answers_the_same_alone_and_in_a_batch(exported: tuple[Package, Path]) -> None:
+    search, trie = search_of(exported, exported[0], 4)
+    rows = search_rows(trie, exported[0].histories, exclude_seen=True)
+    together = search(rows, 0.5)
+    for place, row in enumerate(rows):
+        alone = search([row], 0.5)
+        assert alone.item[0].tolist() == together.item[place].tolist()
+        legal = alone.item[0] >= 0
+        np.testing.assert_allclose(alone.score[0][legal], together.score[place][legal], atol=1e-4)
+
+
+def test_an_empty_history_is_answered(exported: tuple[Package, Path]) -> None:
+    search, _ = search_of(exported, exported[0], 4)
+    result = search([SearchRow(np.empty(0, dtype=np.int32))], 0.5)
+    assert (result.item >= 0).all()
+    assert np.isfinite(result.score).all()
+
+
+def test_every_topk_has_a_constant_k_and_no_loops_are_left(exported: tuple[Package, Path]) -> None:
+    model = onnx.load(exported[1] / graph_file(8))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        assert node.op_type not in ("If", "Loop", "Scan")
+        if node.op_type == "TopK":
+            assert constants[node.input[1]].tolist() == [8]
+
+
+def test_no_trace_of_the_training_machine_is_in_the_graph(exported: tuple[Package, Path]) -> None:
+    data = (exported[1] / graph_file(4)).read_bytes()
+    assert str(Path.cwd()).encode() not in data
+    assert b"site-packages" not in data
+
+
+def test_random_histories_give_no_invalid_and_no_double_items(exported: tuple[Package, Path]) -> None:
+    search, trie = search_of(exported, exported[0], 8)
+    rng = np.random.default_rng(0)
+    histories = [rng.choice(60, size=rng.integers(1, 20), replace=False).astype(np.int32) for _ in range(500)]
+    result = search(search_rows(trie, histories, exclude_seen=True), 0.5)
+    for history, items in zip(histories, result.item, strict=True):
+        assert ((items >= 0) & (items < 60)).all()
+        assert len(set(items.tolist())) == 8
+        assert not np.isin(items, history).any()
+
+
+def test_an_artifact_serves_the_same_inputs_it_was_proved_with(tmp_path: Path) -> None:
+    package = tiny_package()
+    artifact: Artifact = write_artifact(tmp_path / "v1", package)
+    from_disk, from_memory = catalog_inputs(artifact), package.catalog(CodeTrie.build(package.codes))
+    assert from_disk.keys() == from_memory.keys()
+    for name, array in from_memory.items():
+        np.testing.assert_array_equal(from_disk[name], array)
+
+
+def test_a_long_history_keeps_its_newest_items() -> None:
+    row = SearchRow(np.arange(10, dtype=np.int32))
+    assert request_inputs([row], 4, 3, 1.0)["history"].tolist() == [[6, 7, 8, 9]]
+    assert request_inputs([row], 12, 3, 1.0)["history"].tolist() == [[-1, -1, *range(10)]]

@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from models.beam import legal_states
+from models.codes import CodeTable
+from models.errors import TrieError
+from models.trie import CodeTrie
+from tests.tiny import random_codes
+
+
+def leaf_codes(trie: CodeTrie) -> list[list[int]]:
+    return [list(trie.walk(leaf))[::-1] for leaf in range(trie.item_count)]
+
+
+@given(items=st.integers(1, 64), length=st.integers(2, 4), tokens=st.integers(3, 9), seed=st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_leaves_spell_the_sorted_codes(items: int, length: int, tokens: int, seed: int) -> None:
+    codes = random_codes(min(items, tokens**length), length, tokens, seed)
+    trie = CodeTrie.build(codes)
+    trie.check()
+    assert leaf_codes(trie) == sorted(codes.tokens.tolist())
+    assert codes.tokens[trie.leaf_item].tolist() == leaf_codes(trie)
+    assert trie.leaf_item[trie.item_leaf].tolist() == list(range(codes.item_count))
+
+
+def test_two_items_with_one_code_are_named() -> None:
+    codes = CodeTable(np.array([[0, 1], [1, 1], [0, 1]], dtype=np.int32), 2)
+    with pytest.raises(TrieError, match=r"items 0 and 2 share the code \[0, 1\]"):
+        CodeTrie.build(codes)
+
+
+def test_an_empty_catalog_is_refused() -> None:
+    with pytest.raises(TrieError, match="at least one item"):
+        CodeTrie.build(CodeTable(np.empty((0, 2), dtype=np.int32), 2))
+
+
+def _trie() -> CodeTrie:
+    return CodeTrie.build(random_codes(40, 3, 6, seed=1))
+
+
+def _changed(array: NDArray[np.int32], place: int, value: int) -> NDArray[np.int32]:
+    copy = array.copy()
+    copy[place] = value
+    return copy
+
+
+@pytest.mark.parametrize("level", [0, 1, 2])
+def test_check_finds_a_token_out_of_range(level: int) -> None:
+    trie = _trie()
+    tokens = [*trie.child_token]
+    tokens[level] = _changed(tokens[level], 0, 6)
+    with pytest.raises(TrieError):
+        replace(trie, child_token=tuple(tokens)).check()
+
+
+@pytest.mark.parametrize("level", [1, 2])
+def test_check_finds_a_state_without_children(level: int) -> None:
+    trie = _trie()
+    starts = [*trie.child_start]
+    starts[level] = _changed(starts[level], 1, 0)
+    with pytest.raises(TrieError):
+        replace(trie, child_start=tuple(starts)).check()
+
+
+def test_check_finds_an_item_named_twice() -> None:
+    trie = _trie()
+    with pytest.raises(TrieError, match="twice"):
+        replace(trie, leaf_item=_changed(trie.leaf_item, 0, int(trie.leaf_item[1]))).check()
+
+
+def test_check_finds_siblings_out_of_order() -> None:
+    trie = _trie()
+    tokens = trie.child_token[0][::-1].copy()
+    with pytest.raises(TrieError, match="ascending"):
+        replace(trie, child_token=(tokens, *trie.child_token[1:])).check()
+
+
+@given(items=st.integers(1, 50), seed=st.integers(0, 2**31), share=st.floats(0, 1))
+@settings(max_examples=100, deadline=None)
+def test_dead_states_are_the_largest_subtrees_without_a_legal_leaf(items: int, seed: int, share: float) -> None:
+    trie = CodeTrie.build(random_codes(items, 3, 4, seed))
+    excluded = np.flatnonzero(np.random.default_rng(seed).random(items) < share).astype(np.int32)
+    legal = np.ones(items, dtype=bool)
+    legal[excluded] = False
+    alive = legal_states(trie, legal)
+    for level, dead in enumerate(trie.dead_states(excluded)):
+        listed = set((trie.child_start[level][dead.parent] + dead.offset).tolist())
+        above = alive[level - 1] if level else np.ones(1, dtype=bool)
+        parents = np.repeat(np.arange(len(above)), np.diff(trie.child_start[level]))
+        expected = set(np.flatnonzero(~alive[level] & above[parents]).tolist())
+        assert listed == expected
+
+
+def test_dead_states_of_nothing_are_empty() -> None:
+    assert all(not dead.parent.size for dead in _trie().dead_states(np.empty(0, dtype=np.int32)))
