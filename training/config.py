@@ -85,7 +85,8 @@ PRESETS: dict[str, TrainingConfig] = {
 
 
 def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
-    """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`).
+    """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`), and
+    an empty value switches `sasrec` or `tie_seed` off.
 
     Raises ConfigError naming the setting and the value it refused.
     """
@@ -106,8 +107,7 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
 
 def validated(values: dict[str, Any]) -> TrainingConfig:
     """The configuration these values describe; ConfigError for one that cannot be used."""
-    if values.get("tie_seed") == "":
-        values["tie_seed"] = None
+    values |= {name: None for name in ("tie_seed", "sasrec") if values.get(name) == ""}
     try:
         config = TrainingConfig.model_validate(values)
     except ValidationError as error:

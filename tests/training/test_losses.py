@@ -1,0 +1,32 @@
+import torch
+
+from training.losses import info_nce, item_loss, sample_items
+
+
+def test_the_full_loss_is_the_cross_entropy_over_all_items() -> None:
+    torch.manual_seed(0)
+    states, table, targets = torch.randn(5, 4), torch.randn(7, 4), torch.tensor([0, 6, 3, 3, 1])
+    expected = -torch.log_softmax(states @ table.T, dim=1)[range(5), targets].mean()
+    assert torch.isclose(item_loss(states, targets, table, full_up_to=7, sampled=3), expected)
+
+
+def test_the_sampled_loss_estimates_the_full_one() -> None:
+    torch.manual_seed(0)
+    states, table = torch.randn(64, 8), 0.5 * torch.randn(5000, 8)
+    targets = torch.randint(5000, (64,))
+    full = item_loss(states, targets, table, full_up_to=5000, sampled=1)
+    estimates = torch.stack([item_loss(states, targets, table, full_up_to=10, sampled=1000) for _ in range(10)])
+    assert abs(float(estimates.mean() - full)) < 0.05
+
+
+def test_alignment_is_low_for_pairs_and_high_for_strangers() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(32, 16)
+    assert float(info_nce(vectors, 3 * vectors, 0.1)) < 0.1
+    assert float(info_nce(vectors, vectors.roll(1, dims=0), 0.1)) > 3
+
+
+def test_sampled_items_are_different_and_limited() -> None:
+    items = sample_items(torch.tensor([4, 4, 1, 9, 9, 2]), 3)
+    assert len(items) == len(items.unique()) == 3
+    assert set(items.tolist()) <= {1, 2, 4, 9}

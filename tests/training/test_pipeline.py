@@ -1,0 +1,170 @@
+"""The whole of training on a dataset with a rule to learn."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from models.artifact import Artifact
+from models.errors import ModelError
+from training.__main__ import app
+from training.batches import Windows
+from training.collaborative import Collaborative, CollaborativeTask
+from training.config import TrainingConfig, load_config
+from training.errors import ConfigError
+from training.evaluate import evaluate_artifact
+from training.generator import GeneratorModel
+from training.interactions import leave_one_out, read_dataset
+from training.loop import fit
+from training.pipeline import Run, history_buckets
+
+from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the dataset `data` and the text embeddings `text.npy`."""
+    folder = tmp_path_factory.mktemp("ring")
+    write_ring(folder / "data")
+    write_text_embeddings(folder / "text.npy")
+    return folder
+
+
+def config_for(ring: Path, *changes: str) -> TrainingConfig:
+    return load_config("quickstart", [*ring_settings(ring / "text.npy"), *changes])
+
+
+@pytest.fixture(scope="module")
+def trained(ring: Path) -> tuple[Run, Artifact]:
+    run = Run(ring / "data", ring / "temporal-1", config_for(ring))
+    return run, run.export()
+
+
+def test_the_rule_is_learned_and_measured_through_the_graph(trained: tuple[Run, Artifact]) -> None:
+    metrics = trained[1].manifest.metrics
+    assert metrics["PRORec, codes only"]["recall@10"] > 0.9
+    assert metrics["PRORec, rescored"]["ndcg@10"] > 0.7
+    assert metrics["popularity"]["recall@10"] < 0.5
+
+
+def test_the_artifact_is_whole_and_its_codes_are_unique(trained: tuple[Run, Artifact]) -> None:
+    artifact = Artifact.open(trained[1].folder)
+    artifact.trie.check()
+    assert artifact.manifest.item_count == ITEMS
+    assert artifact.manifest.history_buckets == (8, 12)
+    assert len(artifact.golden()) == 16
+
+
+def test_a_second_evaluation_gives_the_same_numbers(trained: tuple[Run, Artifact]) -> None:
+    again = evaluate_artifact(trained[1], trained[0].split)
+    for method, values in again.items():
+        assert values == pytest.approx(trained[1].manifest.metrics[method])
+
+
+def test_held_out_events_do_not_reach_the_codes(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    data = write_ring(ring / "changed", change_held_out=True)
+    assert not np.array_equal(read_dataset(data).events, trained[0].split.interactions.events)
+    # Validation decides when to stop; without stopping early, nothing held out has a say.
+    fixed = ("stage1.epochs=3", "stage1.evaluate_every=3", "stage1.patience=99")
+    before = Run(ring / "data", ring / "fixed-1", config_for(ring, *fixed)).codes()
+    after = Run(data, ring / "fixed-2", config_for(ring, *fixed)).codes()
+    assert np.array_equal(before.tokens, after.tokens)
+
+
+def test_stage_two_starts_where_stage_one_ended(trained: tuple[Run, Artifact]) -> None:
+    run = trained[0]
+    stage1, task = run.stage1()
+    model = GeneratorModel(run.config, run.embeddings(), run.codes())
+    model.start_from(stage1, run.codes())
+    model.eval()
+    history = torch.tensor([[3, 4, 5, 6]])
+    with torch.no_grad():
+        context = model.generator.encode(history, {"item_input": model.item_input(torch.arange(ITEMS))})
+        by_item = context.user_state @ model.item.T
+        np.testing.assert_allclose(by_item, task.model.scores(history), atol=1e-4)
+        logits, _ = model.generator.teacher_forced(context.repeat(ITEMS), model.codes)
+        by_code = torch.stack([part.gather(1, model.codes[:, n : n + 1]) for n, part in enumerate(logits)]).sum(dim=0)
+        parts = model.generator.token_output
+        approximate = torch.stack([parts[n][model.codes[:, n]] for n in range(parts.shape[0])]).sum(dim=0)
+    np.testing.assert_allclose(by_code[:, 0], approximate @ context.user_state[0], atol=1e-4)
+    assert float(torch.corrcoef(torch.stack([by_item[0], by_code[:, 0]]))[0, 1]) > 0.7
+
+
+def test_a_killed_loop_resumes_to_the_same_weights(ring: Path, tmp_path: Path) -> None:
+    config = config_for(ring, "model.dropout=0.3", "stage1.epochs=4")
+    split = leave_one_out(read_dataset(ring / "data"))
+    windows = Windows.cut(split.train, config.model.history_length)
+    semantic = torch.from_numpy(np.load(ring / "text.npy"))
+
+    class Killed(CollaborativeTask):
+        evaluations = 0
+
+        def validate(self) -> float:
+            self.evaluations += 1
+            if self.evaluations == 2:
+                raise KeyboardInterrupt
+            return super().validate()
+
+    def task(kind: type[CollaborativeTask]) -> CollaborativeTask:
+        torch.manual_seed(0)
+        return kind(Collaborative(config, ITEMS, semantic), config, split)
+
+    whole, resumed = task(CollaborativeTask), task(CollaborativeTask)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    fit(whole, windows, config.stage1, 0, "stage1", tmp_path / "a")
+    with pytest.raises(KeyboardInterrupt):
+        fit(task(Killed), windows, config.stage1, 0, "stage1", tmp_path / "b")
+    progress = fit(resumed, windows, config.stage1, 0, "stage1", tmp_path / "b")
+    assert progress.epoch == 4
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("model.generator=encoder_decoder", "stage2.epochs=20", "stage2.learning_rate=3e-3"),
+        ("recommender=din", "stage2.epochs=12"),
+        ("integrated=gate",),
+        ("integrated=collaborative", "cka_weight=0", "ikd_weight=0"),
+    ],
+    ids=["encoder-decoder", "din", "gate", "no-alignment-no-distillation"],
+)
+def test_every_variant_learns_the_rule(ring: Path, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
+    name = request.node.callspec.id
+    artifact = Run(ring / "data", ring / name, config_for(ring, *changes)).export()
+    assert artifact.manifest.metrics["PRORec, rescored"]["recall@10"] > 0.7
+
+
+def test_other_settings_do_not_mix_with_a_begun_run(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    with pytest.raises(ConfigError, match="begun with other settings"):
+        Run(ring / "data", trained[0].out, config_for(ring, "seed=5"))
+
+
+def test_changed_data_do_not_mix_with_a_begun_run(ring: Path, tmp_path: Path) -> None:
+    Run(ring / "data", tmp_path / "v1", config_for(ring)).prepare()
+    other = write_ring(tmp_path / "other", seed=1)
+    with pytest.raises(ConfigError, match="has changed since"):
+        Run(other, tmp_path / "v1", config_for(ring)).prepare()
+
+
+def test_an_odd_version_name_is_refused_before_any_work(ring: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="must be 1–64"):
+        Run(ring / "data", tmp_path / "ümlaut", config_for(ring))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_line_reuses_a_whole_artifact(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    arguments = ["run", "--data", str(ring / "data"), "--preset", "quickstart", "--out", str(trained[0].out)]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0
+    assert "nothing to train" in result.output
+    assert "PRORec, rescored" in result.output
+
+
+@pytest.mark.parametrize(("length", "buckets"), [(5, (5,)), (8, (8,)), (50, (8, 16, 32, 50))])
+def test_history_buckets_end_with_the_longest(length: int, buckets: tuple[int, ...]) -> None:
+    assert history_buckets(length) == buckets

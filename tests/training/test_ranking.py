@@ -1,0 +1,43 @@
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.interactions import Holdout
+from training.ranking import full_ranks
+
+
+def holdout() -> Holdout:
+    """Two users: history 0, 1 → target 2, and history 3 → target 0."""
+    return Holdout(
+        user=np.array([0, 1]),
+        target=np.array([2, 0], dtype=np.int32),
+        events=np.array([0, 1, 2, 3, 0], dtype=np.int32),
+        start=np.array([0, 3]),
+        stop=np.array([2, 4]),
+    )
+
+
+def scores(table: list[list[float]]) -> Tensor:
+    return torch.tensor(table)
+
+
+def test_ranks_with_and_without_the_history() -> None:
+    table = [[9.0, 8.0, 7.0, 1.0], [2.0, 3.0, 1.0, 9.0]]
+    assert full_ranks(holdout(), lambda _: scores(table), mask_history=False).tolist() == [2, 2]
+    assert full_ranks(holdout(), lambda _: scores(table), mask_history=True).tolist() == [0, 1]
+
+
+def test_equal_scores_win_nothing() -> None:
+    assert full_ranks(holdout(), lambda _: torch.zeros(2, 4), mask_history=False).tolist() == [1, 1]
+
+
+def test_histories_reach_the_method_oldest_first() -> None:
+    seen: list[list[int]] = []
+
+    def method(histories: list[NDArray[np.int32]]) -> Tensor:
+        seen.extend(history.tolist() for history in histories)
+        return torch.zeros(len(histories), 4)
+
+    full_ranks(holdout(), method, mask_history=True)
+    assert seen == [[0, 1], [3]]
