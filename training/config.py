@@ -61,9 +61,9 @@ PRESETS: dict[str, TrainingConfig] = {
     "quickstart": TrainingConfig(
         model=_model(code_length=3, tokens_per_level=64, width=64, heads=2, feed_forward=128, encoder_layers=2,
                      decoder_layers=1, history_length=50, dropout=0.2),
-        stage1=StageConfig(epochs=14, batch_size=64, learning_rate=5e-3, patience=4, evaluate_every=2),
-        stage2=StageConfig(epochs=8, batch_size=64, learning_rate=3e-3, patience=4, evaluate_every=2),
-        sasrec=StageConfig(epochs=28, batch_size=64, learning_rate=5e-3, patience=4, evaluate_every=2),
+        stage1=StageConfig(epochs=16, batch_size=32, learning_rate=3e-3, patience=4, evaluate_every=2),
+        stage2=StageConfig(epochs=6, batch_size=32, learning_rate=1.5e-3, patience=3, evaluate_every=2),
+        sasrec=StageConfig(epochs=26, batch_size=32, learning_rate=3e-3, patience=4, evaluate_every=2),
     ),
     # Amazon Beauty on two cores.
     "small": TrainingConfig(

@@ -11,6 +11,8 @@ target among other items' E_C and E_T by InfoNCE. The paper's outline names the 
 global contrastive task (arXiv 2406.14017) and costs nothing at serving time.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -32,6 +34,8 @@ from .losses import item_loss
 from .metrics import ndcg_at, ranks_of_targets
 from .package import search_rows
 from .ranking import chunks, first_users
+
+RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
 
 class GeneratorModel(nn.Module):
@@ -146,17 +150,35 @@ class GeneratorTask:
         return torch.stack(losses).sum()
 
     def validate(self) -> float:
-        """NDCG@10 of the rescored beam search, history masked; rescoring weight 1, tuned only after training."""
+        """NDCG@10 of the rescored beam search, history masked, at the weight that suits it best."""
         found = eager_search(self.model, self.trie, self.split.valid, self.config, limit=VALIDATION_USERS)
-        targets = self.split.valid.target[: len(found[0])]
-        order = np.argsort(-(found[1] + found[2]), axis=1, kind="stable")
-        return ndcg_at(ranks_of_targets(np.take_along_axis(found[0], order, axis=1), targets), 10)
+        return found.best_weight(self.split.valid.target)[1]
+
+
+@dataclass(frozen=True)
+class SearchScores:
+    """Both scores of every candidate, [M, K]: items int32 (-1 absent), code_score and item_score float32."""
+
+    items: NDArray[np.int32]
+    code_score: NDArray[np.float32]
+    item_score: NDArray[np.float32]
+
+    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
+        """NDCG@10 when ranked by code score + weight · item score."""
+        order = np.argsort(-(self.code_score + np.float32(weight) * self.item_score), axis=1, kind="stable")
+        ranked = np.take_along_axis(self.items, order, axis=1)
+        return ndcg_at(ranks_of_targets(ranked, targets[: len(ranked)]), 10)
+
+    def best_weight(self, targets: NDArray[np.int32]) -> tuple[float, float]:
+        """(weight, NDCG@10); the search does not depend on the weight, so one search tells for all of them."""
+        value, weight = max((self.ndcg(targets, weight), -weight) for weight in RESCORE_GRID)
+        return -weight, value
 
 
 def eager_search(
     model: GeneratorModel, trie: CodeTrie, holdout: Holdout, config: TrainingConfig, limit: int | None = None
-) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
-    """Constrained beam search in torch, history masked: (items, code scores, item scores), each [M, K]."""
+) -> SearchScores:
+    """Constrained beam search in torch, history masked, of all or the first `limit` rows of a holdout."""
     search = SearchGraph(model.generator)
     catalog = trie_inputs(trie) | model.tables()
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
@@ -168,7 +190,8 @@ def eager_search(
             item, score, code_score = search(*(torch.from_numpy(inputs[name].copy()) for name in search.input_names))
         item_score = torch.where(item >= 0, score - code_score, 0.0)
         parts.append((item.numpy(), code_score.numpy(), item_score.numpy()))
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+    items, code_scores, item_scores = zip(*parts, strict=True)
+    return SearchScores(np.concatenate(items), np.concatenate(code_scores), np.concatenate(item_scores))
 
 
 def _random_prefixes(batch: Batch) -> tuple[Tensor, Tensor]:

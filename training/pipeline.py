@@ -27,11 +27,9 @@ from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask, eager_search
 from .interactions import Split, leave_one_out, read_dataset
 from .loop import Progress, fit
-from .metrics import ndcg_at, ranks_of_targets
 from .package import Package, write_artifact
 from .text import encode_items
 
-RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 _PROOF_HISTORIES = 64
 _LOG = logging.getLogger(__name__)
 
@@ -124,7 +122,8 @@ class Run:
     def export(self) -> Artifact:
         """Proves the graph, measures the test set through it, writes the artifact."""
         model, task = self.stage2()
-        weight = rescore_weight(model, task, self.split, self.config)
+        found = eager_search(model, task.trie, self.split.valid, self.config)
+        weight, _ = found.best_weight(self.split.valid.target)
         package = self._package(model, weight)
         return write_artifact(self.out, package, lambda searches: self._test_metrics(searches, task, weight))
 
@@ -199,18 +198,6 @@ class Run:
             "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training",
             name, progress.best, progress.best_epoch, progress.epoch, progress.seconds,
         )  # fmt: skip
-
-
-def rescore_weight(model: GeneratorModel, task: GeneratorTask, split: Split, config: TrainingConfig) -> float:
-    """The weight of the item score with the best validation NDCG@10; the search itself does not depend on it."""
-    items, code_scores, item_scores = eager_search(model, task.trie, split.valid, config)
-    best, chosen = -1.0, 0.0
-    for weight in RESCORE_GRID:
-        order = np.argsort(-(code_scores + weight * item_scores), axis=1, kind="stable")
-        value = ndcg_at(ranks_of_targets(np.take_along_axis(items, order, axis=1), split.valid.target), 10)
-        if value > best:
-            best, chosen = value, weight
-    return chosen
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:
