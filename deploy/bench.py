@@ -42,7 +42,9 @@ def bench(
     torch.set_num_threads(threads)
     print(f"{platform.processor() or platform.machine()}, {threads} threads, torch {version('torch')}, "
           f"transformers {version('transformers')}, onnxruntime-gpu {version('onnxruntime-gpu')}")  # fmt: skip
-    _against_generate(Artifact.open(artifact), rounds, threads)
+    trained = Artifact.open(artifact)
+    _against_generate(trained, rounds, threads)
+    _random_histories(trained, threads)
     for items in (1_000_000, 10_000_000):
         _build_trie(items)
 
@@ -59,6 +61,24 @@ def _against_generate(artifact: Artifact, rounds: int, threads: int) -> None:
     print(f"  this engine, {config.generator}: {our_ms:.2f} ms")
     print(f"  T5 4+4 generate + prefix_allowed_tokens_fn: {their_ms:.0f} ms")
     print(f"  ratio, median of {rounds} pairs: {ratio:.0f} × (lowest {min(b / a for a, b in pairs):.0f} ×)")
+
+
+def _random_histories(artifact: Artifact, threads: int, count: int = 10_000) -> None:
+    """Counts what must not happen, over histories of 1 to 100 random items, at the default beam width."""
+    search, trie, rng = GraphSearch(artifact, "cpu", threads), artifact.trie, np.random.default_rng(1)
+    manifest = artifact.manifest
+    invalid = double = seen = short = 0
+    for _ in range(0, count, 50):
+        histories = [rng.choice(manifest.item_count, rng.integers(1, 101), replace=False) for _ in range(50)]
+        rows = [SearchRow(h.astype(np.int32), trie.dead_states(trie.item_leaf[h])) for h in histories]
+        found = search.run(rows, Shape(manifest.default_beam_width, manifest.history_buckets[-1], dead=512)).item
+        for history, items in zip(histories, found, strict=True):
+            invalid += int(((items < -1) | (items >= manifest.item_count)).sum())
+            double += len(items) - len(np.unique(items))
+            seen += int(np.isin(items, history).sum())
+            short += int((items == -1).sum())
+    print(f"{count:,} random histories, beam {manifest.default_beam_width}: {invalid} invalid codes, "
+          f"{double} double items, {seen} items of the history, {short} missing")  # fmt: skip
 
 
 def _median_of(call: Callable[[], None], times: int) -> float:

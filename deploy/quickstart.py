@@ -36,8 +36,7 @@ def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()
 
 def _step(title: str, command: list[str]) -> None:
     print(f"\n── {title}", flush=True)
-    code = subprocess.call(command)
-    if code:
+    if code := _wait_for(subprocess.Popen(command)):
         sys.exit(code)
 
 
@@ -45,12 +44,20 @@ def _serve(command: list[str]) -> int:
     """Runs the service in a process group of its own, so that Ctrl-C reaches it once, through us."""
     print("\n── Serving", flush=True)
     service = subprocess.Popen(command, start_new_session=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: service.terminate())
-    address = f"http://{os.environ.get('PROREC_HOST', '127.0.0.1')}:{os.environ.get('PROREC_PORT', '8000')}"
+    signal.signal(signal.SIGINT, lambda *_: service.terminate())
+    signal.signal(signal.SIGTERM, lambda *_: service.terminate())
+    host = os.environ.get("PROREC_HOST", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
+    address = f"http://{host}:{os.environ.get('PROREC_PORT', '8000')}"
     if _wait_until_ready(service, address):
         _print_summary(address)
     return service.wait()
+
+
+def _wait_for(child: "subprocess.Popen[bytes]") -> int:
+    """The child's exit code. Ctrl-C reaches it by itself, and it ends in its own way; SIGTERM is passed on."""
+    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
+    return child.wait()
 
 
 def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:

@@ -42,7 +42,7 @@ class TrainingConfig(BaseModel):
     ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")
     ikd_temperature: float = Field(0.3, gt=0)
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
-    item_weight: float = Field(1.0, ge=0, description="weight of the item head beside the code loss in stage II")
+    item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
     softmax_items: int = Field(65_536, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
@@ -59,11 +59,11 @@ def _model(**sizes: Any) -> ModelConfig:
 PRESETS: dict[str, TrainingConfig] = {
     # MovieLens-100k in about two minutes on two cores.
     "quickstart": TrainingConfig(
-        model=_model(code_length=3, tokens_per_level=64, width=64, heads=2, feed_forward=128, encoder_layers=2,
+        model=_model(code_length=3, tokens_per_level=64, width=64, heads=2, feed_forward=128, encoder_layers=1,
                      decoder_layers=1, history_length=50, dropout=0.2),
-        stage1=StageConfig(epochs=16, batch_size=32, learning_rate=3e-3, patience=4, evaluate_every=2),
+        stage1=StageConfig(epochs=20, batch_size=32, learning_rate=4e-3, patience=4, evaluate_every=2),
         stage2=StageConfig(epochs=6, batch_size=32, learning_rate=1.5e-3, patience=3, evaluate_every=2),
-        sasrec=StageConfig(epochs=26, batch_size=32, learning_rate=3e-3, patience=4, evaluate_every=2),
+        sasrec=StageConfig(epochs=30, batch_size=32, learning_rate=4e-3, patience=4, evaluate_every=2),
     ),
     # Amazon Beauty on two cores.
     "small": TrainingConfig(

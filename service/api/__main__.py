@@ -1,0 +1,134 @@
+"""`python -m service.api --fd N --control PATH`: one HTTP worker of a supervisor's replica.
+
+It serves on the listening socket it inherited, follows the supervisor's orders, and drains when SIGTERM comes or when
+the supervisor has gone.
+"""
+
+import argparse
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import uvicorn
+import uvloop
+
+from service import metrics
+from service.errors import SettingsError
+from service.settings import Settings
+
+from .app import create_app
+from .control import Acknowledge, Retry, Routes, encode, read_order
+from .engine_client import Router
+
+_KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
+_LAG_INTERVAL_S = 0.1
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Exit code: 0 after a drain, 1 where the worker could not start."""
+    options = _parse()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, and it decides
+    try:
+        settings = Settings()
+        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_work(settings, socket.socket(fileno=options.fd), options.control))
+    except (SettingsError, OSError) as error:
+        print(f"the worker could not start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Worker(uvicorn.Server):
+    """A uvicorn server whose process lives on when a signal has ended it, to let go of its engine."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.oriented = asyncio.Event()  # the supervisor has said where queries go, or has gone
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, self.drain)
+        yield
+
+    def drain(self) -> None:
+        """Takes no more connections, finishes what is in flight, and ends."""
+        self.should_exit = True
+
+
+async def _work(settings: Settings, listener: socket.socket, control: Path) -> None:
+    router = Router(settings.queue_limit + settings.max_batch_rows)
+    reader, writer = await asyncio.open_unix_connection(control)
+    router.request_retry = lambda: writer.write(encode(Retry()))
+    worker = Worker(_config(settings, router))
+    tasks = [asyncio.create_task(_follow(router, reader, writer, worker)), asyncio.create_task(_watch_lag())]
+    try:
+        await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
+        await worker.serve(sockets=[listener])
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await router.close()
+        writer.close()
+
+
+def _config(settings: Settings, router: Router) -> uvicorn.Config:
+    return uvicorn.Config(
+        create_app(settings, router),
+        loop="none",
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        interface="asgi3",
+        log_config=None,
+        log_level=max(logging.WARNING, logging.getLevelNamesMapping()[settings.log_level.upper()]),
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
+    )
+
+
+async def _follow(router: Router, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, worker: Worker) -> None:
+    """Obeys the supervisor in order, until it has gone."""
+    try:
+        while (order := await read_order(reader)) is not None:
+            if isinstance(order, Routes):
+                await router.switch(order)
+                writer.write(encode(Acknowledge(order.epoch)))
+                worker.oriented.set()
+            else:
+                router.status = order
+    except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
+        logger.error("the supervisor's orders broke off: %s", error)
+    worker.drain()
+    worker.oriented.set()
+
+
+async def _watch_lag() -> None:
+    """How long a task that could run has to wait in this process."""
+    while True:
+        asleep = time.perf_counter()
+        await asyncio.sleep(_LAG_INTERVAL_S)
+        metrics.EVENT_LOOP_LAG.observe(max(0.0, time.perf_counter() - asleep - _LAG_INTERVAL_S))
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m service.api", description=__doc__)
+    parser.add_argument("--fd", type=int, required=True, metavar="N", help="inherited listening socket")
+    parser.add_argument("--control", type=Path, required=True, metavar="PATH", help="the supervisor's Unix socket")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

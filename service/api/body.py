@@ -1,0 +1,111 @@
+"""From a request's bytes to a checked object, or to one clear error."""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+from starlette.requests import Request
+
+from service.errors import BadJson, BadRequest, BodyTooLarge, FieldError
+
+MOST_ERRORS: Final = 20  # of a list with ten thousand wrong ids the first few say it all
+
+_SENTENCES: Final = {
+    "missing": "is required",
+    "extra_forbidden": "is not a field of this request",
+    "string_type": "must be a string",
+    "string_unicode": "must be valid Unicode",
+    "int_type": "must be an integer",
+    "bool_type": "must be true or false",
+    "list_type": "must be an array",
+    "model_type": "must be an object",
+}
+
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")  # escaped: in UTF-8 itself there is none
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+async def read_body(request: Request, limit_bytes: int) -> bytes:
+    """The whole body; raises BodyTooLarge as soon as it is known to be longer than `limit_bytes`."""
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > limit_bytes:
+        raise _too_large(limit_bytes)
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit_bytes:
+            raise _too_large(limit_bytes)
+    return bytes(body)
+
+
+def parse(body: bytes, model: type[Body]) -> Body:
+    """Raises BadJson for what is not JSON (RFC 8259, unique names), BadRequest for JSON that `model` refuses."""
+    return check(parse_json(body), model)
+
+
+def parse_json(body: bytes) -> Any:
+    if not body:
+        raise BadJson("the body is empty, it must be a JSON object")
+    try:
+        text = body.decode()
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        if _SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise BadJson(f"the body is not UTF-8: byte {error.start} cannot be decoded") from None
+    except UnicodeEncodeError:
+        raise BadJson("the body is not usable JSON: a string holds half of a surrogate pair") from None
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}"
+        raise BadJson(f"the body is not JSON: {error.msg[0].lower()}{error.msg[1:]} at {place}") from None
+    except RecursionError:
+        raise BadJson("the body is not usable JSON: it is nested too deep") from None
+    except ValueError:  # an integer of more than 4,300 digits
+        raise BadJson("the body is not usable JSON: a number has too many digits") from None
+    return value
+
+
+def check(value: Any, model: type[Body]) -> Body:
+    """Raises BadRequest, with a JSON pointer for each wrong field."""
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise bad_request([_field_error(detail) for detail in error.errors(include_url=False)]) from None
+
+
+def bad_request(errors: Sequence[FieldError]) -> BadRequest:
+    """One error for all wrong fields; its sentence tells the first of them."""
+    first = errors[0]
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return BadRequest(f"{first['pointer'] or 'the body'} {first['detail']}{more}", errors[:MOST_ERRORS])
+
+
+def pointer(path: Iterable[str | int]) -> str:
+    """The JSON pointer (RFC 6901) of a path."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
+
+
+def _field_error(detail: ErrorDetails) -> FieldError:
+    sentence = _SENTENCES.get(detail["type"]) or detail["msg"].replace("Input should be", "must be")
+    return FieldError(pointer=pointer(detail["loc"]), detail=sentence[0].lower() + sentence[1:])
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadJson(f"the name {twice!r} appears twice in one object")
+    return found
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise BadJson(f"the body is not JSON: {name} is not a JSON number")
+
+
+def _too_large(limit_bytes: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the body is larger than {limit_bytes} bytes")

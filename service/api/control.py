@@ -1,0 +1,99 @@
+"""What the supervisor and its HTTP workers say to each other; frames as in `service.frames`.
+
+The supervisor pushes `Routes` (where queries go from now on) and `Status` (what it knows of Redis and of the models).
+A worker acknowledges every `Routes` once no new query of its own can reach the engine before.
+"""
+
+import asyncio
+import time
+from typing import Final
+
+import msgspec
+
+from service.frames import EngineInfo, read_frame
+
+
+class Route(msgspec.Struct, frozen=True):
+    """The engine that serves."""
+
+    socket: str  # path of its Unix socket
+    info: EngineInfo
+
+
+class Routes(msgspec.Struct, tag="routes", frozen=True):
+    """Send queries to this engine; None: nothing is loaded."""
+
+    epoch: int  # grows with every message
+    route: Route | None
+
+
+class ModelState(msgspec.Struct, frozen=True):
+    """What this replica does, or last did, with one version."""
+
+    version: str
+    state: str  # "fetching", "loading", "active", "restarting", "draining" or "failed"
+    since: float  # Unix time, seconds
+    reason: str | None = None  # why it failed, one sentence
+    retry_at: float | None = None  # Unix time of the next attempt
+
+
+class Status(msgspec.Struct, tag="status", frozen=True):
+    """What the supervisor knows that no worker can see."""
+
+    redis: str = "unknown"  # "ok", "unreachable", "lost" (its `active` key has gone) or "unknown" at the start
+    redis_reason: str | None = None  # why it is unreachable, one sentence
+    redis_since: float = 0.0  # Unix time of the last change of `redis`
+    active_version: str | None = None  # what Redis said last
+    active_epoch: int = 0
+    stale_since: float | None = None  # monotonic seconds; since then the served model may be behind Redis
+    models: tuple[ModelState, ...] = ()
+    engine_restarts: int = 0
+    swaps: dict[str, int] = {}  # result → how many
+    draining: bool = False
+
+    @property
+    def staleness_s(self) -> float:
+        """Seconds for which what is served may have been behind Redis."""
+        return 0.0 if self.stale_since is None else max(0.0, time.monotonic() - self.stale_since)
+
+    @property
+    def failed(self) -> tuple[ModelState, ...]:
+        """Versions that were to be served and could not be."""
+        return tuple(model for model in self.models if model.reason)
+
+
+class Acknowledge(msgspec.Struct, tag="acknowledge", frozen=True):
+    """This worker sends nothing new to the engines before `epoch`."""
+
+    epoch: int
+
+
+class Retry(msgspec.Struct, tag="retry", frozen=True):
+    """An operator asked this worker for a model: what failed and waits is to be tried again at once."""
+
+
+Order = Routes | Status
+Report = Acknowledge | Retry
+
+_HEAD_BYTES: Final = 4
+_encoder = msgspec.msgpack.Encoder()
+_orders = msgspec.msgpack.Decoder(Order)
+_reports = msgspec.msgpack.Decoder(Report)
+
+
+def encode(message: Order | Report) -> bytes:
+    """The frame of one message."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(_HEAD_BYTES, "little") + body
+
+
+async def read_order(reader: asyncio.StreamReader) -> Order | None:
+    """A worker's next order, or None when the supervisor has gone; raises as `read_frame` and msgspec do."""
+    body = await read_frame(reader)
+    return None if body is None else _orders.decode(body)
+
+
+async def read_report(reader: asyncio.StreamReader) -> Report | None:
+    """What a worker says next, or None when it has gone; raises as `read_frame` and msgspec do."""
+    body = await read_frame(reader)
+    return None if body is None else _reports.decode(body)

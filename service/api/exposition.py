@@ -1,0 +1,65 @@
+"""The text of `/metrics`: what all processes of the replica counted, and what the supervisor knows."""
+
+import os
+from collections.abc import Iterator
+from importlib.metadata import version
+
+from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from .control import Status
+from .engine_client import Router
+
+_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def render(router: Router) -> bytes:
+    """Reads the counters of every process from their files: not for an event loop."""
+    known = CollectorRegistry()
+    known.register(_Known(router))
+    return generate_latest(_counted()) + generate_latest(known)
+
+
+def _counted() -> CollectorRegistry:
+    if _FOLDER not in os.environ:
+        return REGISTRY
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    return registry
+
+
+class _Known(Collector):
+    """What reached this worker over the control socket."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    def collect(self) -> Iterator[Metric]:
+        yield self._model_info()
+        yield from _supervised(self._router.status)
+
+    def _model_info(self) -> Metric:
+        family = GaugeMetricFamily(
+            "prorec_model_info", "1 for the model that serves", labels=["model_version", "provider", "service_version"]
+        )
+        if route := self._router.route:
+            family.add_metric([route.info.model_version, route.info.provider, version("prorec-serve")], 1)
+        return family
+
+
+def _supervised(status: Status) -> Iterator[Metric]:
+    swaps = CounterMetricFamily("prorec_model_swap", "Attempts to serve another model", labels=["result"])
+    for result in ("success", "failure"):
+        swaps.add_metric([result], status.swaps.get(result, 0))
+    yield swaps
+    yield CounterMetricFamily("prorec_engine_restarts", "Engines started after one died", value=status.engine_restarts)
+    yield GaugeMetricFamily(
+        "prorec_redis_up", "1 while Redis answers the supervisor", value=status.redis in ("ok", "lost")
+    )
+    yield GaugeMetricFamily(
+        "prorec_catalog_staleness_seconds",
+        "For how long what is served may have been behind Redis",
+        value=status.staleness_s,
+    )

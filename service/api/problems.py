@@ -1,0 +1,80 @@
+"""Every error a worker answers with, as RFC 9457 problem details with the request's id."""
+
+# Named for what happened, like those of `service.errors`.
+# ruff: noqa: N818
+
+import json
+import logging
+
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.errors import PROBLEM_MEDIA_TYPE, FieldError, ServiceError, problem
+
+from .body import bad_request, pointer
+
+logger = logging.getLogger(__name__)
+
+
+class NoSuchPath(ServiceError):
+    code = "not_found"
+    status = 404
+    title = "No such path"
+
+
+class WrongMethod(ServiceError):
+    """The path exists, the method does not; `allow` names those that do."""
+
+    code = "method_not_allowed"
+    status = 405
+    title = "Method not allowed"
+
+    def __init__(self, detail: str, allow: str) -> None:
+        super().__init__(detail)
+        self.allow = allow
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Allow": self.allow}
+
+
+class Unexpected(ServiceError):
+    """A fault of this program; the log says more."""
+
+
+def respond(error: ServiceError, request_id: str) -> Response:
+    body = json.dumps(problem(error, request_id)).encode()
+    return Response(body, error.status, error.headers, PROBLEM_MEDIA_TYPE)
+
+
+async def on_service_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ServiceError)
+    if error.status == ServiceError.status:
+        logger.error("request %s: %s", request.state.request_id, error)
+    return respond(error, request.state.request_id)
+
+
+async def on_http_error(request: Request, error: Exception) -> Response:
+    """What the framework itself refuses: a path or a method that does not exist."""
+    assert isinstance(error, HTTPException)
+    return respond(_from_http(request, error), request.state.request_id)
+
+
+async def on_validation_error(request: Request, error: Exception) -> Response:
+    """What the framework's own parsing of parameters refuses."""
+    assert isinstance(error, RequestValidationError)
+    errors = [FieldError(pointer=pointer(found["loc"][1:]), detail=found["msg"]) for found in error.errors()]
+    return respond(bad_request(errors), request.state.request_id)
+
+
+def _from_http(request: Request, error: HTTPException) -> ServiceError:
+    path = request.url.path
+    if error.status_code == WrongMethod.status:
+        allow = (error.headers or {}).get("Allow", "")
+        return WrongMethod(f"{path} does not take {request.method}, it takes {allow}", allow)
+    if error.status_code == NoSuchPath.status:
+        return NoSuchPath(f"there is no {path}; /docs lists the paths")
+    logger.error("request %s: %r", request.state.request_id, error)
+    return Unexpected("the request could not be handled")

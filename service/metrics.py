@@ -1,0 +1,43 @@
+"""Every metric a replica counts, in base units.
+
+The supervisor sets PROMETHEUS_MULTIPROC_DIR for its children, so each worker's `/metrics` shows the whole replica.
+What only the supervisor knows (swaps, restarts, staleness) reaches workers over the control socket: `api.exposition`.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+# ---- HTTP workers
+
+REQUESTS = Counter("prorec_requests_total", "Recommendation requests answered, by HTTP status", ["status"])
+REQUEST_DURATION = Histogram(
+    "prorec_request_duration_seconds", "From a recommendation request's headers to its answer", buckets=_LATENCY_S
+)
+IN_FLIGHT = Gauge("prorec_requests_in_flight", "Recommendation requests being worked on", multiprocess_mode="livesum")
+EVENT_LOOP_LAG = Histogram(
+    "prorec_event_loop_lag_seconds",
+    "How late a worker's event loop wakes a task that slept",
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0),
+)
+ENGINE_LOSSES = Counter(
+    "prorec_engine_losses_total", "Queries whose engine ended while they were in flight, by attempt", ["attempt"]
+)
+
+# ---- engines
+
+BATCH_ROWS = Histogram(
+    "prorec_batch_rows", "Rows of each batch an engine ran", buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256)
+)
+QUEUE_DEPTH = Gauge("prorec_queue_depth", "Queries waiting for a batch, over all engines", multiprocess_mode="livesum")
+STAGE_DURATION = Histogram(
+    "prorec_stage_duration_seconds",
+    "Where a query's time in the engine goes: queue (each query), batch and run (each batch)",
+    ["stage"],
+    buckets=(0.00025, 0.0005, *_LATENCY_S),
+)
+EXHAUSTED = Counter("prorec_exhausted_total", "Answers with fewer than k items, because no more are legal")
+INVALID_CODES = Counter(
+    "prorec_invalid_codes_total", "Searches that returned an item twice, an excluded one, or too few; always a defect"
+)
+REJECTED = Counter("prorec_rejected_total", "Queries an engine did not answer, by the code of the failure", ["reason"])

@@ -1,0 +1,93 @@
+"""Every setting of a replica, read once from the environment at the edge of the program.
+
+`PROREC_PORT=9000 python -m service` sets `port`; an empty variable counts as unset.
+"""
+
+import difflib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Final, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from .errors import SettingsError
+
+PREFIX: Final = "PROREC_"
+_SECRETS: Final = frozenset({"redis_url", "admin_token"})  # their values are never printed
+
+
+class Settings(BaseSettings):
+    """Settings of one replica. `Settings()` raises SettingsError, which names the variable and its bad value."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", allow_inf_nan=False
+    )
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535, description="0: any free port")
+    workers: int = Field(1, ge=1, le=256, description="HTTP processes; an engine is one more")
+    redis_url: str | None = Field(None, repr=False, description="none: an embedded server in `data_dir`")
+    data_dir: Path = Path("var")
+    namespace: str = Field("prorec", pattern=r"^[A-Za-z0-9._-]{1,64}$", description="first part of every Redis key")
+    admin_token: str | None = Field(None, repr=False, description="none: the admin interface is off")
+    max_history: int = Field(10_000, ge=1, description="history items of one request")
+    max_exclude: int = Field(10_000, ge=0, description="excluded items of one request")
+    max_body_bytes: int = Field(1_048_576, ge=1)
+    default_timeout_ms: int = Field(10_000, ge=1, description="of a request that names none")
+    max_timeout_ms: int = Field(60_000, ge=1)
+    queue_limit: int = Field(1024, ge=1, description="requests waiting in an engine; above it 429")
+    max_batch_rows: int = Field(64, ge=1)
+    engine_threads: int = Field(0, ge=0, description="threads of ONNX Runtime; 0: one a physical core")
+    provider: Literal["auto", "cpu", "cuda"] = "auto"
+    poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
+    drain_timeout_s: float = Field(30.0, ge=0, description="how long requests in flight may take at the end")
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _default_timeout_fits(self) -> Self:
+        if self.default_timeout_ms > self.max_timeout_ms:
+            default, limit = f"DEFAULT_TIMEOUT_MS={self.default_timeout_ms}", f"MAX_TIMEOUT_MS={self.max_timeout_ms}"
+            raise ValueError(f"{PREFIX}{default} is above {PREFIX}{limit}")
+        return self
+
+
+def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """One sentence for each variable that looks like a setting but is none: a misspelt one would do nothing, silently.
+
+    Kubernetes itself sets some (`PROREC_SERVICE_HOST`) where a Service is called `prorec`, so they are no error.
+    """
+    known = [variable(name) for name in Settings.model_fields]
+    found = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
+    return [f"{name} is not a setting{_guess(name, known)}" for name in found]
+
+
+def variable(field: str) -> str:
+    """The environment variable of a field."""
+    return PREFIX + field.upper()
+
+
+def _guess(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.8)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _sentence(detail: ErrorDetails) -> str:
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = str(detail["loc"][0])
+    shown = "" if name in _SECRETS else f"={detail['input']}"
+    hint = ""
+    if name == "port" and str(detail["input"]).startswith("tcp://"):
+        # Kubernetes overwrites PROREC_PORT where a Service is called `prorec`.
+        hint = " (set `enableServiceLinks: false` in the pod)"
+    return f"{variable(name)}{shown}: {message[0].lower()}{message[1:]}{hint}"

@@ -1,0 +1,274 @@
+"""An artifact on disk → chunks in Redis, and then its record in one step; and the removal of either.
+
+Every upload writes keys of its own. While it lives it renews a lease; an upload without one was killed, and its
+remains go with the next publish. Memory stays flat: one batch of chunks at a time.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from models.artifact import Artifact, FileEntry
+
+from ..errors import BadArtifact, EvictionPolicy, StoreCorrupt, StoreError, UnknownVersion, VersionActive, VersionExists
+from .connection import Connection
+from .fetch import read_chunks
+from .keys import Keys
+from .records import (
+    CHUNK_BYTES,
+    Published,
+    Record,
+    begin,
+    check_known,
+    check_names,
+    manifest_digest,
+    parse_manifest_text,
+    read_manifest_text,
+    read_published,
+    read_record,
+)
+
+BATCH_CHUNKS: Final = 4  # in one round trip: 16 MiB hide the way to a distant Redis
+LEASE_S: Final = 120  # a batch takes less, or the upload counts as killed
+_UNLINK_KEYS: Final = 256
+
+Progress = Callable[[int, int], None]
+T = TypeVar("T")
+
+# Answers: ok, exists (other bytes under that name) or late (no lease: counted as killed). A call repeated after its
+# answer was lost finds its own upload and says ok. What a commit replaces is left in `uploads`, to be removed.
+_COMMIT = """
+local versions, manifest, uploads, lease = unpack(KEYS)
+local version, digest, upload, published, record = unpack(ARGV)
+local known = redis.call('HGET', versions, version)
+local old = known and cjson.decode(known)
+if old and old.upload == upload then return 'ok' end
+if redis.call('EXISTS', lease) == 0 then return 'late' end
+if old and old.digest ~= digest then return 'exists' end
+if old then redis.call('HSET', uploads, old.upload, known) end
+redis.call('HSET', versions, version, published)
+redis.call('SET', manifest, record)
+redis.call('HDEL', uploads, upload)
+redis.call('DEL', lease)
+return 'ok'
+"""
+
+# Answers: ok, active or unknown. The chunks go afterwards; until then `uploads` knows of them.
+_DELETE = """
+local versions, manifest, uploads, active = unpack(KEYS)
+local version = ARGV[1]
+if redis.call('HGET', active, 'version') == version then return 'active' end
+local known = redis.call('HGET', versions, version)
+if not known then return 'unknown' end
+redis.call('HSET', uploads, cjson.decode(known).upload, known)
+redis.call('HDEL', versions, version)
+redis.call('DEL', manifest)
+local kept = {}
+for name in string.gmatch(redis.call('HGET', active, 'previous') or '', '[^,]+') do
+  if name ~= version then kept[#kept + 1] = name end
+end
+if redis.call('EXISTS', active) == 1 then redis.call('HSET', active, 'previous', table.concat(kept, ',')) end
+return 'ok'
+"""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    file: str
+    number: int
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Publisher:
+    """Publishes into and deletes from one namespace."""
+
+    redis: Connection
+    keys: Keys
+
+    def publish(self, artifact: Artifact, progress: Progress | None = None) -> int:
+        """Bytes of the published files; errors as in `Store.publish`."""
+        text = read_manifest_text(artifact.folder)
+        try:
+            manifest = parse_manifest_text(text, str(artifact.folder))
+        except StoreCorrupt as error:
+            raise BadArtifact(str(error)) from None
+        check_names(manifest)
+        published = begin(manifest, manifest_digest(text.encode()))
+        self._refuse_eviction()
+        self._remove_remains()
+        if not self._is_whole(published):
+            self._upload(artifact.folder, published, text, progress or _silent)
+        return published.bytes
+
+    def delete(self, version: str) -> None:
+        """Errors as in `Store.delete`."""
+        check_known(version)
+        keys = [self.keys.versions, self.keys.manifest(version), self.keys.uploads, self.keys.active]
+        said = self.redis.ask(lambda client: client.eval(_DELETE, len(keys), *keys, version))
+        if said == b"active":
+            raise VersionActive(f"version {version} is active; activate another one before deleting it")
+        if said == b"unknown":
+            raise UnknownVersion(f"no version named {version!r} is published")
+        self._remove_remains()
+
+    def _refuse_eviction(self) -> None:
+        memory = self.redis.ask_node_of(self.keys.versions, "memory")  # INFO, as managed servers forbid CONFIG
+        policy = str(memory.get("maxmemory_policy", "noeviction"))
+        if policy != "noeviction" and not policy.startswith("volatile-"):
+            raise EvictionPolicy(
+                f"Redis at {self.redis} has maxmemory-policy {policy} and could drop a published model;"
+                " set noeviction or a volatile-* policy"
+            )
+
+    def _is_whole(self, wanted: Published) -> bool:
+        """True where the same bytes are published already and every one of them is still right."""
+        known = self.redis.ask(lambda client: client.hget(self.keys.versions, wanted.version))
+        if known is None:
+            return False
+        if read_published(known).digest != wanted.digest:
+            raise _exists(wanted.version)
+        raw = self.redis.ask(lambda client: client.get(self.keys.manifest(wanted.version)))
+        try:
+            record = read_record(raw or b"", wanted.version)
+            for _ in read_chunks(self.redis, self.keys, record):
+                pass
+        except (StoreCorrupt, BadArtifact):
+            return False  # publishing again is how damage is repaired
+        return record.digest == wanted.digest
+
+    def _upload(self, folder: Path, published: Published, text: str, progress: Progress) -> None:
+        self._announce(published)
+        try:
+            digests = self._send(folder, published, text, progress)
+            self._commit(
+                published,
+                Record(
+                    version=published.version,
+                    upload=published.upload,
+                    manifest_text=text,
+                    chunk_bytes=CHUNK_BYTES,
+                    chunk_sha256={name: tuple(found) for name, found in digests.items()},
+                ),
+            )
+        except BaseException:
+            with suppress(StoreError):  # the first error is the one to tell; the lease runs out if this fails
+                self._discard(published)
+            raise
+        self._remove_remains()
+
+    def _announce(self, published: Published) -> None:
+        def announce(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            pipe.set(self.keys.lease(published.upload), "1", ex=LEASE_S)
+            pipe.hset(self.keys.uploads, published.upload, published.model_dump_json())
+            pipe.execute()
+
+        self.redis.ask(announce)
+
+    def _send(self, folder: Path, published: Published, text: str, progress: Progress) -> dict[str, list[str]]:
+        """Uploads every chunk; SHA-256 of each, per file."""
+        files = parse_manifest_text(text, str(folder)).files
+        digests: dict[str, list[str]] = {name: [] for name in files}
+        done = 0
+        progress(done, published.bytes)
+        for batch in _batches(_chunks(folder, files), BATCH_CHUNKS):
+            self._send_batch(published, batch)
+            for chunk in batch:
+                digests[chunk.file].append(sha256(chunk.data).hexdigest())
+                done += len(chunk.data)
+            progress(done, published.bytes)
+        return digests
+
+    def _send_batch(self, published: Published, batch: list[Chunk]) -> None:
+        def send(client: Any) -> list[Any]:
+            pipe = client.pipeline(transaction=False)
+            for chunk in batch:
+                pipe.set(self.keys.chunk(published.version, published.upload, chunk.file, chunk.number), chunk.data)
+            pipe.set(self.keys.lease(published.upload), "1", ex=LEASE_S, xx=True)
+            return list(pipe.execute())
+
+        if not self.redis.ask(send)[-1]:
+            raise _late(published.version)
+
+    def _commit(self, published: Published, record: Record) -> None:
+        keys = self.keys
+        names = [keys.versions, keys.manifest(published.version), keys.uploads, keys.lease(published.upload)]
+        values = [published.version, published.digest, published.upload]
+        values += [published.model_dump_json(), record.model_dump_json()]
+        said = self.redis.ask(lambda client: client.eval(_COMMIT, len(names), *names, *values))
+        if said == b"exists":
+            raise _exists(published.version)
+        if said == b"late":
+            raise _late(published.version)
+
+    def _remove_remains(self) -> None:
+        """Removes the chunks of uploads that were killed, replaced or deleted."""
+        for raw in self.redis.ask(lambda client: client.hvals(self.keys.uploads)):
+            remains = read_published(raw)
+            if not self._is_under_way(remains.upload):
+                self._discard(remains)
+
+    def _is_under_way(self, upload: str) -> bool:
+        return bool(self.redis.ask(lambda client: client.exists(self.keys.lease(upload))))
+
+    def _unlink(self, names: list[str]) -> None:
+        self.redis.ask(lambda client: client.unlink(*names))
+
+    def _discard(self, published: Published) -> None:
+        self.redis.ask(lambda client: client.delete(self.keys.lease(published.upload)))
+        chunks = (
+            self.keys.chunk(published.version, published.upload, file, number)
+            for file, count in published.chunk_counts.items()
+            for number in range(count)
+        )
+        for batch in _batches(chunks, _UNLINK_KEYS):
+            self._unlink(batch)
+        self.redis.ask(lambda client: client.hdel(self.keys.uploads, published.upload))
+
+
+def _chunks(folder: Path, files: dict[str, FileEntry]) -> Iterator[Chunk]:
+    """Every chunk of every file; raises BadArtifact at the end of a file that is not what its manifest says."""
+    for name, entry in files.items():
+        whole, size = sha256(), 0
+        for number, data in enumerate(_read(folder / name)):
+            whole.update(data)
+            size += len(data)
+            if size > entry.bytes:
+                break
+            yield Chunk(name, number, data)
+        if (size, whole.hexdigest()) != (entry.bytes, entry.sha256):
+            raise BadArtifact(f"{folder / name} differs from its manifest; nothing was published")
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb") as stream:
+            while data := stream.read(CHUNK_BYTES):
+                yield data
+    except OSError as error:
+        raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
+
+
+def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    remaining = iter(values)
+    while batch := list(islice(remaining, size)):
+        yield batch
+
+
+def _exists(version: str) -> VersionExists:
+    return VersionExists(f"version {version} is published already, with other bytes; publish under another name")
+
+
+def _late(version: str) -> StoreError:
+    return StoreError(
+        f"the upload of version {version} paused for more than {LEASE_S} s and was given up; publish again"
+    )
+
+
+def _silent(done: int, total: int) -> None:
+    del done, total

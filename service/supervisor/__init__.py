@@ -1,0 +1,87 @@
+"""The supervisor of a replica: follows Redis, keeps an engine and the HTTP workers alive, swaps models, drains."""
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from types import FrameType
+
+import uvloop
+
+from service.embedded_redis import embedded_redis
+from service.errors import ServiceError, SettingsError
+from service.settings import Settings
+from service.store import Store
+
+from .replica import Announce, Replica
+
+__all__ = ["serve"]
+
+_BACKLOG = 2048
+
+
+def serve(settings: Settings) -> int:
+    """Serves until SIGTERM or SIGINT. Exit code: 0 after a drain, 1 with one sentence on stderr if it cannot start."""
+    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    try:
+        with _listening(settings) as listener, _redis_url(settings) as url:
+            _serve(settings.model_copy(update={"redis_url": url}), listener, embedded=settings.redis_url is None)
+    except (ServiceError, OSError) as error:
+        print(f"the service could not start: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _serve(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
+    assert settings.redis_url is not None
+    with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
+        where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
+        with tempfile.TemporaryDirectory(prefix="prorec-", ignore_cleanup_errors=True) as folder:
+            with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+                runner.run(_live(settings, listener, store, Path(folder), Announce(_address(listener), where)))
+            # What is left is short, and a second Ctrl-C must not leave half of it.
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, signal.SIG_IGN)
+
+
+async def _live(settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce) -> None:
+    await Replica(settings, listener, store, folder).run(announce)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    """A signal before anything serves: unwinds what was started so far."""
+    raise SystemExit(0)
+
+
+@contextmanager
+def _redis_url(settings: Settings) -> Iterator[str]:
+    if settings.redis_url is not None:
+        yield settings.redis_url
+    else:
+        with embedded_redis(settings.data_dir) as url:
+            yield url
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """Raises SettingsError where the address cannot be listened on."""
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = str(error.strerror).partition(" (")[0]  # behind it the address once more
+        raise SettingsError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
+    with listener:
+        yield listener
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

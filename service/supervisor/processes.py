@@ -1,0 +1,118 @@
+"""Child processes that cannot be forgotten: their death is awaited, their last words are kept, they end with us."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Final
+
+from prometheus_client.multiprocess import mark_process_dead
+
+from service.settings import Settings, variable
+
+METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
+_LINE_BYTES: Final = 1 << 16
+
+logger = logging.getLogger(__name__)
+
+
+class Child:
+    """A running `python -m …`. Its stdin is a pipe that only we hold, so it reads an end when we are gone."""
+
+    def __init__(self, process: asyncio.subprocess.Process, metrics_folder: str) -> None:
+        self.pid = process.pid
+        self.last_words = ""  # the last line on its stderr
+        self._process = process
+        self._metrics_folder = metrics_folder
+        self._ended = asyncio.create_task(self._watch())
+
+    @classmethod
+    async def spawn(cls, arguments: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = ()) -> "Child":
+        """Starts `python -m ARGUMENTS` in a session of its own, where no Ctrl-C of the terminal reaches it."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            *arguments,
+            stdin=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env=environment,
+            pass_fds=fds,
+            start_new_session=True,
+            limit=_LINE_BYTES,
+        )
+        return cls(process, environment[METRICS_FOLDER])
+
+    @property
+    def running(self) -> bool:
+        return not self._ended.done()
+
+    async def wait(self) -> int:
+        """The exit code, negative for a signal, once its stderr is read to the end."""
+        return await asyncio.shield(self._ended)
+
+    async def wait_at_most(self, timeout_s: float) -> bool:
+        """Whether it has ended within `timeout_s`."""
+        done, _ = await asyncio.wait([self._ended], timeout=timeout_s)
+        return bool(done)
+
+    async def stop(self, timeout_s: float) -> int:
+        """Asks with SIGTERM, insists with SIGKILL after `timeout_s`."""
+        self.signal(signal.SIGTERM)
+        if not await self.wait_at_most(timeout_s):
+            logger.error("process %d did not end within %.0f s and is killed", self.pid, timeout_s)
+            self.signal(signal.SIGKILL)
+        return await self.wait()
+
+    async def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        await self.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        with suppress(ProcessLookupError):
+            self._process.send_signal(number)
+
+    def last_sentence(self, code: int) -> str:
+        """Why it ended, as well as it is known."""
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return self.last_words if code == 1 and self.last_words else f"it ended with {how}"
+
+    async def _watch(self) -> int:
+        await self._relay_stderr()
+        code = await self._process.wait()
+        mark_process_dead(self.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
+        return code
+
+    async def _relay_stderr(self) -> None:
+        stream = self._process.stderr
+        assert stream is not None
+        while line := await _read_line(stream):
+            sys.stderr.write(line)
+            self.last_words = line.strip() or self.last_words
+
+
+async def _read_line(stream: asyncio.StreamReader) -> str:
+    """The next line, or a piece of an overlong one; empty at the end."""
+    try:
+        line = await stream.readuntil()
+    except asyncio.IncompleteReadError as error:
+        line = error.partial
+    except asyncio.LimitOverrunError as error:
+        line = await stream.readexactly(error.consumed)
+    return line.decode(errors="replace")
+
+
+def environment(settings: Settings, metrics_folder: str) -> dict[str, str]:
+    """Our environment, with every setting as it stands now, whoever set it."""
+    values = settings.model_dump(mode="json")
+    ours = {name: value for name, value in os.environ.items() if name not in map(variable, values)}
+    theirs = {variable(name): str(value) for name, value in values.items() if value is not None}
+    return ours | theirs | {METRICS_FOLDER: metrics_folder}
+
+
+def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """For engines, which need neither Redis nor the admin token."""
+    secret = {variable("redis_url"), variable("admin_token")}
+    return {name: value for name, value in variables.items() if name not in secret}

@@ -1,0 +1,100 @@
+"""What is wrong with a body is said in one sentence, with a pointer to each wrong field."""
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from service.api.body import MOST_ERRORS, parse, pointer
+from service.api.schemas import RecommendRequest
+from service.errors import BadJson, BadRequest
+
+NOT_JSON = [
+    (b"", "empty"),
+    (b"{", "line 1 column 2"),
+    (b'{"history": [],}', "line 1 column"),
+    (b"{'history': []}", "line 1 column 2"),
+    (b'{"history": [NaN]}', "NaN is not a JSON number"),
+    (b'{"history": [], "k": Infinity}', "Infinity is not a JSON number"),
+    (b'{"history": [], "k": -Infinity}', "-Infinity is not a JSON number"),
+    (b'{"history": ["\xff"]}', "not UTF-8: byte 14"),
+    (b'{"history": [], "k": 1, "k": 2}', "'k' appears twice"),
+    (b"[" * 100_000, "too deep"),
+    (b'{"history": [], "k": ' + b"9" * 5000 + b"}", "too many digits"),
+    (b'{"history": []} {}', "extra data"),
+    ('{"history": []}'.encode("utf-16"), "not UTF-8"),
+    (b'{"history": ["\\uD800"]}', "surrogate"),
+    (b'{"history": [], "\\udfff": 1}', "surrogate"),
+]
+
+WRONG: list[tuple[Any, dict[str, str]]] = [
+    ([], {"": "must be an object"}),
+    (None, {"": "must be an object"}),
+    ("text", {"": "must be an object"}),
+    ({}, {"/history": "is required"}),
+    ({"history": "item-1"}, {"/history": "must be an array"}),
+    ({"history": None}, {"/history": "must be an array"}),
+    ({"history": ["a", 7, None]}, {"/history/1": "must be a string", "/history/2": "must be a string"}),
+    ({"history": [], "k": "10"}, {"/k": "must be an integer"}),
+    ({"history": [], "k": True}, {"/k": "must be an integer"}),
+    ({"history": [], "k": 1.0}, {"/k": "must be an integer"}),
+    ({"history": [], "k": 0}, {"/k": "must be greater than or equal to 1"}),
+    ({"history": [], "k": 10**30}, {"/k": "must be less than or equal to 1000000"}),
+    ({"history": [], "exclude_seen": 1}, {"/exclude_seen": "must be true or false"}),
+    ({"history": [], "exclude": {"a": 1}}, {"/exclude": "must be an array"}),
+    ({"history": [], "beam_width": -1}, {"/beam_width": "must be greater than or equal to 1"}),
+    ({"history": [], "timeout_ms": 0}, {"/timeout_ms": "must be greater than or equal to 1"}),
+    ({"history": [], "user_id": 5}, {"/user_id": "must be a string"}),
+    ({"history": [], "return": ["everything"]}, {"/return/0": "must be 'metadata', 'codes', 'scores' or 'timings'"}),
+    ({"history": [], "parts": []}, {"/parts": "is not a field of this request"}),
+    ({"history": [], "a/b~c": 1}, {"/a~1b~0c": "is not a field of this request"}),
+    ({"k": 0, "filter": {}}, {"/history": "", "/k": "", "/filter": ""}),
+]
+
+
+@pytest.mark.parametrize(("body", "says"), NOT_JSON)
+def test_what_is_not_json_is_refused_as_such(body: bytes, says: str) -> None:
+    with pytest.raises(BadJson) as caught:
+        parse(body, RecommendRequest)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(("value", "expected"), WRONG)
+def test_each_wrong_field_has_a_pointer(value: Any, expected: dict[str, str]) -> None:
+    with pytest.raises(BadRequest) as caught:
+        parse(json.dumps(value).encode(), RecommendRequest)
+    found = {error["pointer"]: error["detail"] for error in caught.value.errors}
+    assert found.keys() == expected.keys()
+    assert all(found[field].startswith(detail) for field, detail in expected.items())
+
+
+def test_a_number_beyond_floats_is_no_integer() -> None:
+    with pytest.raises(BadRequest, match="/k"):
+        parse(b'{"history": [], "k": 1e999}', RecommendRequest)
+
+
+def test_a_whole_surrogate_pair_is_one_character() -> None:
+    assert parse(b'{"history": ["\\ud83d\\ude00"]}', RecommendRequest).history == ["\U0001f600"]
+
+
+def test_of_many_wrong_fields_the_first_are_told_and_all_are_counted() -> None:
+    with pytest.raises(BadRequest, match="999 more") as caught:
+        parse(json.dumps({"history": [1] * 1000}).encode(), RecommendRequest)
+    assert len(caught.value.errors) == MOST_ERRORS
+
+
+def test_a_right_body_is_what_it_says() -> None:
+    parsed = parse('{"history": ["é", ""], "k": 3, "return": ["codes"]}'.encode(), RecommendRequest)
+    assert (parsed.history, parsed.k, parsed.parts, parsed.exclude_seen) == (["é", ""], 3, ["codes"], True)
+
+
+def test_other_models_are_checked_alike() -> None:
+    class Other(BaseModel):
+        name: str
+
+    assert parse(b'{"name": "x"}', Other).name == "x"
+
+
+def test_a_pointer_escapes_what_rfc_6901_escapes() -> None:
+    assert pointer(["a/b", 0, "~"]) == "/a~1b/0/~0"

@@ -1,0 +1,253 @@
+"""Publishing and deleting versions, against a real Redis."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from models.artifact import MANIFEST
+from service.embedded_redis import embedded_redis
+from service.errors import (
+    BadArtifact,
+    EvictionPolicy,
+    StoreError,
+    StoreUnavailable,
+    UnknownVersion,
+    VersionActive,
+    VersionExists,
+)
+from service.store import Store
+from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
+from tests.service.store_probes import chunk_key, flip_a_byte, stored_keys
+
+ODD_NAMES = ["", "ü", "a b", "../v1", "v1\n", "a:b", "a,b", ".hidden", "a" * 65, "\ud800", "v1\x00"]
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Iterator[Store]:
+    """A store on a server of its own, to be reconfigured and flushed."""
+    with embedded_redis(tmp_path / "own") as url, closing(Store.connect(url, "prorec")) as store:
+        yield store
+
+
+def test_what_is_fetched_is_what_was_published(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    sent = store.publish(artifact)
+    fetched = store.fetch("v1", tmp_path / "cache")
+    assert sent == sum(entry.bytes for entry in artifact.manifest.files.values())
+    assert fetched.folder == tmp_path / "cache" / "v1"
+    assert contents(fetched.folder) == contents(artifact.folder)
+    assert fetched.manifest == artifact.manifest == store.manifest("v1")
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == ["v1"]
+
+
+def test_a_version_does_not_exist_before_its_last_byte(store: Store, tmp_path: Path) -> None:
+    seen: list[tuple[int, int]] = []
+
+    def look(done: int, total: int) -> None:
+        seen.append((done, total))
+        assert store.versions() == []
+        with pytest.raises(UnknownVersion):
+            store.fetch("v1", tmp_path / "cache")
+        with pytest.raises(UnknownVersion):
+            store.activate("v1")
+
+    total = store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES), look)
+    assert (seen[0], seen[-1]) == ((0, total), (total, total))
+    assert len(seen) > 3
+    assert [info.version for info in store.versions()] == ["v1"]
+
+
+def test_versions_are_listed_last_published_first(store: Store, tmp_path: Path) -> None:
+    for version in ("b", "a"):
+        store.publish(plain_artifact(tmp_path, version))
+    newest = store.versions()[0]
+    assert [info.version for info in store.versions()] == ["a", "b"]
+    assert (newest.item_count, newest.metrics) == (8, {"model": {"recall@10": 0.5}})
+    assert newest.bytes == sum(entry.bytes for entry in store.manifest("a").files.values())
+    assert newest.published_at >= newest.created_at
+
+
+def test_publishing_the_same_bytes_again_sends_nothing(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path)
+    first = store.publish(artifact)
+    keys, listed = stored_keys(store), store.versions()
+    told: list[int] = []
+    assert store.publish(artifact, lambda done, _: told.append(done)) == first
+    assert (stored_keys(store), store.versions(), told) == (keys, listed, [])
+
+
+def test_other_bytes_under_a_published_name_are_refused(store: Store, tmp_path: Path) -> None:
+    first = plain_artifact(tmp_path / "one")
+    store.publish(first)
+    keys = stored_keys(store)
+    with pytest.raises(VersionExists, match="v1"):
+        store.publish(
+            plain_artifact(tmp_path / "two", seed=1), lambda *_: pytest.fail("it was sent before it was refused")
+        )
+    assert stored_keys(store) == keys
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(first.folder)
+
+
+def test_of_two_publishers_of_one_name_one_wins_whole(store: Store, tmp_path: Path) -> None:
+    slow, fast = (plain_artifact(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+
+    def overtake(done: int, _: int) -> None:
+        if done == 0:
+            store.publish(fast)
+
+    with pytest.raises(VersionExists):
+        store.publish(slow, overtake)
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(fast.folder)
+    assert not store.redis.client.exists(store.keys.uploads)
+
+
+def test_a_killed_publish_leaves_no_version_and_its_remains_go(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    program = f"""
+import os, signal
+from pathlib import Path
+from models.artifact import Artifact
+from service.store import Store
+store = Store.connect({store.url!r}, {store.keys.namespace!r})
+def die(done, total):
+    if done > 5_000_000: os.kill(os.getpid(), signal.SIGKILL)
+store.publish(Artifact.open(Path({str(artifact.folder)!r})), die)
+"""
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
+    remains = stored_keys(store)
+    assert len(remains) > 4
+    assert store.versions() == []
+
+    store.publish(artifact)
+    assert remains <= stored_keys(store), "while its lease runs, an upload may still be alive"
+    (upload,) = store.redis.client.hkeys(store.keys.uploads)
+    store.redis.client.delete(store.keys.lease(upload.decode()))  # as time does
+    store.publish(plain_artifact(tmp_path, "v2"))
+    assert remains & stored_keys(store) == set()
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(artifact.folder)
+
+
+@pytest.mark.parametrize("lost_at_end", [False, True])
+def test_an_upload_that_lost_its_lease_does_not_become_a_version(
+    lost_at_end: bool, store: Store, tmp_path: Path
+) -> None:
+    told: list[int] = []
+
+    def lose(done: int, total: int) -> None:
+        told.append(done)
+        if done == (total if lost_at_end else 0):
+            (upload,) = store.redis.client.hkeys(store.keys.uploads)
+            store.redis.client.delete(store.keys.lease(upload.decode()))
+
+    with pytest.raises(StoreError, match="publish again"):
+        store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES), lose)
+    assert stored_keys(store) == set()
+    assert lost_at_end or told == [0], "it stops at the next batch"
+
+
+def test_publishing_again_repairs_damage(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path)
+    store.publish(artifact)
+    store.activate("v1")
+    keys = len(stored_keys(store))
+    flip_a_byte(store, chunk_key(store, "v1", "search.weights"))
+    store.publish(artifact)
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(artifact.folder)
+    assert len(stored_keys(store)) == keys, "the damaged chunks are gone"
+
+
+def test_a_file_that_changed_after_its_manifest_is_not_published(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path)
+    told: list[int] = []
+    for changed in (b"x" * 1000, b"x" * SEVERAL_BATCHES, b""):
+        (artifact.folder / "search.weights").write_bytes(changed)
+        with pytest.raises(BadArtifact, match=r"search\.weights differs"):
+            store.publish(artifact, lambda done, _: told.append(done))
+    assert max(told) <= sum(entry.bytes for entry in artifact.manifest.files.values()), (
+        "what a file has too much is not sent"
+    )
+    (artifact.folder / "search.weights").unlink()
+    with pytest.raises(BadArtifact, match="cannot be read"):
+        store.publish(artifact)
+    assert stored_keys(store) == set()
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_version_names_are_refused(name: str, store: Store, tmp_path: Path) -> None:
+    with pytest.raises(BadArtifact):
+        store.publish(edit_manifest(plain_artifact(tmp_path), model_version=name))
+    for refused in (store.manifest, store.activate, store.delete, lambda v: store.fetch(v, tmp_path / "cache")):
+        with pytest.raises(UnknownVersion):
+            refused(name)
+    assert stored_keys(store) == set()
+    assert not (tmp_path / "cache").exists()
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "manifest.json", "", "ä", ".x"])
+def test_odd_file_names_are_refused(name: str, store: Store, tmp_path: Path) -> None:
+    artifact = edit_manifest(plain_artifact(tmp_path), files={name: {"bytes": 0, "sha256": "0" * 64}})
+    with pytest.raises(BadArtifact):
+        store.publish(artifact)
+
+
+def test_a_folder_without_a_manifest_is_refused(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path)
+    (artifact.folder / MANIFEST).unlink()
+    with pytest.raises(BadArtifact, match=r"manifest\.json"):
+        store.publish(artifact)
+
+
+def test_an_eviction_policy_that_could_drop_models_is_refused(own_store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path)
+    for policy in ("allkeys-lru", "allkeys-lfu", "allkeys-random"):
+        own_store.redis.client.config_set("maxmemory-policy", policy)
+        with pytest.raises(EvictionPolicy, match=policy):
+            own_store.publish(artifact)
+    assert stored_keys(own_store) == set()
+    own_store.redis.client.config_set("maxmemory-policy", "volatile-lru")
+    own_store.publish(artifact)
+
+
+def test_a_full_redis_is_told_in_a_sentence(own_store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    own_store.redis.client.config_set("maxmemory", 16 * 1024 * 1024)
+    with pytest.raises(StoreUnavailable, match="is full"):
+        own_store.publish(artifact)
+    assert stored_keys(own_store) == set()
+
+
+def test_deleting_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES))
+    store.delete("v1")
+    assert stored_keys(store) == set()
+    with pytest.raises(UnknownVersion):
+        store.delete("v1")
+
+
+def test_the_active_version_is_not_deleted(store: Store, tmp_path: Path) -> None:
+    store.publish(plain_artifact(tmp_path))
+    store.activate("v1")
+    with pytest.raises(VersionActive):
+        store.delete("v1")
+    assert store.manifest("v1").model_version == "v1"
+
+
+def test_two_namespaces_do_not_see_each_other(store: Store, redis_server: str, tmp_path: Path) -> None:
+    store.publish(plain_artifact(tmp_path))
+    with closing(Store.connect(redis_server, f"{store.keys.namespace}-other")) as other:
+        assert other.versions() == []
+
+
+def test_the_same_bytes_from_two_publishers_at_once_are_one_version(store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda _: store.publish(artifact), range(3)))
+    store.publish(plain_artifact(tmp_path, "v2"))
+    assert not store.redis.client.exists(store.keys.uploads)
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(artifact.folder)
