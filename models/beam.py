@@ -70,6 +70,8 @@ def beam_search(
     scores = np.zeros(1, dtype=np.float32)
     edge_gap = float("inf")
     for level in range(trie.code_length):
+        if not len(states):
+            break  # no legal leaf at all
         log_probs = log_softmax(logits(level, prefixes))
         beams, children = _children(trie, level, states, alive[level])
         tokens = trie.child_token[level][children]
