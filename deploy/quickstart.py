@@ -27,7 +27,19 @@ def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()
     """Fetches, trains, publishes and serves; returns when the service has ended."""
     python = sys.executable
     _step("Data", [python, "-m", "training", "fetch", str(DATA), "--source", source])
-    train = [python, "-m", "training", "run", "--data", str(DATA), "--preset", "quickstart", "--out", str(ARTIFACT)]
+    train = [
+        python,
+        "-m",
+        "training",
+        "run",
+        "--data",
+        str(DATA),
+        "--preset",
+        "quickstart",
+        "--out",
+        str(ARTIFACT),
+        "--no-table",
+    ]
     _step("Training, evaluation, export", train)
     _step("Publishing to Redis", [python, "-m", "service", "publish", str(ARTIFACT)])
     _step("Activating", [python, "-m", "service", "activate", ARTIFACT.name])

@@ -168,7 +168,7 @@ class TemporalEncoder(nn.Module):
 class CodeDecoder(nn.Module):
     """Decoder over one code: position 0 reads a start vector, position l the token of level l - 1.
 
-    Position L is a summary token: no token follows it, its state feeds distillation (`training.distillation`).
+    Position L is a summary token: no token follows it, its state feeds distillation (`training.generator`).
     """
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:

@@ -22,6 +22,7 @@ Data = Annotated[Path, typer.Option("--data", help="Dataset folder: interactions
 Out = Annotated[Path, typer.Option(help="Artifact to write; the folder's name is the model version.")]
 Preset = Annotated[str, typer.Option(help="quickstart, small or paper.")]
 Change = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set stage1.epochs=3")]
+Table = Annotated[bool, typer.Option(help="Print the table of test metrics.")]
 MinCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events.")]
 Force = Annotated[bool, typer.Option(help="Replace a dataset that is already there.")]
 
@@ -54,18 +55,20 @@ def export(data: Data, out: Out, preset: Preset = "small", change: Change = None
 
 
 @app.command()
-def run(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, table: Table = True) -> None:
     """All steps; what is already done is not done again."""
     from .evaluate import print_metrics
     from .pipeline import Run
 
+    planned = Run(data, out, load_config(preset, change or []))
     if out.exists():
         artifact = Artifact.open(out)
         typer.echo(f"{out} is already there and whole: nothing to train")
     else:
-        artifact = Run(data, out, load_config(preset, change or [])).export()
+        artifact = planned.export()
         typer.echo(f"wrote {out}")
-    print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
+    if table:
+        print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
 
 
 @app.command()
@@ -121,12 +124,13 @@ def main() -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()
-    except (TrainingError, ModelError) as error:
+    except (TrainingError, ModelError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         return 1
-    except KeyboardInterrupt:
-        typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
-        return 130
+    except SystemExit as end:
+        if end.code == 130:
+            typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
+        raise
     return 0
 
 

@@ -24,7 +24,6 @@ class StageConfig(BaseModel):
     weight_decay: float = Field(1e-4, ge=0)
     patience: int = Field(5, ge=1, description="evaluations without a better validation before stopping")
     evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
 
 class TrainingConfig(BaseModel):
@@ -32,8 +31,10 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = 0
-    text_encoder: str = Field("minilm", description="'minilm', a sentence-transformers path or name, or a .npy [N, D]")
+    seed: int = Field(0, ge=0, lt=2**31)
+    text_encoder: str = Field(
+        "minilm", min_length=1, description="'minilm', a sentence-transformers path or name, or a .npy [N, D]"
+    )
     tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
     recommender: Literal["temporal", "din"] = "temporal"
     integrated: Literal["concat", "collaborative", "gate"] = "concat"
@@ -43,7 +44,8 @@ class TrainingConfig(BaseModel):
     ikd_temperature: float = Field(0.3, gt=0)
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
-    softmax_items: int = Field(65_536, ge=2, description="above this catalog size the item head samples negatives")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
+    softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
     stage2: StageConfig = StageConfig()
@@ -73,7 +75,7 @@ PRESETS: dict[str, TrainingConfig] = {
         stage2=StageConfig(epochs=60, batch_size=256, patience=5, evaluate_every=2),
         sasrec=StageConfig(epochs=60, batch_size=256, patience=5, evaluate_every=2),
     ),
-    # The same at the size of the published tables; wants a GPU.
+    # The same, with a network of the size of the published tables; many hours on two cores.
     "paper": TrainingConfig(
         model=_model(code_length=4, tokens_per_level=256, width=256, heads=4, feed_forward=1024, encoder_layers=3,
                      decoder_layers=2, history_length=50, dropout=0.4),
@@ -101,7 +103,7 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
             target = target.get(part, {}) if isinstance(target, dict) else {}
         if not equals or not isinstance(target, dict) or last not in target:
             raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")
-        target[last] = value
+        target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple) else value
     return validated(values)
 
 

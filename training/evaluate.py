@@ -20,8 +20,8 @@ from .errors import ConfigError
 from .export import GraphSearch
 from .interactions import Holdout, Split
 from .metrics import CUTOFFS, metric_table, paired_bootstrap, ranks_of_targets
-from .package import search_rows
-from .ranking import Scores, chunks, full_ranks
+from .package import holdout_rows
+from .ranking import Scores, chunks, full_ranks, sampled_rows
 
 Metrics = dict[str, dict[str, float]]
 UNMASKED = " (history ranked too)"
@@ -53,11 +53,10 @@ def rank_by_popularity(split: Split, item_count: int) -> Ranked:
 def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float, name: str) -> Ranked:
     """Ranks from the constrained beam search of an exported graph."""
     both = []
-    for exclude_seen in (True, False):
+    for masked in (True, False):
         found = []
-        for rows in tqdm(list(chunks(len(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False):
-            batch = search_rows(trie, [holdout.history(row) for row in rows], exclude_seen=exclude_seen)
-            found.append(search(batch, weight).item)
+        for rows in tqdm(list(chunks(sampled_rows(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False):
+            found.append(search(holdout_rows(holdout, rows, trie, masked=masked), weight).item)
         both.append(ranks_of_targets(np.concatenate(found), holdout.target))
     return Ranked(*both)
 
@@ -82,6 +81,11 @@ def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
     items = split.interactions.item_ids
     if artifact.item_ids.indices(items).tolist() != list(range(manifest.item_count)):
         raise ConfigError(f"the dataset's items are not those of {artifact.folder}")
+    if split.fingerprint() != manifest.training_fingerprint:
+        raise ConfigError(
+            f"{artifact.folder} was trained on other events than this split trains on; "
+            "give the data and the --tie-seed it was trained with, or test events would be among them"
+        )
     graph = artifact.graph_path(manifest.default_beam_width)
     search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
     popularity = rank_by_popularity(split, manifest.item_count).metrics("popularity")

@@ -32,8 +32,8 @@ from .config import TrainingConfig
 from .interactions import Holdout, Split
 from .losses import item_loss
 from .metrics import ndcg_at, ranks_of_targets
-from .package import search_rows
-from .ranking import chunks, first_users
+from .package import holdout_rows
+from .ranking import chunks, sampled_rows
 
 RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
@@ -57,8 +57,10 @@ class GeneratorModel(nn.Module):
         self.distil_collaborative = nn.Linear(width, embeddings.collaborative.shape[1])
         self.distil_semantic = nn.Linear(width, embeddings.adapted.shape[1])
         nn.init.zeros_(self.project.weight)
-        for name in ("collaborative", "adapted", "integrated"):
-            self.register_buffer(name, torch.from_numpy(getattr(embeddings, name)), persistent=False)
+        tables = {name: torch.from_numpy(table) for name, table in vars(embeddings).items()}
+        self.register_buffer("integrated", tables["integrated"], persistent=False)
+        for name in ("collaborative", "adapted"):  # distillation compares directions
+            self.register_buffer(name, F.normalize(tables[name], dim=1), persistent=False)
         self.register_buffer("codes", torch.from_numpy(codes.tokens).long(), persistent=False)
 
     def item_input(self, items: Tensor) -> Tensor:
@@ -119,7 +121,7 @@ class GeneratorTask:
         context, target = self.model.predict(batch)
         codes = self.model.codes[target]
         logits, summary = self.model.generator.teacher_forced(context, codes)
-        smoothing = self.config.stage2.label_smoothing
+        smoothing = self.config.label_smoothing
         levels = [F.cross_entropy(part, codes[:, n], label_smoothing=smoothing) for n, part in enumerate(logits)]
         loss = torch.stack(levels).sum()
         limit, sampled = self.config.softmax_items, self.config.sampled_items
@@ -141,7 +143,7 @@ class GeneratorTask:
             item_loss(
                 F.normalize(head(summary), dim=1) / self.config.ikd_temperature,
                 target,
-                F.normalize(table, dim=1),
+                table,
                 sampled,
                 sampled,
             )
@@ -152,7 +154,8 @@ class GeneratorTask:
     def validate(self) -> float:
         """NDCG@10 of the rescored beam search, history masked, at the weight that suits it best."""
         found = eager_search(self.model, self.trie, self.split.valid, self.config, limit=VALIDATION_USERS)
-        return found.best_weight(self.split.valid.target)[1]
+        rows = sampled_rows(self.split.valid, VALIDATION_USERS)
+        return found.best_weight(self.split.valid.target[rows])[1]
 
 
 @dataclass(frozen=True)
@@ -167,7 +170,7 @@ class SearchScores:
         """NDCG@10 when ranked by code score + weight · item score."""
         order = np.argsort(-(self.code_score + np.float32(weight) * self.item_score), axis=1, kind="stable")
         ranked = np.take_along_axis(self.items, order, axis=1)
-        return ndcg_at(ranks_of_targets(ranked, targets[: len(ranked)]), 10)
+        return ndcg_at(ranks_of_targets(ranked, targets), 10)
 
     def best_weight(self, targets: NDArray[np.int32]) -> tuple[float, float]:
         """(weight, NDCG@10); the search does not depend on the weight, so one search tells for all of them."""
@@ -178,16 +181,17 @@ class SearchScores:
 def eager_search(
     model: GeneratorModel, trie: CodeTrie, holdout: Holdout, config: TrainingConfig, limit: int | None = None
 ) -> SearchScores:
-    """Constrained beam search in torch, history masked, of all or the first `limit` rows of a holdout."""
+    """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`."""
     search = SearchGraph(model.generator)
-    catalog = trie_inputs(trie) | model.tables()
+    fixed: Inputs = trie_inputs(trie) | model.tables() | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
+    catalog = {name: torch.from_numpy(np.array(array)) for name, array in fixed.items()}
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
-    for rows in chunks(first_users(holdout, limit)):
-        batch = search_rows(trie, [holdout.history(row) for row in rows], exclude_seen=True)
-        inputs = catalog | request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
-        inputs[BEAMS] = np.zeros(config.default_beam_width, dtype=np.int32)
+    for rows in chunks(sampled_rows(holdout, limit)):
+        batch = holdout_rows(holdout, rows, trie, masked=True)
+        asked = request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
+        inputs = catalog | {name: torch.from_numpy(array) for name, array in asked.items()}
         with torch.no_grad():
-            item, score, code_score = search(*(torch.from_numpy(inputs[name].copy()) for name in search.input_names))
+            item, score, code_score = search(*(inputs[name] for name in search.input_names))
         item_score = torch.where(item >= 0, score - code_score, 0.0)
         parts.append((item.numpy(), code_score.numpy(), item_score.numpy()))
     items, code_scores, item_scores = zip(*parts, strict=True)

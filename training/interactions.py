@@ -294,7 +294,8 @@ def _parse_item(text: str) -> dict[str, Any]:
     if not isinstance(item_id, str):
         raise ValueError("The object has no item_id that is a string.")
     _refuse_bad_id(item_id, "item_id")
-    item_id.encode()  # an escaped half of a surrogate pair is legal JSON, but no text
+    # Escaped halves of surrogate pairs and 1e999 are legal JSON, but no text and no number: artifacts cannot hold them.
+    json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     return record
 
 
@@ -307,9 +308,11 @@ def _json_sentence(error: Exception) -> str:
         case json.JSONDecodeError():
             return f"The line is not valid JSON: {error.msg} at column {error.colno}."
         case UnicodeEncodeError():
-            return "The item_id is not valid Unicode text."
+            return "The object holds text that is not valid Unicode."
         case RecursionError():
             return "The object is nested too deeply."
+        case ValueError() if "JSON compliant" in str(error):
+            return "The object holds a number beyond what a float can be."
         case _:
             return str(error)
 

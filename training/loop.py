@@ -13,6 +13,7 @@ from tqdm import tqdm
 from . import checkpoint
 from .batches import Batch, Windows, batch_count, epoch
 from .config import StageConfig
+from .errors import TrainingError
 
 _WARM_UP_STEPS = 100
 
@@ -100,6 +101,8 @@ def _train_epoch(
         progress.step += 1
         total, batches = total + loss.item(), batches + 1
         bar.update()
+    if not math.isfinite(total):
+        raise TrainingError(f"the loss of epoch {progress.epoch + 1} is not finite; try a lower learning rate")
     progress.seconds += time.perf_counter() - started
     return total / batches
 

@@ -17,6 +17,8 @@ from models.network import Generator
 from models.trie import CodeTrie
 
 from .export import GraphSearch, export_graphs, prove_parity
+from .interactions import Holdout
+from .ranking import masked_items
 
 _GOLDEN_ROWS = 16
 _GOLDEN_K = 10
@@ -96,8 +98,23 @@ def write_artifact(
 
 def search_rows(trie: CodeTrie, histories: Sequence[NDArray[np.int32]], *, exclude_seen: bool) -> list[SearchRow]:
     """Rows that may, or may not, return an item of their own history."""
-    leaf = trie.item_leaf
-    return [SearchRow(h, trie.dead_states(leaf[h]) if exclude_seen and len(h) else ()) for h in histories]
+    nothing = np.empty(0, dtype=np.int32)
+    return [search_row(trie, history, history if exclude_seen else nothing) for history in histories]
+
+
+def search_row(trie: CodeTrie, history: NDArray[np.int32], excluded: NDArray[np.int32]) -> SearchRow:
+    """A row that must not return the item indices `excluded`."""
+    return SearchRow(history, trie.dead_states(trie.item_leaf[excluded]) if len(excluded) else ())
+
+
+def holdout_rows(holdout: Holdout, rows: NDArray[np.int64], trie: CodeTrie, *, masked: bool) -> list[SearchRow]:
+    """Searches for the targets of some holdout rows."""
+    nothing = np.empty(0, dtype=np.int32)
+    built = []
+    for row in rows.tolist():
+        history = holdout.history(row)
+        built.append(search_row(trie, history, masked_items(history, holdout.target[row]) if masked else nothing))
+    return built
 
 
 def _proved_searches(folder: Path, package: Package, trie: CodeTrie) -> dict[int, GraphSearch]:

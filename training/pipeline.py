@@ -3,8 +3,12 @@
 Everything a step leaves lies in `<out>.work/`; a step whose result is there is not done again.
 """
 
+import fcntl
+import hashlib
 import json
 import logging
+import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +38,7 @@ _PROOF_HISTORIES = 64
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One training run and its working folder.
 
@@ -48,8 +52,8 @@ class Run:
 
     def __post_init__(self) -> None:
         check_model_version(self.out.name)
-        self.work.mkdir(parents=True, exist_ok=True)
-        self._claim()
+        self._claimed = False
+        self._refuse_other_settings()
         torch.manual_seed(self.config.seed)
 
     @property
@@ -66,7 +70,7 @@ class Run:
 
     def prepare(self) -> NDArray[np.float32]:
         """Reads and splits the data, embeds the items' text: float32 [N, D_S]."""
-        self._check_data()
+        self._claim()
         encode: Callable[[], dict[str, NDArray[Any]]] = lambda: {  # noqa: E731
             "semantic": encode_items(self.split.interactions.items, self.config.text_encoder)
         }
@@ -174,30 +178,75 @@ class Run:
         path = self.work / f"{name}.npz"
         if not path.exists():
             aside = path.with_suffix(".writing.npz")
-            np.savez(aside, allow_pickle=False, **make())
+            np.savez(aside, **make())  # type: ignore[arg-type]
             aside.replace(path)
         with np.load(path, allow_pickle=False) as stored:
             return {key: stored[key] for key in stored.files}
 
-    def _claim(self) -> None:
-        """Refuses to mix two configurations in one working folder."""
-        path, wanted = self.work / "config.json", self.config.model_dump_json(indent=2)
-        if path.exists() and json.loads(path.read_text()) != json.loads(wanted):
+    def _refuse_other_settings(self) -> None:
+        """Two configurations must not mix in one working folder."""
+        path = self.work / "config.json"
+        if path.exists() and json.loads(path.read_text()) != json.loads(self.config.model_dump_json()):
             raise ConfigError(f"{self.work} was begun with other settings; remove it or choose another --out")
-        path.write_text(wanted)
 
-    def _check_data(self) -> None:
-        """Refuses to go on with other training events than the folder was begun with."""
-        path, found = self.work / "data.json", {"fingerprint": self.split.fingerprint(), "items": self.item_count}
+    def _claim(self) -> None:
+        """Takes the working folder for this process, these settings and these data, once they are known to be usable.
+
+        Raises ConfigError where another process works in it, or where it was begun with other data.
+        """
+        if self._claimed:
+            return
+        sizes = self.config.model
+        if self.item_count > sizes.tokens_per_level**sizes.code_length:
+            raise ConfigError(
+                f"{self.item_count} items do not fit {sizes.tokens_per_level}^{sizes.code_length} codes; "
+                "raise model.tokens_per_level or model.code_length"
+            )
+        self.work.mkdir(parents=True, exist_ok=True)
+        _lock(self, self.work / "lock")
+        found = {"sha256": _fingerprint(self.split, self.config.text_encoder)}
+        path = self.work / "data.json"
         if path.exists() and json.loads(path.read_text()) != found:
             raise ConfigError(f"{self.data} has changed since {self.work} was begun; remove the folder to start anew")
-        path.write_text(json.dumps(found))
+        _write_once(path, json.dumps(found))
+        _write_once(self.work / "config.json", self.config.model_dump_json(indent=2))
+        self._claimed = True
 
     def _report(self, name: str, progress: Progress) -> None:
         _LOG.info(
             "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training",
             name, progress.best, progress.best_epoch, progress.epoch, progress.seconds,
         )  # fmt: skip
+
+
+def _fingerprint(split: Split, text_encoder: str) -> str:
+    """SHA-256 over all that is read: events of every split, items with their metadata, precomputed embeddings."""
+    data, digest = split.interactions, hashlib.sha256()
+    for array in (data.offsets, data.events):
+        digest.update(array.tobytes())
+    for item in data.items:
+        digest.update(json.dumps(item).encode())
+    if text_encoder.endswith(".npy"):
+        with Path(text_encoder).open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _lock(owner: Run, path: Path) -> None:
+    """Held as long as `owner` lives, and dropped by the kernel when its process ends in any way."""
+    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
+    weakref.finalize(owner, os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"another process is training in {path.parent}") from None
+
+
+def _write_once(path: Path, text: str) -> None:
+    if not path.exists():
+        aside = path.with_suffix(".writing")
+        aside.write_text(text)
+        aside.replace(path)
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:

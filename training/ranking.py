@@ -9,33 +9,48 @@ from torch import Tensor
 
 from .interactions import Holdout
 
+_USERS_PER_CHUNK = 64
+
 Scores = Callable[[list[NDArray[np.int32]]], Tensor]
 """Histories of a chunk of users → scores float [B, N] of all items."""
 
 
-def chunks(rows: int, size: int = 256) -> Iterator[range]:
-    """0 … rows - 1 in pieces."""
-    return (range(begin, min(begin + size, rows)) for begin in range(0, rows, size))
+def chunks(rows: NDArray[np.int64], size: int = 256) -> Iterator[NDArray[np.int64]]:
+    """The rows in pieces of at most `size`."""
+    return (rows[begin : begin + size] for begin in range(0, len(rows), size))
 
 
-def first_users(holdout: Holdout, limit: int | None) -> int:
-    """How many rows to evaluate: all, or the first `limit`; rows are in no order that matters."""
-    return len(holdout) if limit is None else min(limit, len(holdout))
+def sampled_rows(holdout: Holdout, limit: int | None = None) -> NDArray[np.int64]:
+    """All rows, or `limit` of them drawn with a fixed seed: files often list the busiest users first."""
+    if limit is None or limit >= len(holdout):
+        return np.arange(len(holdout))
+    return np.sort(np.random.default_rng(0).choice(len(holdout), limit, replace=False))
+
+
+def masked_items(history: NDArray[np.int32], target: int) -> NDArray[np.int32]:
+    """What a masked ranking leaves out: the history, but not a target that the user takes again."""
+    return history[history != target]
 
 
 def full_ranks(holdout: Holdout, scores: Scores, *, mask_history: bool, limit: int | None = None) -> NDArray[np.int64]:
-    """0-based rank of every target among all items, int64 [M]; ties count half, so that equal scores win nothing."""
-    ranks: list[NDArray[np.int64]] = []
-    for rows in chunks(first_users(holdout, limit)):
-        histories = [holdout.history(row) for row in rows]
-        with torch.no_grad():
-            table = scores(histories)
-        targets = torch.from_numpy(holdout.target[rows.start : rows.stop].astype(np.int64))
-        wanted = table.gather(1, targets[:, None])
-        if mask_history:
-            for place, history in enumerate(histories):
-                table[place, torch.from_numpy(history.astype(np.int64))] = -torch.inf
-            table.scatter_(1, targets[:, None], wanted)
-        better, same = (table > wanted).sum(dim=1), (table == wanted).sum(dim=1) - 1
-        ranks.append((better + same // 2).numpy())
-    return np.concatenate(ranks)
+    """0-based rank of each target among all items, int64 [M], for all rows or a sample of `limit`.
+
+    Of items with the target's own score half, rounded up, count as better, so that equal scores win nothing.
+    """
+    return np.concatenate(
+        [_ranks(holdout, rows, scores, mask_history) for rows in chunks(sampled_rows(holdout, limit), _USERS_PER_CHUNK)]
+    )
+
+
+def _ranks(holdout: Holdout, rows: NDArray[np.int64], scores: Scores, mask_history: bool) -> NDArray[np.int64]:
+    histories = [holdout.history(row) for row in rows.tolist()]
+    targets = holdout.target[rows]
+    with torch.no_grad():
+        table = scores(histories)
+    if mask_history:
+        for place, (history, target) in enumerate(zip(histories, targets.tolist(), strict=True)):
+            table[place, torch.from_numpy(masked_items(history, target).astype(np.int64))] = -torch.inf
+    wanted = table.gather(1, torch.from_numpy(targets.astype(np.int64))[:, None])
+    better, same = (table > wanted).sum(dim=1), (table == wanted).sum(dim=1) - 1
+    ranks: NDArray[np.int64] = (better + (same + 1) // 2).numpy()
+    return ranks

@@ -10,6 +10,7 @@ from .errors import ConfigError
 
 _TITLE_FIRST = ("title", "brand", "categories", "genres")
 _NEVER = ("item_id",)
+_DEEPEST = 8
 
 
 def item_text(item: dict[str, Any]) -> str:
@@ -20,11 +21,12 @@ def item_text(item: dict[str, Any]) -> str:
     return ". ".join(parts) if parts else str(item["item_id"])
 
 
-def _flat(value: Any) -> str:
+def _flat(value: Any, depth: int = 0) -> str:
+    """Nested values one after the other, down to a depth that no description needs."""
     if isinstance(value, dict):
-        return ", ".join(part for child in value.values() if (part := _flat(child)))
+        value = list(value.values())
     if isinstance(value, list):
-        return ", ".join(part for child in value if (part := _flat(child)))
+        return ", ".join(part for child in value if depth < _DEEPEST and (part := _flat(child, depth + 1)))
     return "" if value is None else str(value)
 
 
@@ -44,13 +46,17 @@ def encode_items(items: list[dict[str, Any]], encoder: str, batch_size: int = 25
 def _from_file(path: Path, item_count: int) -> NDArray[np.float32]:
     try:
         loaded = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        if not isinstance(loaded, np.ndarray) or loaded.dtype.kind not in "fiu":
+            raise ValueError("not one array of numbers")
+    except (OSError, ValueError, EOFError) as error:
         raise ConfigError(f"text_encoder={str(path)!r}: {error}") from None
     if loaded.ndim != 2 or loaded.shape[0] != item_count:
         raise ConfigError(f"{path} has shape {list(loaded.shape)}, the catalog needs [{item_count}, D]")
-    if not np.isfinite(loaded).all():
-        raise ConfigError(f"{path} holds a value that is not finite")
-    return loaded.astype(np.float32)
+    with np.errstate(over="ignore"):
+        vectors = loaded.astype(np.float32)
+    if not np.isfinite(vectors).all():
+        raise ConfigError(f"{path} holds a value that is not finite in float32")
+    return vectors
 
 
 def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArray[np.float32]:
@@ -64,7 +70,8 @@ def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArr
     try:
         model = SentenceTransformer(name, device="cpu")
     except (OSError, ValueError) as error:
-        raise ConfigError(f"text_encoder={encoder!r} could not be loaded: {error}") from None
+        sentence = str(error).strip().split("\n")[0]
+        raise ConfigError(f"text_encoder={encoder!r} could not be loaded: {sentence}") from None
     texts = [item_text(item) for item in items]
     vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True)
     return np.asarray(vectors, dtype=np.float32)

@@ -15,6 +15,10 @@ def test_an_override_reaches_inside() -> None:
     assert config.sasrec is None
 
 
+def test_a_list_is_written_with_commas() -> None:
+    assert load_config("small", ["beam_widths=10,50"]).beam_widths == (10, 50)
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [

@@ -13,7 +13,7 @@ from training.__main__ import app
 from training.batches import Windows
 from training.collaborative import Collaborative, CollaborativeTask
 from training.config import TrainingConfig, load_config
-from training.errors import ConfigError
+from training.errors import ConfigError, TrainingError
 from training.evaluate import evaluate_artifact
 from training.generator import GeneratorModel
 from training.interactions import leave_one_out, read_dataset
@@ -151,6 +151,57 @@ def test_changed_data_do_not_mix_with_a_begun_run(ring: Path, tmp_path: Path) ->
         Run(other, tmp_path / "v1", config_for(ring)).prepare()
 
 
+def test_changed_titles_do_not_mix_with_a_begun_run(ring: Path, tmp_path: Path) -> None:
+    data = write_ring(tmp_path / "data")
+    Run(data, tmp_path / "v1", config_for(ring)).prepare()
+    items = data / "items.jsonl"
+    items.write_text(items.read_text().replace("Thing 3", "Something 3"))
+    with pytest.raises(ConfigError, match="has changed since"):
+        Run(data, tmp_path / "v1", config_for(ring)).prepare()
+
+
+def test_too_many_items_for_the_codes_are_refused_before_any_work(ring: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"40 items do not fit 3\^2 codes"):
+        Run(ring / "data", tmp_path / "v1", config_for(ring, "model.tokens_per_level=3")).prepare()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_processes_do_not_train_one_model(ring: Path, tmp_path: Path) -> None:
+    first = Run(ring / "data", tmp_path / "v1", config_for(ring))
+    first.prepare()
+    with pytest.raises(ConfigError, match="another process is training"):
+        Run(ring / "data", tmp_path / "v1", config_for(ring)).prepare()
+
+
+def test_an_artifact_is_not_measured_on_events_it_was_trained_on(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    other = leave_one_out(read_dataset(write_ring(ring / "later", seed=3)))
+    with pytest.raises(ConfigError, match="trained on other events"):
+        evaluate_artifact(trained[1], other)
+
+
+def test_users_who_take_an_item_again_are_found_again(tmp_path: Path, ring: Path) -> None:
+    """Everybody cycles through three items: a mask that hid the target would make every method useless."""
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [f"u{user},i{(user + place) % 3 + user % 13 * 3},{place}" for user in range(60) for place in range(9)]
+    (data / "interactions.csv").write_text("user_id,item_id,timestamp\n" + "\n".join(rows) + "\n")
+    (data / "items.jsonl").write_text("".join(f'{{"item_id": "i{item}"}}\n' for item in range(ITEMS)))
+    metrics = Run(data, tmp_path / "v1", config_for(ring)).export().manifest.metrics
+    assert metrics["PRORec, rescored"]["recall@5"] > 0.9
+
+
+def test_a_history_of_one_item_is_enough(ring: Path, tmp_path: Path) -> None:
+    artifact = Run(
+        ring / "data", tmp_path / "v1", config_for(ring, "model.history_length=1", "stage1.epochs=2")
+    ).export()
+    assert artifact.manifest.history_buckets == (1,)
+
+
+def test_a_loss_that_diverges_is_said(ring: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="not finite"):
+        Run(ring / "data", tmp_path / "v1", config_for(ring, "stage1.learning_rate=1e30")).stage1()
+
+
 def test_an_odd_version_name_is_refused_before_any_work(ring: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="must be 1–64"):
         Run(ring / "data", tmp_path / "ümlaut", config_for(ring))
@@ -159,7 +210,8 @@ def test_an_odd_version_name_is_refused_before_any_work(ring: Path, tmp_path: Pa
 
 def test_the_command_line_reuses_a_whole_artifact(ring: Path, trained: tuple[Run, Artifact]) -> None:
     arguments = ["run", "--data", str(ring / "data"), "--preset", "quickstart", "--out", str(trained[0].out)]
-    result = CliRunner().invoke(app, arguments)
+    changes = [part for change in ring_settings(ring / "text.npy") for part in ("--set", change)]
+    result = CliRunner().invoke(app, arguments + changes)
     assert result.exit_code == 0
     assert "nothing to train" in result.output
     assert "PRORec, rescored" in result.output

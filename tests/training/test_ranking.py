@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from training.interactions import Holdout
-from training.ranking import full_ranks
+from training.ranking import full_ranks, sampled_rows
 
 
 def holdout() -> Holdout:
@@ -29,7 +29,32 @@ def test_ranks_with_and_without_the_history() -> None:
 
 
 def test_equal_scores_win_nothing() -> None:
-    assert full_ranks(holdout(), lambda _: torch.zeros(2, 4), mask_history=False).tolist() == [1, 1]
+    assert full_ranks(holdout(), lambda _: torch.zeros(2, 4), mask_history=False).tolist() == [2, 2]
+
+
+def test_a_target_taken_again_stays_in_a_masked_ranking() -> None:
+    again = Holdout(
+        user=np.array([0]),
+        target=np.array([1], dtype=np.int32),
+        events=np.array([0, 1, 2, 1], dtype=np.int32),
+        start=np.array([0]),
+        stop=np.array([3]),
+    )
+    assert full_ranks(again, lambda _: scores([[9.0, 1.0, 8.0, 2.0]]), mask_history=True).tolist() == [1]
+
+
+def test_a_sample_of_users_is_fixed_and_not_the_first() -> None:
+    many = Holdout(
+        user=np.arange(100),
+        target=np.zeros(100, dtype=np.int32),
+        events=np.zeros(100, dtype=np.int32),
+        start=np.arange(100),
+        stop=np.arange(100),
+    )
+    rows = sampled_rows(many, 10)
+    assert rows.tolist() == sampled_rows(many, 10).tolist()
+    assert len(set(rows.tolist())) == 10
+    assert rows.max() > 50
 
 
 def test_histories_reach_the_method_oldest_first() -> None:

@@ -40,7 +40,12 @@ def test_a_constant_dimension_does_not_divide_by_zero(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("array", "sentence"),
-    [(np.zeros((2, 3)), r"the catalog needs \[3, D\]"), (np.full((3, 2), np.nan), "not finite")],
+    [
+        (np.zeros((2, 3)), r"the catalog needs \[3, D\]"),
+        (np.full((3, 2), np.nan), "not finite"),
+        (np.full((3, 2), 1e300), "not finite"),
+        (np.full((3, 2), "a"), "not one array of numbers"),
+    ],
 )
 def test_a_wrong_array_is_refused(tmp_path: Path, array: np.ndarray, sentence: str) -> None:
     np.save(tmp_path / "e.npy", array)

@@ -1,0 +1,81 @@
+"""The proof before an artifact must itself be able to fail."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.artifact import graph_file
+from models.trie import CodeTrie
+from tests.tiny import tiny_package
+from training.errors import ExportError
+from training.export import GraphSearch, SearchResult, export_graphs, prove_parity
+from training.package import Package, search_rows
+
+WIDTH = 8
+
+
+class Twisted(GraphSearch):
+    """The real graph, with one thing wrong in what it answers."""
+
+    fault = ""
+
+    def __call__(self, rows, rescore_weight):  # type: ignore[no-untyped-def]
+        found = super().__call__(rows, rescore_weight)
+        item, score, code_score = found.item.copy(), found.score.copy(), found.code_score.copy()
+        if self.fault == "scores":
+            score += 0.01
+        elif self.fault == "code scores":
+            code_score += 0.01
+        elif self.fault == "order":
+            item, score, code_score = item[:, ::-1], score[:, ::-1], code_score[:, ::-1]
+        elif self.fault == "other item":
+            item[:, 0] = (item[:, 0] + 1) % 60
+        elif self.fault == "double item":
+            item[:, 1] = item[:, 0]
+        elif self.fault == "missing item":
+            item[:, -1] = -1
+        return SearchResult(item, score, code_score)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Twisted, CodeTrie]:
+    package = tiny_package()
+    trie, folder = CodeTrie.build(package.codes), tmp_path_factory.mktemp("graph")
+    export_graphs(package.generator, package.catalog(trie), folder, (WIDTH,))
+    search = Twisted(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
+    return package, search, trie
+
+
+@pytest.mark.parametrize("fault", ["scores", "code scores", "order", "other item", "double item", "missing item"])
+def test_a_graph_that_answers_otherwise_is_refused(exported: tuple[Package, Twisted, CodeTrie], fault: str) -> None:
+    package, search, trie = exported
+    rows = search_rows(trie, package.histories, exclude_seen=True)
+    search.fault = ""
+    assert prove_parity(package.generator, search, trie, rows, WIDTH, 0.5).edge_rows == 0
+    search.fault = fault
+    with pytest.raises(ExportError, match="differ on history"):
+        prove_parity(package.generator, search, trie, rows, WIDTH, 0.5)
+
+
+@pytest.mark.parametrize("fault", ["scores", "missing item"])
+def test_ties_at_a_beams_edge_excuse_no_wrong_score(exported: tuple[Package, Twisted, CodeTrie], fault: str) -> None:
+    package, search, trie = exported
+    rows = search_rows(trie, package.histories, exclude_seen=True)
+    kept = package.generator.token_output.detach().clone()
+    with torch.no_grad():
+        package.generator.token_output.zero_()  # every token as likely as any other: nothing but ties
+    search.fault = fault
+    with pytest.raises(ExportError):
+        prove_parity(package.generator, search, trie, rows, WIDTH, 0.5)
+    with torch.no_grad():
+        package.generator.token_output.copy_(kept)
+
+
+def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:
+    package = tiny_package(width=64)
+    trie, folder = CodeTrie.build(package.codes), tmp_path_factory.mktemp("large")
+    export_graphs(package.generator, package.catalog(trie), folder, (WIDTH,))
+    search = GraphSearch(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
+    rows = search_rows(trie, package.histories, exclude_seen=True)
+    report = prove_parity(package.generator, search, trie, rows, WIDTH, 10.0)
+    assert np.isfinite(report.largest_gap)
