@@ -24,7 +24,7 @@ from service.errors import SettingsError
 from service.settings import Settings
 
 from .app import create_app
-from .control import Acknowledge, Retry, Routes, encode, read_order
+from .control import Acknowledge, Report, Retry, Routes, encode, read_order
 from .engine_client import Router
 
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
@@ -68,7 +68,7 @@ class Worker(uvicorn.Server):
 async def _work(settings: Settings, listener: socket.socket, control: Path) -> None:
     router = Router(settings.queue_limit + settings.max_batch_rows)
     reader, writer = await asyncio.open_unix_connection(control)
-    router.request_retry = lambda: writer.write(encode(Retry()))
+    router.request_retry = lambda: _report(writer, Retry())
     worker = Worker(_config(settings, router))
     tasks = [asyncio.create_task(_follow(router, reader, writer, worker)), asyncio.create_task(_watch_lag())]
     try:
@@ -105,7 +105,7 @@ async def _follow(router: Router, reader: asyncio.StreamReader, writer: asyncio.
         while (order := await read_order(reader)) is not None:
             if isinstance(order, Routes):
                 await router.switch(order)
-                writer.write(encode(Acknowledge(order.epoch)))
+                _report(writer, Acknowledge(order.epoch))
                 worker.oriented.set()
             else:
                 router.status = order
@@ -113,6 +113,11 @@ async def _follow(router: Router, reader: asyncio.StreamReader, writer: asyncio.
         logger.error("the supervisor's orders broke off: %s", error)
     worker.drain()
     worker.oriented.set()
+
+
+def _report(writer: asyncio.StreamWriter, report: Report) -> None:
+    if not writer.is_closing():
+        writer.write(encode(report))
 
 
 async def _watch_lag() -> None:

@@ -44,7 +44,7 @@ class EngineClient:
 
     def __init__(self, info: EngineInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.info = info
-        self.gone = False  # takes no more queries
+        self._gone = False
         self._reader, self._writer = reader, writer
         self._waiting: dict[int, asyncio.Future[Answer]] = {}
         self._encoder = msgspec.msgpack.Encoder()
@@ -55,6 +55,11 @@ class EngineClient:
     async def connect(cls, route: Route) -> "EngineClient":
         """Raises OSError when no engine listens there."""
         return cls(route.info, *await asyncio.open_unix_connection(route.socket, limit=_READ_BUFFER_BYTES))
+
+    @property
+    def gone(self) -> bool:
+        """Whether it takes no more queries; a write that failed closes the connection before the reader notices."""
+        return self._gone or self._writer.is_closing()
 
     async def ask(self, query: Query) -> Answer:
         """Raises EngineLost, or the ServiceError that the engine's `Failure` stands for.
@@ -76,7 +81,7 @@ class EngineClient:
 
     def retire(self) -> None:
         """Takes no more queries, and closes as soon as those in flight are answered."""
-        self.gone = True
+        self._gone = True
         self._close_when_idle()
 
     async def close(self) -> None:
@@ -105,7 +110,7 @@ class EngineClient:
             case Answer():
                 future.set_result(reply)
             case Failure(code=Draining.code):  # it came too late for this engine, and is not to blame for that
-                self.gone = True
+                self._gone = True
                 future.set_exception(EngineLost())
             case Failure(code=code, message=message):
                 future.set_exception(from_failure(code, message))
@@ -113,7 +118,7 @@ class EngineClient:
                 future.set_exception(EngineLost())
 
     def _lose(self) -> None:
-        self.gone = True
+        self._gone = True
         self._writer.close()
         for future in self._waiting.values():
             if not future.done():

@@ -56,12 +56,11 @@ class Fleet:
         self.first_ready: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
 
     def want(self, version: str) -> None:
-        """Serve `version` from now on, as soon as it can be; asked again, it is tried again at once."""
+        """Serve `version` from now on, as soon as it can be."""
         if self._pursuit:
             self._pursuit.cancel()
         self._wanted = version
         self._pursuit = self._run(self._pursue(version))
-        self.nudge()
 
     def nudge(self) -> None:
         """Something has changed for the better: what waits to be tried again is tried now."""

@@ -29,17 +29,26 @@ class Connection:
     acknowledged: int = -1  # epoch
 
     def send(self, order: Order) -> None:
-        self.writer.write(encode(order))
+        if not self.writer.is_closing():  # a worker that died a moment ago; its successor is told anew
+            self.writer.write(encode(order))
 
 
 class Workers:
     """Every worker knows the latest `Status` and `Routes`, also one that starts later."""
 
-    def __init__(self, listener: socket.socket, control: Path, environment: Mapping[str, str], count: int) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        control: Path,
+        environment: Mapping[str, str],
+        count: int,
+        acknowledge_s: float = _ACKNOWLEDGE_S,
+    ) -> None:
         self._listener = listener
         self._control = control
         self._environment = environment
         self._count = count
+        self._acknowledge_s = acknowledge_s
         self._routes = Routes(0, None)
         self._status = Status()
         self.on_retry: Callable[[], None] = lambda: None
@@ -116,11 +125,11 @@ class Workers:
     async def _all_acknowledged(self, epoch: int) -> None:
         """A worker that does not acknowledge in time is let go: it drains when its connection ends, another starts."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_ACKNOWLEDGE_S):
+            async with asyncio.timeout(self._acknowledge_s):
                 while self._behind(epoch):
                     await self._progress.wait()
         for connection in self._behind(epoch):
-            logger.error("a worker did not acknowledge a switch within %.0f s", _ACKNOWLEDGE_S)
+            logger.error("a worker did not acknowledge a switch within %.0f s", self._acknowledge_s)
             connection.writer.close()
 
     def _behind(self, epoch: int) -> list[Connection]:

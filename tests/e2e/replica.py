@@ -113,8 +113,9 @@ class Replica:
         return self.client.post(path, headers={"Authorization": f"Bearer {TOKEN}"})
 
     def metric(self, name: str) -> float:
-        lines = self.client.get("/metrics").text.splitlines()
-        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.split(" ")[0] == name)
+        """The value of one series, or without labels the sum over a metric's series."""
+        rows = [line.rsplit(" ", 1) for line in self.client.get("/metrics").text.splitlines() if line[0] != "#"]
+        return sum(float(value) for series, value in rows if name in (series, series.partition("{")[0]))
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Its exit code, after everything it started has ended too."""
@@ -152,7 +153,7 @@ def replica(**settings: Any) -> Iterator[Replica]:
 
 def _command(process: psutil.Process) -> list[str]:
     try:
-        return process.cmdline()
+        return list(process.cmdline())
     except psutil.NoSuchProcess:
         return []
 

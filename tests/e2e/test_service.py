@@ -317,6 +317,13 @@ def test_the_end_finishes_what_is_in_flight_and_leaves_nothing(
         assert not folder.exists()
 
 
+def test_the_end_while_an_engine_loads_waits_for_nothing(store: Store, tmp_path: Path) -> None:
+    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+        wait_until(lambda: bool(one.children("service.engine")))
+        one.engine().suspend()
+        assert one.end() == 0
+
+
 def test_with_its_own_redis_a_replica_keeps_its_models_over_a_restart(first: Artifact, tmp_path: Path) -> None:
     variables = {"PROREC_DATA_DIR": str(tmp_path)}
     command = [sys.executable, "-m", "service", "publish", str(first.folder), "--activate"]

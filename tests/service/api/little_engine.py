@@ -54,13 +54,14 @@ class LittleEngine:
         self.cancelled: list[int] = []
         self.heard = asyncio.Event()  # something, since it was cleared
         self._writers: set[asyncio.StreamWriter] = set()
-        self._dead = False
+        self.dead = False
 
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self.route.socket)
 
     def die(self) -> None:
-        self._dead = True
+        self.dead = True
+        self.heard.set()
         self._server.close()
         for writer in self._writers:
             writer.transport.abort()
@@ -74,14 +75,15 @@ class LittleEngine:
             writer.write(pack(message, msgspec.msgpack.Encoder()))
 
     async def wait_for(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self.heard.clear()
-            await self.heard.wait()
+        async with asyncio.timeout(60):
+            while not condition():
+                self.heard.clear()
+                await self.heard.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
         try:
-            while not self._dead and (body := await read_frame(reader)) is not None:
+            while not self.dead and (body := await read_frame(reader)) is not None:
                 self._hear(msgspec.msgpack.decode(body, type=Request))
         except Die:
             self.die()

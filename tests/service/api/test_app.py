@@ -17,20 +17,11 @@ from service.api.control import ModelState, Route, Routes, Status
 from service.api.engine_client import Router
 from service.api.schemas import RecommendAnswer
 from service.frames import Answer, Query
-from service.settings import Settings
 
+from .client import client_of, settings
 from .little_engine import Behaviour, answer, engine, failing, info, routes, silent
 
 pytestmark = pytest.mark.anyio
-
-
-def settings(**values: Any) -> Settings:
-    return Settings(**({"max_history": 5, "max_exclude": 4, "max_body_bytes": 2000, "max_timeout_ms": 60_000} | values))
-
-
-def client_of(router: Router, **values: Any) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(create_app(settings(**values), router))
-    return httpx.AsyncClient(transport=transport, base_url="http://service")
 
 
 @asynccontextmanager

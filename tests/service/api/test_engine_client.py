@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from service.api.control import Route, Routes
-from service.api.engine_client import Router, Served
+from service.api.engine_client import EngineClient, EngineLost, Router, Served
 from service.errors import DeadlineExceeded, EngineCrashed, EngineFailed, NotReady, Overloaded, ServiceError
 from service.frames import Answer, Query
 
-from .little_engine import Die, answer, deadly, engine, failing, info, routes, silent
+from .little_engine import Behaviour, Die, answer, deadly, engine, failing, info, routes, silent
 
 pytestmark = pytest.mark.anyio
 
@@ -75,26 +75,44 @@ async def test_a_query_that_ends_three_engines_fails_and_the_third_ran_it_alone(
     assert not healthy.queries
 
 
-async def test_queries_beside_a_poisoned_one_are_answered(router: Router, folder: Path) -> None:
-    """Behind a suspect that runs alone the others wait unsent, so its crash is not counted against them."""
+def dies_of_poison(together: int) -> Behaviour:
+    """An engine that a poisoned query ends: at once if it runs alone, else when its batch of `together` is complete."""
+    heard: list[Query] = []
 
     def behave(asked: Query) -> Answer | None:
-        if asked.history == ["poison"]:
+        heard.append(asked)
+        poisoned = ["poison"] in [one.history for one in heard]
+        if poisoned and (asked.alone or len(heard) == together):
             raise Die
         return answer(asked) if asked.alone else None
 
+    return behave
+
+
+async def test_queries_beside_a_poisoned_one_are_answered(router: Router, folder: Path) -> None:
+    """Behind a suspect that runs alone the others wait unsent, so its crash is not counted against them."""
     async with AsyncExitStack() as stack:
-        engines = [await stack.enter_async_context(engine(folder, behave)) for _ in range(4)]
+        engines = [await stack.enter_async_context(engine(folder, dies_of_poison(3))) for _ in range(4)]
         await router.switch(routes(engines[0]))
-        innocent, other = ask(router, "a"), ask(router, "b")
-        await engines[0].wait_for(lambda: len(engines[0].queries) == 2)
-        poisoned = ask(router, "poison")
+        poisoned, *innocent = [ask(router, name) for name in ("poison", "a", "b")]
         for little, successor in itertools.pairwise(engines):
-            await little.wait_for(lambda little=little: ["poison"] in [one.history for one in little.queries])  # type: ignore[misc]
+            await little.wait_for(lambda little=little: little.dead)  # type: ignore[misc]
             await router.switch(routes(successor))
         assert isinstance(await outcome(poisoned), EngineCrashed)
-        served = await asyncio.gather(innocent, other)
+        served = await asyncio.gather(*innocent)
     assert [one.answer.item_ids[0] for one in served] == ["a-0", "b-0"]
+
+
+async def test_a_connection_that_a_failed_write_has_closed_takes_no_more_queries(router: Router, folder: Path) -> None:
+    """The reader notices only later, and until then uvloop would raise RuntimeError for another write."""
+    async with engine(folder) as little:
+        reader, writer = await asyncio.open_unix_connection(little.route.socket)
+        client = EngineClient(little.route.info, reader, writer)
+        writer.transport.abort()
+        assert client.gone
+        with pytest.raises(EngineLost):
+            await client.ask(query(router, "a"))
+        await client.close()
 
 
 async def test_after_a_switch_new_queries_go_to_the_new_engine_and_old_ones_are_answered_by_the_old(

@@ -1,6 +1,6 @@
-"""A process that waits for SIGTERM, in the place of an engine's; run as a program."""
+"""A process that waits for SIGTERM or the end of stdin, in the place of an engine's; run as a program."""
 
-import signal
+import sys
 
 if __name__ == "__main__":
-    signal.sigwait([signal.SIGTERM])
+    sys.stdin.read()

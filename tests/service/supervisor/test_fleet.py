@@ -30,10 +30,9 @@ class Scene:
         self.fetched: list[str] = []
         self.start_gate = asyncio.Event()
         self.route_gate = asyncio.Event()
+        self.held: dict[str, asyncio.Event] = {}  # version → a gate of its own
         self.start_gate.set()
         self.route_gate.set()
-        self.changed = asyncio.Event()
-        self.board.listener = lambda _: self.changed.set()
         self.fleet = Fleet(self.board, self, fetch=self.fetch, start=self.start, drain_timeout_s=5.0)
 
     async def fetch(self, version: str) -> Path:
@@ -42,6 +41,7 @@ class Scene:
 
     async def start(self, folder: Path) -> Engine:
         await self.start_gate.wait()
+        await self.held.get(folder.name, self.start_gate).wait()
         if folder.name in self.broken:
             raise StartError(self.broken[folder.name])
         child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(self.folder)})
@@ -52,13 +52,12 @@ class Scene:
 
     async def route(self, route: Route | None) -> None:
         self.routes.append(route.info.model_version if route else None)
-        self.changed.set()
         await self.route_gate.wait()
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        while not condition():
-            self.changed.clear()
-            await self.changed.wait()
+        async with asyncio.timeout(60):
+            while not condition():
+                await asyncio.sleep(0.01)
 
     async def serves(self, version: str) -> None:
         await self.until(lambda: self.board.serving_version == version)
@@ -69,11 +68,6 @@ class Scene:
     @property
     def running(self) -> list[str]:
         return [engine.version for engine in self.started if engine.child.running]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 @pytest.fixture
@@ -178,14 +172,30 @@ async def test_an_engine_that_cannot_be_replaced_is_said_to_be_gone_and_its_file
 async def test_a_version_that_takes_over_while_a_successor_starts_wins(scene: Scene) -> None:
     scene.fleet.want("v1")
     await scene.serves("v1")
-    scene.start_gate.clear()
+    scene.held["v1"] = asyncio.Event()
     scene.started[0].child.signal(signal.SIGKILL)
-    await scene.until(lambda: scene.state("v1") == "restarting")
+    await scene.until(lambda: scene.board.status.engine_restarts == 1)
     scene.fleet.want("v2")
-    await scene.until(lambda: scene.state("v2") == "loading")
-    scene.start_gate.set()
     await scene.serves("v2")
+    scene.held["v1"].set()
+    await scene.until(lambda: len(scene.started) == 3)
     await scene.until(lambda: scene.running == ["v2"])
+    assert scene.routes == ["v1", "v2"]
+
+
+async def test_a_version_no_longer_wanted_when_its_turn_to_switch_comes_never_serves(scene: Scene) -> None:
+    scene.fleet.want("v1")
+    await scene.serves("v1")
+    scene.route_gate.clear()
+    scene.started[0].child.signal(signal.SIGKILL)
+    await scene.until(lambda: scene.routes == ["v1", "v1"])  # the successor waits for acknowledgements
+    scene.fleet.want("v2")
+    await scene.until(lambda: len(scene.started) == 3)
+    await asyncio.sleep(0.05)
+    scene.fleet.want("v1")
+    scene.route_gate.set()
+    await scene.until(lambda: scene.running == ["v1"])
+    assert scene.routes == ["v1", "v1"]
 
 
 async def test_the_end_in_the_middle_of_a_start_leaves_no_process(scene: Scene) -> None:

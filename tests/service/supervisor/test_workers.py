@@ -1,0 +1,123 @@
+"""The control socket: what workers are told, and whose word a switch waits for."""
+
+import asyncio
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from service.api.control import Acknowledge, Order, Report, Retry, Route, Routes, Status, encode, read_order
+from service.frames import EngineInfo
+from service.supervisor.workers import Workers
+
+pytestmark = pytest.mark.anyio
+
+ROUTE = Route("/a/socket", EngineInfo(0, "v1", "CPUExecutionProvider", 1, [1], 1, 1, 0.0, 0.0, 1))
+
+
+class Worker:
+    """The worker's end of a control connection."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    async def hear(self) -> Order | None:
+        return await read_order(self.reader)
+
+    def say(self, report: Report) -> None:
+        self.writer.write(encode(report))
+
+    async def close(self) -> None:
+        self.writer.close()
+        await self.writer.wait_closed()
+
+
+@asynccontextmanager
+async def control(acknowledge_s: float = 60.0) -> AsyncIterator[tuple[Workers, Path]]:
+    """The supervisor's side, with no processes of its own."""
+    with tempfile.TemporaryDirectory(prefix="t-") as folder, socket.socket() as listener:
+        path = Path(folder) / "control"
+        workers = Workers(listener, path, {}, 0, acknowledge_s)
+        await workers.start()
+        yield workers, path
+        await workers.stop(1.0)
+        await asyncio.sleep(0.01)  # the loop's next round closes what has ended
+
+
+async def connect(path: Path) -> Worker:
+    """A worker that has heard what every new one is told."""
+    worker = Worker(*await asyncio.open_unix_connection(path))
+    assert isinstance(await worker.hear(), Status)
+    assert isinstance(await worker.hear(), Routes)
+    return worker
+
+
+async def test_a_switch_waits_for_every_worker() -> None:
+    async with control() as (workers, path):
+        quick, slow = await connect(path), await connect(path)
+        switch = asyncio.create_task(workers.route(ROUTE))
+        order = await slow.hear()
+        assert isinstance(order, Routes)
+        assert order.route == ROUTE
+        quick.say(Acknowledge(order.epoch))
+        await asyncio.sleep(0.1)
+        assert not switch.done()
+        slow.say(Acknowledge(order.epoch))
+        await switch
+        await quick.close()
+        await slow.close()
+
+
+async def test_the_word_for_an_earlier_switch_does_not_count() -> None:
+    async with control() as (workers, path):
+        worker = await connect(path)
+        switch = asyncio.create_task(workers.route(ROUTE))
+        order = await worker.hear()
+        assert isinstance(order, Routes)
+        worker.say(Acknowledge(order.epoch - 1))
+        await asyncio.sleep(0.1)
+        assert not switch.done()
+        worker.say(Acknowledge(order.epoch))
+        await switch
+        await worker.close()
+
+
+async def test_a_switch_does_not_wait_for_a_worker_that_has_died() -> None:
+    async with control() as (workers, path):
+        worker = await connect(path)
+        switch = asyncio.create_task(workers.route(ROUTE))
+        await worker.hear()
+        await worker.close()
+        await switch
+
+
+async def test_a_worker_that_says_nothing_is_let_go() -> None:
+    async with control(acknowledge_s=0.05) as (workers, path):
+        worker = await connect(path)
+        await workers.route(ROUTE)
+        assert isinstance(await worker.hear(), Routes)
+        assert await worker.hear() is None
+        await worker.close()
+
+
+async def test_a_worker_that_starts_later_hears_the_latest() -> None:
+    async with control() as (workers, path):
+        workers.tell(Status(active_version="v1"))
+        await workers.route(ROUTE)
+        worker = Worker(*await asyncio.open_unix_connection(path))
+        assert await worker.hear() == Status(active_version="v1")
+        assert await worker.hear() == Routes(1, ROUTE)
+        await worker.close()
+
+
+async def test_a_worker_may_ask_for_another_attempt() -> None:
+    async with control() as (workers, path):
+        asked = asyncio.Event()
+        workers.on_retry = asked.set
+        worker = await connect(path)
+        worker.say(Retry())
+        await asked.wait()
+        await worker.close()
