@@ -37,6 +37,7 @@ $(VENV)/bin/python:
 	$(BIN)/python -m pip install --quiet --upgrade pip
 
 $(VENV)/.training: pyproject.toml | $(VENV)/bin/python
+	@echo "Installing torch and what else training needs into $(VENV): some minutes, most of it downloads"
 	$(BIN)/python -m pip install --quiet torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 	$(BIN)/python -m pip install --quiet --editable '.[training]'
 	@touch $@

@@ -6,6 +6,7 @@ Run it with `make quickstart`. What an earlier run made is used again. Ctrl-C en
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -21,29 +22,32 @@ DATA = Path("data/movielens-100k")
 ARTIFACT = Path("artifacts/movielens-100k-1")
 _FANS_OF_SPACE = ["50", "172", "181"]  # Star Wars, The Empire Strikes Back, Return of the Jedi
 _START_LIMIT_S = 120
+_HOST = os.environ.get("PROREC_HOST") or "127.0.0.1"
 
 
 def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()] = "recbole") -> None:
     """Fetches, trains, publishes and serves; returns when the service has ended."""
-    python = sys.executable
+    python, port = sys.executable, _free_port()
     _step("Data", [python, "-m", "training", "fetch", str(DATA), "--source", source])
-    train = [
-        python,
-        "-m",
-        "training",
-        "run",
-        "--data",
-        str(DATA),
-        "--preset",
-        "quickstart",
-        "--out",
-        str(ARTIFACT),
-        "--no-table",
-    ]
-    _step("Training, evaluation, export", train)
+    train = [python, "-m", "training", "run", "--data", str(DATA), "--preset", "quickstart", "--out", str(ARTIFACT)]
+    _step("Training, evaluation, export: two to five minutes the first time", [*train, "--no-table"])
     _step("Publishing to Redis", [python, "-m", "service", "publish", str(ARTIFACT)])
     _step("Activating", [python, "-m", "service", "activate", ARTIFACT.name])
-    sys.exit(_serve([python, "-m", "service"]))
+    code = _serve([python, "-m", "service"], port)
+    print("Stopped." if code == 0 else f"The service ended with exit code {code}.")
+    sys.exit(code)
+
+
+def _free_port() -> int:
+    """The port to serve on, asked for before the long work and not after it; PROREC_PORT=0 takes any."""
+    wanted = os.environ.get("PROREC_PORT") or "8000"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((_HOST, int(wanted)))
+        except (OSError, ValueError, OverflowError) as error:
+            sys.exit(f"error: cannot serve on {_HOST}:{wanted}: {error}; choose another port with PROREC_PORT")
+        return int(probe.getsockname()[1])
 
 
 def _step(title: str, command: list[str]) -> None:
@@ -52,14 +56,13 @@ def _step(title: str, command: list[str]) -> None:
         sys.exit(code)
 
 
-def _serve(command: list[str]) -> int:
+def _serve(command: list[str], port: int) -> int:
     """Runs the service in a process group of its own, so that Ctrl-C reaches it once, through us."""
     print("\n── Serving", flush=True)
-    service = subprocess.Popen(command, start_new_session=True)
+    service = subprocess.Popen(command, start_new_session=True, env=os.environ | {"PROREC_PORT": str(port)})
     signal.signal(signal.SIGINT, lambda *_: service.terminate())
     signal.signal(signal.SIGTERM, lambda *_: service.terminate())
-    host = os.environ.get("PROREC_HOST", "127.0.0.1").replace("0.0.0.0", "127.0.0.1")
-    address = f"http://{host}:{os.environ.get('PROREC_PORT', '8000')}"
+    address = f"http://{_HOST.replace('0.0.0.0', '127.0.0.1')}:{port}"
     if _wait_until_ready(service, address):
         _print_summary(address)
     return service.wait()
@@ -77,7 +80,7 @@ def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:
     while service.poll() is None and time.monotonic() < deadline:
         try:
             if httpx.get(f"{address}/health/ready").status_code == 200:
-                return True
+                return service.poll() is None
         except httpx.TransportError:
             pass
         time.sleep(0.2)

@@ -1,6 +1,7 @@
 """Command line of the training package: `python -m training --help`."""
 
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -63,6 +64,7 @@ def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, t
     planned = Run(data, out, load_config(preset, change or []))
     if out.exists():
         artifact = Artifact.open(out)
+        planned.refuse_other(artifact.manifest)
         typer.echo(f"{out} is already there and whole: nothing to train")
     else:
         artifact = planned.export()
@@ -119,6 +121,9 @@ def fetch(
 
 def main() -> int:
     """Runs the command line; an expected error is one sentence on stderr and exit code 1."""
+    # libgomp's threads spin for milliseconds at every barrier by default, and on a machine that is also busy with
+    # something else training then takes several times as long. Read when torch is first imported.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "sentence_transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -55,7 +55,9 @@ def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight
     both = []
     for masked in (True, False):
         found = []
-        for rows in tqdm(list(chunks(sampled_rows(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False):
+        for rows in tqdm(
+            list(chunks(sampled_rows(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False, disable=None
+        ):
             found.append(search(holdout_rows(holdout, rows, trie, masked=masked), weight).item)
         both.append(ranks_of_targets(np.concatenate(found), holdout.target))
     return Ranked(*both)

@@ -172,6 +172,8 @@ def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
     event" is then simply the one with the higher id, and a score on it rewards guessing by id instead of by taste. The
     shuffled place depends on seed, user id and item id alone: neither the file's order nor other users matter.
     """
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder.")
     items_path = _one_file(folder, ITEMS_NAME)
     events_path = _one_file(folder, INTERACTIONS_NAME)
     items = _read_items(items_path)

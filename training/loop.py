@@ -63,7 +63,7 @@ def fit(task: Task, windows: Windows, stage: StageConfig, seed: int, name: str, 
         best, stored = checkpoint.load(path, task.model, optimizer)
         progress = Progress(**stored)
     steps = batch_count(windows, stage.batch_size)
-    with tqdm(total=stage.epochs * steps, initial=progress.epoch * steps, desc=name, unit="step") as bar:
+    with tqdm(total=stage.epochs * steps, initial=progress.epoch * steps, desc=name, unit="step", disable=None) as bar:
         while not _finished(progress, stage):
             loss = _train_epoch(task, windows, stage, seed, progress, optimizer, bar)
             progress.epoch += 1

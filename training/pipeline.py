@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.artifact import Artifact, check_model_version
+from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
 from models.quantizer import quantize
 
@@ -76,8 +76,19 @@ class Run:
         }
         return self._arrays("semantic", encode)["semantic"]
 
+    def refuse_other(self, manifest: Manifest) -> None:
+        """Raises ConfigError where an artifact is of other data, or of a network of other sizes, than this run's."""
+        if manifest.training_fingerprint != self.split.fingerprint():
+            raise ConfigError(f"{self.out} was trained on other events; remove it or choose another --out")
+        if manifest.config != self.config.model or manifest.item_count != self.item_count:
+            raise ConfigError(f"{self.out} was trained with other settings; remove it or choose another --out")
+
     def stage1(self) -> tuple[Collaborative, CollaborativeTask]:
         """The recommender with aligned embeddings."""
+        return self._stage1
+
+    @cached_property
+    def _stage1(self) -> tuple[Collaborative, CollaborativeTask]:
         return self._recommender(self.config, "stage1")
 
     def sasrec(self) -> CollaborativeTask | None:

@@ -1,5 +1,6 @@
 """Stage 0: the semantic embedding E_S of every item, from a frozen text encoder."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,5 +74,5 @@ def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArr
         sentence = str(error).strip().split("\n")[0]
         raise ConfigError(f"text_encoder={encoder!r} could not be loaded: {sentence}") from None
     texts = [item_text(item) for item in items]
-    vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=True, convert_to_numpy=True)
+    vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
     return np.asarray(vectors, dtype=np.float32)

@@ -220,3 +220,14 @@ def test_the_command_line_reuses_a_whole_artifact(ring: Path, trained: tuple[Run
 @pytest.mark.parametrize(("length", "buckets"), [(5, (5,)), (8, (8,)), (50, (8, 16, 32, 50))])
 def test_history_buckets_end_with_the_longest(length: int, buckets: tuple[int, ...]) -> None:
     assert history_buckets(length) == buckets
+
+
+def test_an_artifact_of_other_data_or_sizes_is_not_taken_for_the_wanted_one(
+    ring: Path, trained: tuple[Run, Artifact], tmp_path: Path
+) -> None:
+    manifest = trained[1].manifest
+    Run(ring / "data", tmp_path / "v1", config_for(ring)).refuse_other(manifest)
+    with pytest.raises(ConfigError, match="other events"):
+        Run(write_ring(tmp_path / "data", seed=7), tmp_path / "v1", config_for(ring)).refuse_other(manifest)
+    with pytest.raises(ConfigError, match="other settings"):
+        Run(ring / "data", tmp_path / "v1", config_for(ring, "model.width=16")).refuse_other(manifest)

@@ -38,6 +38,10 @@ class ImportCounts:
     dropped: int
     repeats: int = 0
 
+    def __str__(self) -> str:
+        left_out = f" ({self.dropped:,} events left out)" if self.dropped else ""
+        return f"{self.users:,} users, {self.items:,} items, {self.interactions:,} events{left_out}"
+
 
 def refuse_unusable(out: Path, *, force: bool) -> None:
     """Raises ConfigError when `out` cannot become a dataset folder; to be asked before the long work starts."""
