@@ -12,6 +12,7 @@ Both also give every item a score, user state · item embedding, used for the fu
 Letters: B batch, T history items, L code length, V tokens a level, K beams, D width, H heads, P predicted positions.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
@@ -209,7 +210,7 @@ class CodeDecoder(nn.Module):
         return torch.stack([F.embedding(codes[:, level], self.token[level]) for level in range(codes.shape[1])], dim=1)
 
 
-class Generator(nn.Module):
+class Generator(nn.Module, ABC):
     """What both generators share: output vectors of tokens, and scores of levels and items."""
 
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
@@ -220,13 +221,13 @@ class Generator(nn.Module):
         self.token_output = nn.Parameter(torch.randn(shape) * 0.02)
         self.project = nn.Linear(config.width, config.width)
 
+    @abstractmethod
     def encode(self, history: Tensor, tables: dict[str, Tensor]) -> Context:
         """history int [B, T], padded with -1 on the left; `tables` as in `models.graph`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def start(self, context: Context) -> Tensor:
         """The decoder's first input, [B, D]."""
-        raise NotImplementedError
 
     def step(self, level: int, tokens: Tensor | None, context: Context, cache: Cache) -> tuple[Tensor, Cache]:
         """Logits [B, K, V] of `level` for beams whose newest tokens are `tokens` int [B, K]; None at level 0."""
