@@ -4,7 +4,9 @@ ServiceError
 ├── SettingsError             500  a setting cannot be used; ends the program at start
 ├── BadRequest                422  a field of the request is wrong; lists a pointer for each
 │   ├── BadK                  422  k is above the largest beam width
-│   └── BadBeamWidth          422  the model has no such beam width
+│   ├── BadBeamWidth          422  the model has no such beam width
+│   ├── BadFilter             422  an unknown attribute or a value of the wrong type; lists the known ones
+│   └── BadItem               422  an item that cannot be added or changed like that
 ├── BadJson                   400  the body is not JSON
 ├── BodyTooLarge              413
 ├── RetryLater                     says in how many seconds
@@ -16,6 +18,10 @@ ServiceError
 ├── EngineCrashed             500  this request took an engine with it
 ├── AdminOff                  403  no admin token is set
 ├── AdminDenied               401
+├── UnknownItem               404
+├── UnknownPrefix             404  no item's code begins like that
+├── CatalogFull               409  no room for another item
+├── NoTextEncoder             409  the model was exported without one, or `tokenizers` is not installed
 └── StoreError                500
     ├── StoreUnavailable      503  Redis does not answer, or refuses to
     ├── StoreCorrupt          500  what Redis holds differs from its checksum
@@ -25,6 +31,7 @@ ServiceError
     ├── NotLoaded             409  the version is known but no engine holds it
     ├── VersionExists         409  other bytes are published under this name
     ├── VersionActive         409  the active version cannot be deleted
+    ├── VersionPinned         409  an operator, a canary or a shadow holds the version
     ├── LostRace              409  a compare-and-set lost; says what is active
     └── NoPrevious            409  nothing to roll back to
 
@@ -111,6 +118,42 @@ class BadBeamWidth(BadRequest):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, [FieldError(pointer="/beam_width", detail=detail)])
+
+
+class BadFilter(BadRequest):
+    """An attribute the catalog does not have, or a value its type does not allow."""
+
+    code = "bad_filter"
+
+
+class BadItem(BadRequest):
+    """An item that cannot be added, or attributes that cannot be set."""
+
+    code = "bad_item"
+
+
+class UnknownItem(ServiceError):
+    code = "unknown_item"
+    status = 404
+    title = "Unknown item"
+
+
+class UnknownPrefix(ServiceError):
+    code = "unknown_prefix"
+    status = 404
+    title = "No code begins like that"
+
+
+class CatalogFull(ServiceError):
+    code = "catalog_full"
+    status = 409
+    title = "No room for another item"
+
+
+class NoTextEncoder(ServiceError):
+    code = "no_text_encoder"
+    status = 409
+    title = "No text encoder"
 
 
 class BadJson(ServiceError):
@@ -249,6 +292,12 @@ class VersionActive(StoreError):
     title = "Model version is active"
 
 
+class VersionPinned(StoreError):
+    code = "version_pinned"
+    status = 409
+    title = "Model version is held"
+
+
 class LostRace(StoreError):
     """Another activation came first. `active` is the version that is active now, None when there is none."""
 
@@ -274,13 +323,22 @@ class NoPrevious(StoreError):
 # What an engine may put in `frames.Failure.code`.
 ENGINE_FAILURES: Mapping[str, type[ServiceError]] = {
     error.code: error
-    for error in (Overloaded, DeadlineExceeded, BadK, BadBeamWidth, Draining, EngineFailed, EngineCrashed)
+    for error in (
+        *(Overloaded, DeadlineExceeded, BadK, BadBeamWidth, BadFilter, BadItem, Draining, EngineFailed, EngineCrashed),
+        *(UnknownItem, UnknownPrefix, CatalogFull, NoTextEncoder),
+    )
 }
 
 
-def from_failure(code: str, message: str) -> ServiceError:
-    """The error an engine's `Failure` stands for; a code this program does not know is an `EngineFailed`."""
-    return ENGINE_FAILURES.get(code, EngineFailed)(message)
+def from_failure(code: str, message: str, errors: Sequence[tuple[str, str]] = ()) -> ServiceError:
+    """The error an engine's `Failure` stands for; a code this program does not know is an `EngineFailed`.
+
+    `errors` are (pointer, detail) of wrong fields, for the errors that list them.
+    """
+    kind = ENGINE_FAILURES.get(code, EngineFailed)
+    if errors and issubclass(kind, BadRequest) and kind not in (BadK, BadBeamWidth):
+        return kind(message, [FieldError(pointer=pointer, detail=detail) for pointer, detail in errors])
+    return kind(message)
 
 
 def problem(error: ServiceError, request_id: str | None = None) -> dict[str, Any]:

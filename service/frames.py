@@ -1,7 +1,8 @@
-"""What HTTP workers and engines say to each other over a Unix socket.
+"""What engines and readers are asked and answer over a Unix socket.
 
-A frame is a 4-byte little-endian length and one MessagePack message. Any number of queries may be in flight on one
-connection; every query gets exactly one `Answer` or `Failure` with its `query_id`, in any order.
+A frame is a 4-byte little-endian length and one MessagePack message. Any number of messages may be in flight on one
+connection; each gets exactly one reply with its `query_id`, in any order: an `Answer`, the reply named in its docstring,
+or a `Failure`. Engines search (`Query`); readers look items up and never search. Both follow the catalog (`Apply`).
 """
 
 import asyncio
@@ -10,8 +11,26 @@ from typing import Final
 
 import msgspec
 
+from .catalog.records import ItemRecord
+
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
+
+
+Scalar = str | float | bool
+
+
+class Condition(msgspec.Struct, array_like=True, frozen=True):
+    """What one attribute of an item must be like; the conditions of a query hold all together.
+
+    Empty means absent: a condition with nothing set is always true. `gte` and `lte` are for numbers only.
+    """
+
+    field: str
+    any_of: list[Scalar] | None = None
+    none_of: list[Scalar] | None = None
+    gte: float | None = None
+    lte: float | None = None
 
 
 class Query(msgspec.Struct, tag="query", array_like=True):
@@ -28,6 +47,11 @@ class Query(msgspec.Struct, tag="query", array_like=True):
     with_metadata: bool = False
     with_codes: bool = False
     alone: bool = False  # run in a batch of its own: it was in flight when an engine died
+    filter: list[Condition] = []
+    include_items: list[str] | None = None  # only these may come back
+    diversity: float = 0.0  # 0 … 1: at most max(1, ceil(k (1 - d))) items share a first token
+    min_score: float | None = None
+    with_explain: bool = False
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True):
@@ -40,6 +64,110 @@ class Ping(msgspec.Struct, tag="ping", array_like=True):
     """Asks for `EngineInfo`."""
 
     query_id: int
+
+
+class Apply(msgspec.Struct, tag="apply", array_like=True):
+    """The catalog has changed: these records replace what is known of their items. Reply: `Applied`.
+
+    Sent in order of `revision` by the supervisor alone. Large changes come in several messages of one revision.
+    """
+
+    query_id: int
+    revision: int
+    records: list[ItemRecord]
+    codes: dict[str, list[int]] = {}  # item id → code in this model, of added items among `records`
+
+
+class Applied(msgspec.Struct, tag="applied", array_like=True):
+    """The records count for every query from now on."""
+
+    query_id: int
+    revision: int
+    missing: list[str] = []  # added items that are not in this model yet, because `codes` did not name them
+
+
+class Place(msgspec.Struct, tag="place", array_like=True):
+    """Propose a free code for each of these added items, all different. Reply: `Placed`."""
+
+    query_id: int
+    records: list[ItemRecord]
+
+
+class Placed(msgspec.Struct, tag="placed", array_like=True):
+    """Proposals; nothing has changed yet. Redis decides, since replicas may propose at the same time."""
+
+    query_id: int
+    codes: dict[str, list[int]]
+    refused: dict[str, str] = {}  # item id → why it can have no code in this model, one sentence
+
+
+class Prepare(msgspec.Struct, tag="prepare", array_like=True):
+    """To a reader: check new items and embed their text. Reply: `Prepared`, or a `Failure` with errors."""
+
+    query_id: int
+    items: list[bytes]  # JSON objects, each with its item_id
+    embeddings: list[list[float] | None]  # given by the client, or None: encode the text
+
+
+class Prepared(msgspec.Struct, tag="prepared", array_like=True):
+    """Embeddings of new items, float32 little-endian."""
+
+    query_id: int
+    encoder: str  # which text encoder they belong to, as in `Manifest.text_encoder`
+    embeddings: list[bytes]
+
+
+class CheckPatch(msgspec.Struct, tag="check_patch", array_like=True):
+    """To a reader: may these attributes be set? Reply: `Checked`, or a `Failure` with errors (pointers /items/i/…)."""
+
+    query_id: int
+    item_ids: list[str]
+    attributes: list[bytes | None]  # a JSON object for each item
+
+
+class Checked(msgspec.Struct, tag="checked", array_like=True):
+    query_id: int
+    unknown: list[str]  # ids the model that serves does not have
+
+
+class Lookup(msgspec.Struct, tag="lookup", array_like=True):
+    """To a reader: one item. Reply: `Document`, or a `Failure` with code "unknown_item"."""
+
+    query_id: int
+    item_id: str
+
+
+class Find(msgspec.Struct, tag="find", array_like=True):
+    """To a reader: items whose id, title or other text holds every word of `text`. Reply: `Document`."""
+
+    query_id: int
+    text: str
+    limit: int
+    offset: int = 0
+
+
+class Children(msgspec.Struct, tag="children", array_like=True):
+    """To a reader: what may follow a prefix of tokens. Reply: `Document`, or `Failure` "unknown_prefix"."""
+
+    query_id: int
+    prefix: list[int]
+    limit: int
+
+
+class Document(msgspec.Struct, tag="document", array_like=True):
+    """JSON, ready to be sent to a client."""
+
+    query_id: int
+    body: bytes
+
+
+class Explanation(msgspec.Struct, array_like=True):
+    """Why one item came back."""
+
+    tokens: list[int]
+    log_probs: list[float]  # of each token, given those before it; empty where popularity answered
+    nearest: list[tuple[str, int]]  # history items that share the longest prefix, newest first: (id, tokens shared)
+    attributes: bytes  # JSON object: what filters see of the item
 
 
 class Answer(msgspec.Struct, tag="answer", array_like=True):
@@ -60,6 +188,10 @@ class Answer(msgspec.Struct, tag="answer", array_like=True):
     batch_s: float = 0.0  # gathering and padding
     run_s: float = 0.0
     batch_rows: int = 1
+    catalog_revision: int = 0
+    waiting: int = 0  # queries in the engine's queue when this one was answered
+    explanations: list[Explanation] | None = None
+    warnings: list[str] = []
 
 
 class Failure(msgspec.Struct, tag="failure", array_like=True):
@@ -68,10 +200,11 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
     query_id: int
     code: str  # one of service.errors' codes, e.g. "overloaded", "deadline_exceeded", "bad_k", "engine_failed"
     message: str  # one sentence for the client
+    errors: list[tuple[str, str]] = []  # (JSON pointer into the request, why) for each wrong field
 
 
 class EngineInfo(msgspec.Struct, tag="info", array_like=True):
-    """What a warm engine says of itself."""
+    """What a warm engine, or a reader, says of itself."""
 
     query_id: int
     model_version: str
@@ -85,8 +218,8 @@ class EngineInfo(msgspec.Struct, tag="info", array_like=True):
     pid: int
 
 
-Request = Query | Cancel | Ping
-Reply = Answer | Failure | EngineInfo
+Request = Query | Cancel | Ping | Apply | Place | Prepare | CheckPatch | Lookup | Find | Children
+Reply = Answer | Failure | EngineInfo | Applied | Placed | Prepared | Checked | Document
 
 
 def pack(message: Request | Reply, encoder: msgspec.msgpack.Encoder) -> bytes:

@@ -14,27 +14,45 @@ from service.frames import EngineInfo, read_frame
 
 
 class Route(msgspec.Struct, frozen=True):
-    """The engine that serves."""
+    """An engine that is ready."""
 
     socket: str  # path of its Unix socket
     info: EngineInfo
 
 
 class Routes(msgspec.Struct, tag="routes", frozen=True):
-    """Send queries to this engine; None: nothing is loaded."""
+    """Where queries go, all in one message, so that a worker switches in one step."""
 
     epoch: int  # grows with every message
-    route: Route | None
+    route: Route | None  # the version that serves; None: nothing is loaded
+    others: tuple[Route, ...] = ()  # other versions that may be asked for by name
+    canary: str | None = None  # version of `others` that gets a share of the users
+    canary_percent: float = 0.0
+    shadow: Route | None = None  # an engine of low priority that is asked too, and never waited for
+    reader: Route | None = None  # answers what is asked about items; of the version that serves
+
+
+class Transition(msgspec.Struct, frozen=True, array_like=True):
+    """One step of a version on this replica."""
+
+    state: str
+    at: float  # Unix time, seconds
+    reason: str | None = None
 
 
 class ModelState(msgspec.Struct, frozen=True):
-    """What this replica does, or last did, with one version."""
+    """What this replica does, or last did, with one version.
+
+    States: registered → fetching → verifying → loading → warming → ready → active → draining → unloaded, and from any of
+    them failed; active → restarting while a successor of a dead engine starts.
+    """
 
     version: str
-    state: str  # "fetching", "loading", "active", "restarting", "draining" or "failed"
+    state: str
     since: float  # Unix time, seconds
     reason: str | None = None  # why it failed, one sentence
     retry_at: float | None = None  # Unix time of the next attempt
+    transitions: tuple[Transition, ...] = ()  # oldest first, the newest 32
 
 
 class Status(msgspec.Struct, tag="status", frozen=True):
@@ -50,6 +68,9 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     engine_restarts: int = 0
     swaps: dict[str, int] = {}  # result → how many
     draining: bool = False
+    replica: str = ""  # id of this replica, as other replicas see it
+    catalog_revision: int = 0  # that every engine of this replica has applied
+    unplaced: dict[str, str] = {}  # added item → why the model that serves cannot recommend it
 
     @property
     def staleness_s(self) -> float:
@@ -72,8 +93,17 @@ class Retry(msgspec.Struct, tag="retry", frozen=True):
     """An operator asked this worker for a model: what failed and waits is to be tried again at once."""
 
 
+class Counts(msgspec.Struct, tag="counts", frozen=True):
+    """What this worker answered since its last report, told about once a second; watched after a version takes over."""
+
+    version: str
+    answers: int  # requests that the version answered or failed to answer
+    errors: int  # of them answered with 5xx
+    exhausted: int  # of them answered with fewer than k items
+
+
 Order = Routes | Status
-Report = Acknowledge | Retry
+Report = Acknowledge | Retry | Counts
 
 _HEAD_BYTES: Final = 4
 _encoder = msgspec.msgpack.Encoder()

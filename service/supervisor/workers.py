@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from service.api.control import Acknowledge, Order, Route, Routes, Status, encode, read_report
+from service.api.control import Acknowledge, Order, Retry, Route, Routes, Status, encode, read_report
 
 from .backoff import Backoff
 from .processes import Child
@@ -109,7 +109,7 @@ class Workers:
                 if isinstance(report, Acknowledge):
                     connection.acknowledged = report.epoch
                     self._progressed()
-                else:
+                elif isinstance(report, Retry):
                     self.on_retry()
         except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
             logger.warning("a worker's control connection broke: %s", error)
