@@ -5,6 +5,7 @@ A trie in use is never changed: readers keep the old arrays until they are given
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,13 +79,13 @@ def insert(trie: CodeTrie, codes: NDArray[np.int32], items: NDArray[np.int32]) -
     return Insertion(merged, tuple(level.before for level in levels), states)
 
 
-def taken(trie: CodeTrie, codes: NDArray[np.int32]) -> NDArray[np.bool_]:
-    """Which of `codes` (int32 [M, L], tokens in range) belong to a leaf already; bool [M]."""
+def find(trie: CodeTrie, codes: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Leaf of each of `codes` (int32 [M, L]), -1 where no leaf has it; int64 [M]."""
     exists = np.ones(len(codes), dtype=np.bool_)
     row = np.zeros(len(codes), dtype=np.int64)
     for level in range(trie.code_length):
         row, exists = _step(trie, level, row, exists, codes[:, level])
-    return exists
+    return np.where(exists, row, -1)
 
 
 def spread(
@@ -96,7 +97,7 @@ def spread(
     """
     merged = np.empty(old.size + before.size, dtype=old.dtype) if out is None else out
     bounds = [0, *before.tolist(), old.size]
-    for shift, (first, last) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for shift, (first, last) in enumerate(pairwise(bounds)):
         if first < last:
             merged[first + shift : last + shift] = old[first:last]
     merged[before + np.arange(before.size)] = values

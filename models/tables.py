@@ -34,7 +34,9 @@ def with_spare_rows(path: Path, spare: int) -> NDArray[Any]:
             raise ArtifactError(f"{path} is not an array of rows")
         rows = shape[0] + spare
         row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
-        region = mmap.mmap(-1, max(1, start + rows * row_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE)
+        region = mmap.mmap(
+            -1, max(1, start + rows * row_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+        )
         _map_over(region, file.fileno(), start + shape[0] * row_bytes, path)
     flat = np.frombuffer(region, dtype=dtype, count=rows * (row_bytes // dtype.itemsize), offset=start)
     return flat.reshape(rows, *shape[1:])

@@ -47,7 +47,8 @@ class State:
     def legal_leaves(self, slot: int, items: NDArray[np.int32]) -> NDArray[np.int32]:
         """Leaves of those of `items` that are legal in the slot."""
         leaves = self.trie.item_leaf[items]
-        return leaves[self.counts[-1][slot, leaves] > 0]
+        legal: NDArray[np.int32] = leaves[self.counts[-1][slot, leaves] > 0]
+        return legal
 
 
 @dataclass(frozen=True)
@@ -67,19 +68,17 @@ class Tables:
     """What the network and answers read of each item, with room for items that are added; rows are item indices."""
 
     def __init__(self, artifact: Artifact, spare: int) -> None:
-        self.codes: NDArray[np.int32] = self._open(artifact, "codes", spare)
-        self.item_output: NDArray[np.float32] = self._open(artifact, "item_output", spare)
-        temporal = artifact.manifest.config.generator == "temporal"
-        self.item_input: NDArray[np.float32] | None = self._open(artifact, "item_input", spare) if temporal else None
+        folder = artifact.folder
+        self.codes: NDArray[np.int32] = with_spare_rows(folder / "codes.npy", spare)
+        self.item_output: NDArray[np.float32] = with_spare_rows(folder / "item_output.npy", spare)
+        self.item_input: NDArray[np.float32] | None = None  # the encoder–decoder reads codes
+        if artifact.manifest.config.generator == "temporal":
+            self.item_input = with_spare_rows(folder / "item_input.npy", spare)
 
     def inputs(self) -> Inputs:
         """As the graph names them."""
         table = {"item_code": self.codes} if self.item_input is None else {"item_input": self.item_input}
         return {"item_output": self.item_output, **table}
-
-    @staticmethod
-    def _open(artifact: Artifact, name: str, spare: int) -> NDArray[np.float32] | NDArray[np.int32]:
-        return with_spare_rows(artifact.folder / f"{name}.npy", spare)
 
 
 class LiveIndex:

@@ -50,7 +50,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Twisted
     return package, search, trie
 
 
-@pytest.mark.parametrize("fault", ["scores", "code scores", "prefix scores", "order", "other item", "double item", "missing item"])
+@pytest.mark.parametrize(
+    "fault", ["scores", "code scores", "prefix scores", "order", "other item", "double item", "missing item"]
+)
 def test_a_graph_that_answers_otherwise_is_refused(exported: tuple[Package, Twisted, CodeTrie], fault: str) -> None:
     package, search, trie = exported
     rows = search_rows(trie, package.histories, exclude_seen=True)

@@ -38,7 +38,8 @@ class SumSearch:
             raise RuntimeError("no such sum")
         item = np.add.outer(sums, np.arange(shape.width)).astype(np.int32)
         score = np.negative(item, dtype=np.float32)
-        return Found(item, score, score, run_s=0.0)
+        trail = np.repeat(score[..., None], 2, axis=2)
+        return Found(item, score, score, trail, item >= 0, run_s=0.0)
 
     async def hold(self, batcher: Batcher) -> "asyncio.Future[Place]":
         """Occupies the search thread until `gate` is set."""
