@@ -4,14 +4,12 @@ import csv
 import gzip
 import io
 import json
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from training.interactions import EVENT_COLUMNS, INTERACTIONS_NAME, ITEMS_NAME, Interactions, read_dataset
+from training.interactions import EVENT_COLUMNS, INTERACTIONS_NAME, ITEMS_NAME, Interactions
 
 
 def hold_out(interactions: Interactions, share: float, seed: int) -> NDArray[np.bool_]:
