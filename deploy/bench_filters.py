@@ -11,6 +11,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -61,9 +62,9 @@ def bench(
 
 def _compile(engine: Engine, rounds: int) -> None:
     for name, conditions in FILTERS.items():
-        _report(f"compile {name}", _times(lambda c=conditions: engine.search.compile(1, c, None), rounds))
+        _report(f"compile {name}", _times(partial(engine.search.compile, 1, conditions, None), rounds))
     included = [f"{number:08}" for number in range(0, 100_000, 1000)]
-    _report("compile 100 include_items", _times(lambda: engine.search.compile(1, [], included), rounds))
+    _report("compile 100 include_items", _times(partial(engine.search.compile, 1, [], included), rounds))
 
 
 def _against_no_filter(engine: Engine, rounds: int) -> None:
@@ -94,8 +95,9 @@ def _query(rng: np.random.Generator) -> Query:
 def _preparing(engine: Engine) -> None:
     rng = np.random.default_rng(1)
     for slot, name in ((0, "no filter"), (1, "a warm filter")):
-        queries = iter([_query(rng) for _ in range(2000)])
-        _report(f"prepare a query, {name}", _times(lambda s=slot: engine.catalog.ticket(next(queries), s), 2000))
+        queries = [_query(rng) for _ in range(2000)]
+        times = [_times(partial(engine.catalog.ticket, query, slot), 1)[0] for query in queries]
+        _report(f"prepare a query, {name}", times)
 
 
 def _changes(engine: Engine, rounds: int) -> None:
@@ -122,10 +124,10 @@ def _insertion(engine: Engine, rounds: int) -> None:
     for count in (1, 1000):
         codes = random_codes(count, 4, 256, rng).tokens
         new = np.arange(trie.item_count, trie.item_count + count, dtype=np.int32)
-        _report(f"insert {count} into the trie", _times(lambda c=codes, n=new: insert(trie, c, n), rounds))
+        _report(f"insert {count} into the trie", _times(partial(insert, trie, codes, new), rounds))
         insertion = insert(trie, codes, new)
         resident = range(engine.slot_count)
-        _report(f"  and into {len(resident)} slots", _times(lambda i=insertion: index.grown(i, resident), 3))
+        _report(f"  and into {len(resident)} slots", _times(partial(index.grown, insertion, resident), 3))
 
 
 def _times(call: Callable[[], object], count: int) -> list[float]:
