@@ -3,7 +3,9 @@
 import logging
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from .catalog import Catalog, Place
 from .index import LiveIndex
 from .live import LiveSearch
 from .newcomers import Newcomers
+from .quiet import Quietly, at_once
 from .search import GraphSearch, Search, Shape
 
 _TOLERANCE = 1e-3  # of a score, between the machine that exported and this one
@@ -41,27 +44,34 @@ class Engine:
     info: EngineInfo
 
 
-def load(folder: Path, settings: Settings) -> Engine:
-    """Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph.
+def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly: Quietly) -> Engine:
+    """`tell` hears of each stage as it begins.
 
-    Checksums were verified when the artifact was fetched; here its arrays and its answers are.
+    Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph. Checksums were verified when the artifact was fetched; here its arrays and its answers are.
     """
     started = time.monotonic()
+    tell("verifying")
     artifact = Artifact.open(folder, verify=False)
-    artifact.trie.check()
-    engine = assemble(artifact, settings)
+    quietly(artifact.trie.check)
+    tell("loading")
+    engine = assemble(artifact, settings, quietly)
     loaded = time.monotonic()
-    warm(artifact, engine.search, settings.max_batch_rows)
-    check_golden(artifact, engine.catalog, engine.search)
+    tell("warming")
+    quietly(partial(warm, artifact, engine.search, settings.max_batch_rows))
+    quietly(partial(check_golden, artifact, engine.catalog, engine.search))
     return replace(engine, info=_info(artifact, engine.search.provider, loaded - started, time.monotonic() - loaded))
 
 
-def assemble(artifact: Artifact, settings: Settings) -> Engine:
+def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once) -> Engine:
     """An engine that is cold and unproved."""
-    items = LiveItems(artifact, settings.spare_items)
-    index = LiveIndex(artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
+    items = quietly(partial(LiveItems, artifact, settings.spare_items))
+    index = quietly(
+        partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
+    )
+    # Not quietly: the threads that will search are started here, and have the priority of this one for good.
     graph = GraphSearch(artifact, settings.provider, settings.engine_threads, index.inputs(index.state))
-    search = LiveSearch(graph, items, index, Newcomers(artifact, items, index.tables))
+    newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
+    search = LiveSearch(graph, items, index, newcomers)
     return Engine(Catalog(artifact, items, index), search, index.slot_count, _info(artifact, graph.provider, 0.0, 0.0))
 
 

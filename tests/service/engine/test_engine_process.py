@@ -21,8 +21,8 @@ from service.frames import Answer, Cancel, EngineInfo, Failure, Ping, Query, Rep
 START_S = 60.0
 
 
-def start(artifact: Path, socket: Path, **environment: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-m", "service.engine", "--artifact", str(artifact), "--socket", str(socket)]
+def start(artifact: Path, socket: Path, *flags: str, **environment: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "service.engine", "--artifact", str(artifact), "--socket", str(socket), *flags]
     return subprocess.Popen(
         command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
     )
@@ -272,6 +272,37 @@ def test_it_says_what_is_wrong_with_an_artifact(artifact: Artifact, tmp_path: Pa
     artifact_graph = folder / artifact.graph_path(4).name
     artifact_graph.write_bytes(artifact_graph.read_bytes()[:1000])
     assert stderr_of_failed_start(folder, socket_path).startswith("the engine could not start: ")
+
+
+def priorities(process: "subprocess.Popen[str]") -> list[int]:
+    """Nice value of every thread."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    return sorted(int((task / "stat").read_text().rpartition(")")[2].split()[16]) for task in tasks)
+
+
+def test_stages_of_the_start_are_told_and_nothing_else(artifact: Artifact, socket_path: Path) -> None:
+    command = [sys.executable, "-m", "service.engine", "--artifact", str(artifact.folder), "--socket", str(socket_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        stages = [process.stdout.readline() for _ in range(4)]
+        assert stages == [f"stage {stage}\n" for stage in ("verifying", "loading", "warming", "ready")]
+        assert socket_path.exists()
+        process.stdin.close()
+        assert process.stdout.read() == ""
+
+
+def test_only_the_start_is_quiet_and_a_background_engine_always(artifact: Artifact, socket_path: Path) -> None:
+    async def nothing(_: Client) -> None:
+        pass
+
+    with running(artifact, socket_path, PROREC_ENGINE_THREADS="2") as process:
+        talk(socket_path, nothing)
+        assert priorities(process).count(0) >= 4  # the event loop, the search, and a thread of each graph
+    with start(artifact.folder, socket_path, "--background") as process:
+        talk(socket_path, nothing)
+        assert set(priorities(process)) == {19}
+        process.kill()
 
 
 def test_a_socket_path_the_system_cannot_hold_is_named(artifact: Artifact, tmp_path: Path) -> None:
