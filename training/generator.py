@@ -63,6 +63,11 @@ class GeneratorModel(nn.Module):
             self.register_buffer(name, F.normalize(tables[name], dim=1), persistent=False)
         self.register_buffer("codes", torch.from_numpy(codes.tokens).long(), persistent=False)
 
+    @property
+    def temporal(self) -> bool:
+        """Whether histories are read item by item, and not as codes alone."""
+        return isinstance(self.generator, TemporalGenerator)
+
     def item_input(self, items: Tensor) -> Tensor:
         """What items int64 [...] add to a history, [..., D]: ID embedding, integrated embedding, code tokens."""
         tokens = self.codes[items]
@@ -179,11 +184,22 @@ class SearchScores:
 
 
 def eager_search(
-    model: GeneratorModel, trie: CodeTrie, holdout: Holdout, config: TrainingConfig, limit: int | None = None
+    model: GeneratorModel,
+    trie: CodeTrie,
+    holdout: Holdout,
+    config: TrainingConfig,
+    *,
+    tables: Inputs | None = None,
+    limit: int | None = None,
 ) -> SearchScores:
-    """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`."""
+    """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`.
+
+    tables  what items are, by default as the model has learned it
+    """
     search = SearchGraph(model.generator)
-    fixed: Inputs = trie_inputs(trie) | model.tables() | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
+    fixed: Inputs = (
+        trie_inputs(trie) | (tables or model.tables()) | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
+    )
     catalog = {name: torch.from_numpy(np.array(array)) for name, array in fixed.items()}
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
     for rows in chunks(sampled_rows(holdout, limit)):
