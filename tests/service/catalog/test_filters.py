@@ -112,7 +112,7 @@ class Plain:
             for name, value in row.items():
                 if value is not None and value != []:
                     seen.setdefault(name, set()).add(kind_of(value))
-        fit = {name: str(min(kinds)) for name, kinds in seen.items() if len(kinds) == 1 and None not in kinds}
+        fit = {name: str(next(iter(kinds))) for name, kinds in seen.items() if len(kinds) == 1 and None not in kinds}
         return fit, set(seen) - set(fit)
 
 
@@ -215,7 +215,7 @@ def test_a_wrong_filter_is_told_where_it_is_wrong(condition: Condition, pointer:
 
 def test_all_errors_are_told_at_once_and_not_all_of_very_many_attributes() -> None:
     items = live_items([{f"f{n:02}": 1 for n in range(60)}])
-    with pytest.raises(BadFilter, match="f49 .* and 10 more$") as bad:
+    with pytest.raises(BadFilter, match=r"f49 .* and 10 more$") as bad:
         items.matcher([Condition("x"), Condition("f01", any_of=["a", "b"])])
     assert len(bad.value.errors) == 3
 

@@ -11,7 +11,11 @@ from service.catalog.records import ItemRecord
 from service.frames import Condition
 from tests.catalog_artifact import catalog_artifact
 
-ROWS = [{"color": "red", "price": 3, "note": {"x": 1}}, {"color": ["red", "blue"], "price": 5}, {"title": "T"}]
+ROWS: list[dict[str, Any]] = [
+    {"color": "red", "price": 3, "note": {"x": 1}},
+    {"color": ["red", "blue"], "price": 5},
+    {"title": "T"},
+]
 CODE = (15, 0)
 
 
