@@ -12,7 +12,6 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
-
 Integrated = Literal["concat", "collaborative", "gate", "semantic"]
 
 
