@@ -20,6 +20,7 @@ _CHUNK_BYTES: Final = 1 << 20
 _KEPT_BYTES: Final = 1 << 29
 _ID_FIRST: Final = b'{"item_id": '
 _SYNTAX: Final = frozenset('{}[]:,"')
+_BACKSLASH: Final = ord("\\")
 _TITLES: Final = (b'"title": "', b'"name": "')
 _LOOK_AT_CLOCK: Final = 256  # rows
 
@@ -155,12 +156,27 @@ def _search(chunk: Chunk, words: Sequence[bytes], skip: set[int], hits: _Hits, g
 
 def _holds(text: bytes, word: bytes, start: int, end: int) -> bool:
     """Whether a value between `start` and `end` holds the word; names of attributes do not count."""
+    return any(
+        not _is_name(text, at + len(word), end) and not _is_syntax(text, word, start, at)
+        for at in _places(text, word, start, end)
+    )
+
+
+def _places(text: bytes, word: bytes, start: int, end: int) -> Iterator[int]:
+    """Where the word begins, but not in the middle of an escape."""
     at = text.find(word, start, end)
     while at >= 0:
-        if not _is_name(text, at + len(word), end) and not _is_syntax(text, word, start, at):
-            return True
+        if text[at - 1] != _BACKSLASH or not _is_escaped(text, at):
+            yield at
         at = text.find(word, at + 1, end)
-    return False
+
+
+def _is_escaped(text: bytes, at: int) -> bool:
+    """Whether an odd number of backslashes comes before."""
+    before = at
+    while before > 0 and text[before - 1] == _BACKSLASH:
+        before -= 1
+    return (at - before) % 2 == 1
 
 
 def _is_name(text: bytes, at: int, end: int) -> bool:
@@ -179,10 +195,7 @@ def _is_syntax(text: bytes, word: bytes, start: int, at: int) -> bool:
 
 def _closing_quote(text: bytes, at: int, end: int) -> int:
     """Place of the next quote that no backslash escapes, -1: none."""
-    quote = text.find(b'"', at, end)
-    while quote > 0 and (quote - at - len(text[at:quote].rstrip(b"\\"))) % 2:
-        quote = text.find(b'"', quote + 1, end)
-    return quote
+    return next(_places(text, b'"', at, end), -1)
 
 
 def _title_holds(text: bytes, words: Sequence[bytes], start: int, end: int) -> bool:
@@ -191,5 +204,5 @@ def _title_holds(text: bytes, words: Sequence[bytes], start: int, end: int) -> b
         if at >= 0:
             begin = at + len(name)
             close = _closing_quote(text, begin, end)
-            return all(text.find(word, begin, close) >= 0 for word in words)
+            return all(any(True for _ in _places(text, word, begin, close)) for word in words)
     return False
