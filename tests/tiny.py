@@ -94,6 +94,7 @@ def tiny_item_encoder(config: ModelConfig, seed: int) -> ItemEncoderPart:
         AdaptationLayer(SEMANTIC_WIDTH, width),
         nn.Linear(width, width),
         nn.Linear(width, width),
+        torch.randn(width),
         2.0,
         nn.Linear(2 * width, width, bias=False) if temporal else None,
         "concat",
@@ -123,8 +124,8 @@ def build_tiny_sentence_encoder(folder: Path, *, width: int = SEMANTIC_WIDTH, lo
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_max_length=longest, **names).save_pretrained(bert)
     torch.manual_seed(0)
     sizes = BertConfig(
-        vocab_size=len(words), hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=2 * width,
-        max_position_embeddings=32, initializer_range=1.0,
+        vocab_size=len(words), hidden_size=width, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=2 * width, max_position_embeddings=32, initializer_range=1.0,
     )  # fmt: skip
     BertModel(sizes).save_pretrained(bert)
     transformer = Transformer(str(bert), max_seq_length=longest)

@@ -26,7 +26,7 @@ from models.quantizer import additive_vectors
 from models.search_graph import BEAMS, SearchGraph
 from models.trie import CodeTrie
 
-from .batches import Batch
+from .batches import Batch, pad_histories
 from .collaborative import VALIDATION_USERS, Collaborative, Embeddings
 from .config import TrainingConfig
 from .interactions import Holdout, Split
@@ -87,6 +87,15 @@ class GeneratorModel(nn.Module):
             return Context(states[real]), batch.target[real]
         history, target = _random_prefixes(batch)
         return self.generator.encode(history, {"item_code": self.codes}), target
+
+    def user_states(self, histories: list[NDArray[np.int32]]) -> Tensor:
+        """What multiplies an item vector, [B, D], for any histories."""
+        length = self.generator.config.history_length
+        history = pad_histories([one[-length:] for one in histories])
+        with torch.no_grad():
+            table = self.item_input(torch.arange(len(self.item))) if self.temporal else self.codes
+            name = "item_input" if self.temporal else "item_code"
+            return self.generator.encode(history, {name: table}).user_state
 
     def start_from(self, stage1: Collaborative, codes: CodeTable) -> None:
         """Begins where stage I ended."""

@@ -32,7 +32,8 @@ from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask, eager_search
 from .interactions import Split, leave_one_out, read_dataset
-from .item_encoder import ITEM_GAIN, ItemEncoderPart, fit_item_encoder
+from .item_encoder import ItemEncoderPart, fit_item_encoder
+from .item_gain import Events
 from .loop import Progress, fit
 from .package import Package, write_artifact
 from .text import Standardisation, encode_items, is_precomputed, load_encoder
@@ -184,21 +185,18 @@ class Run:
 
     def _item_encoder(self, model: GeneratorModel) -> ItemEncoderPart:
         """Fitted on what the items of training events have become."""
-        stage1, temporal = self.stage1()[0], model.temporal
-        warm = torch.from_numpy(self.split.train.counts(self.item_count) > 0)
+        temporal = model.temporal
         network = fit_item_encoder(
-            stage1,
+            self.stage1()[0],
             model.item.detach(),
-            warm,
+            torch.from_numpy(self.split.train.counts(self.item_count) > 0),
+            Events.of(self.split.valid, self.item_count, model.user_states),
             self.standardisation(),
-            ITEM_GAIN,
             model.project if temporal else None,
             self.config.integrated,
         )
-        sample = self.raw_semantic()[:_PROOF_ITEMS]
-        return ItemEncoderPart(
-            network, self.codebooks(), model.token_input.detach().numpy() if temporal else None, sample
-        )
+        token_input = model.token_input.detach().numpy() if temporal else None
+        return ItemEncoderPart(network, self.codebooks(), token_input, self.raw_semantic()[:_PROOF_ITEMS])
 
     def _tables(self, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
         """What the artifact's items are: learned, or where training never saw them in an event, from their text."""

@@ -1,8 +1,12 @@
-"""One process that holds one model version and answers queries over a Unix socket.
+"""One process that holds one model version, follows the catalog, and answers queries over a Unix socket.
 
-server    frames in, frames out; drains on SIGTERM
-catalog   item ids → what the search reads; what the search found → item ids
-batcher   queues rows and runs them in batches on one thread
-search    the ONNX graphs on a device
-startup   load, warm, prove; nothing listens before that
+server      frames in, frames out; drains on SIGTERM
+catalog     item ids → what the search reads; what the search found → item ids
+slots       which filter is in which slot
+batcher     queues rows and runs them in batches on one thread, and what must happen between two batches
+search      the ONNX graphs on a device
+live        filters compiled, changes applied: all that changes what the search reads
+index       what the search reads of the catalog, in one state after the other
+newcomers   rows and codes of items that were added after training
+startup     load, warm, prove; nothing listens before that
 """

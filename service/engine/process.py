@@ -2,9 +2,6 @@
 
 import asyncio
 import logging
-import os
-import signal
-import stat
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +9,7 @@ from typing import Any
 
 import uvloop
 
+from service.lifetime import check_socket_path, one_line, stop_requested
 from service.settings import Settings
 
 from .batcher import Batcher
@@ -21,14 +19,7 @@ from .server import Server
 from .slots import Slots
 from .startup import Engine, load
 
-_MAX_SOCKET_PATH_BYTES = 107  # sockaddr_un holds 108 with the closing zero
-_STDIN = 0
-
 logger = logging.getLogger(__name__)
-
-
-class UsageError(Exception):
-    """The command line asks for something impossible."""
 
 
 def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | None:
@@ -36,11 +27,11 @@ def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | Non
     try:
         settings = Settings()
         logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
-        _check_socket_path(socket)
+        check_socket_path(socket)
         return load(artifact, settings, _tell, quietly)
     except Exception as error:
         logger.debug("start failed", exc_info=True)
-        print(f"the engine could not start: {_one_line(error)}", file=sys.stderr)
+        print(f"the engine could not start: {one_line(error)}", file=sys.stderr)
         return None
 
 
@@ -51,7 +42,7 @@ def serve(engine: Engine, socket: Path) -> int:
             return runner.run(_serve(engine, Settings(), socket))
     except Exception as error:
         logger.debug("serving failed", exc_info=True)
-        print(f"the engine could not start: {_one_line(error)}", file=sys.stderr)
+        print(f"the engine could not start: {one_line(error)}", file=sys.stderr)
         return 1
 
 
@@ -62,55 +53,18 @@ async def _serve(engine: Engine, settings: Settings, socket: Path) -> int:
     ended = batcher.start()
     await server.listen(str(socket))
     _tell("ready")
-    stop: asyncio.Future[Any] = asyncio.ensure_future(_stop_requested().wait())
+    stop: asyncio.Future[Any] = asyncio.ensure_future(stop_requested().wait())
     await asyncio.wait([stop, ended], return_when=asyncio.FIRST_COMPLETED)
     lost = ended.exception() if ended.done() else None
     await server.drain(0.0 if lost else settings.drain_timeout_s)
     changes.close()
     socket.unlink(missing_ok=True)
     if lost:
-        print(f"the engine lost its device: {_one_line(lost)}", file=sys.stderr)
+        print(f"the engine lost its device: {one_line(lost)}", file=sys.stderr)
     return 1 if lost else 0
-
-
-def _stop_requested() -> asyncio.Event:
-    """Set by SIGTERM, by Ctrl-C in a terminal, and by the end of stdin where a parent holds the other end."""
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    if not _parent_holds_stdin():
-        loop.add_signal_handler(signal.SIGINT, stop.set)
-        return stop
-    # Ctrl-C reaches the whole process group, but the parent decides when an engine may go.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    loop.add_reader(_STDIN, _watch_stdin, loop, stop)
-    return stop
-
-
-def _parent_holds_stdin() -> bool:
-    try:
-        mode = os.fstat(_STDIN).st_mode
-    except OSError:  # closed
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-
-
-def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
-    if not os.read(_STDIN, 4096):
-        loop.remove_reader(_STDIN)
-        stop.set()
 
 
 def _tell(stage: str) -> None:
     """To whoever started this process, if it is still there."""
     with suppress(OSError):
         print(f"stage {stage}", flush=True)
-
-
-def _check_socket_path(path: Path) -> None:
-    length = len(os.fsencode(path))
-    if length > _MAX_SOCKET_PATH_BYTES:
-        raise UsageError(f"the socket path {path} has {length} bytes, the system allows {_MAX_SOCKET_PATH_BYTES}")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -47,7 +47,8 @@ class Engine:
 def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly: Quietly) -> Engine:
     """`tell` hears of each stage as it begins.
 
-    Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph. Checksums were verified when the artifact was fetched; here its arrays and its answers are.
+    Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph. Checksums were
+    verified when the artifact was fetched; here its arrays and its answers are.
     """
     started = time.monotonic()
     tell("verifying")
