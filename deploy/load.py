@@ -1,8 +1,8 @@
 """Open-loop load, as benchmarks and the load test apply it.
 
-Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled service
-cannot hide. Where the answers of a version are known beforehand, every answer must be the one that the version it
-names gives.
+Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled
+service cannot hide. Where the answers of a version are known beforehand, every answer must be the one that the version
+it names gives.
 """
 
 import asyncio
