@@ -1,9 +1,9 @@
 # The serving image: no torch, no compiler, an ordinary user.
 #   docker build -t prorec-serve .
-#   docker build -t prorec-serve:gpu --build-arg EXTRAS=[gpu] .      (then: docker run --gpus all …)
+#   docker build -t prorec-serve:gpu --build-arg EXTRAS=[gpu,text] .      (then: docker run --gpus all …)
 FROM python:3.12-slim
 
-ARG EXTRAS=""
+ARG EXTRAS="[text]"
 WORKDIR /app
 COPY pyproject.toml README.md ./
 COPY models models

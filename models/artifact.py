@@ -26,10 +26,13 @@ from .errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
 from .item_ids import ItemIds
 from .trie import CodeTrie
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 WEIGHTS = "search.weights"
 GOLDEN = "golden.json"
+ITEM_ENCODER = "item_encoder.onnx"
+TEXT_ENCODER = "text_encoder.onnx"
+TOKENIZER = "tokenizer.json"
 _VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -58,6 +61,15 @@ class Manifest(BaseModel):
         description="ascending lengths T a batch is padded to; last = history_length"
     )
     rescore_weight: float = Field(description="weight of the item score beside the code's log-probability")
+    item_encoder: bool = Field(
+        False, description="whether items can be added: item_encoder.onnx and its arrays are there"
+    )
+    semantic_width: int = Field(
+        0, description="D_S, width of the text embeddings the item encoder takes; 0 without one"
+    )
+    text_encoder: str | None = Field(
+        None, description="which encoder the embeddings come from; None: not in the artifact, embeddings must be given"
+    )
     dataset: str = Field(description="name of the data it was trained on")
     training_fingerprint: str = Field(description="SHA-256 over the training events")
     metrics: dict[str, dict[str, float]] = Field(description="method → metric → value, through this artifact's graph")

@@ -3,9 +3,12 @@
 ModelError
 ├── CodeError        a code table breaks its rules
 ├── TrieError        trie arrays contradict each other
+├── ItemEncodingError   something given for a new item cannot be encoded
 └── ArtifactError    an artifact cannot be used
     ├── ArtifactSchemaError    it was written by another schema version
-    └── ArtifactCorruptError   a file is missing or a byte differs from its checksum
+    ├── ArtifactCorruptError   a file is missing or a byte differs from its checksum
+    ├── NoItemEncoderError     it was exported without an item encoder
+    └── NoTextEncoderError     it was exported without a text encoder, or `tokenizers` is not installed
 """
 
 
@@ -21,6 +24,10 @@ class TrieError(ModelError):
     """The arrays of a code trie contradict each other."""
 
 
+class ItemEncodingError(ModelError):
+    """Something given for a new item cannot be encoded: an embedding of another width, a value that is not finite."""
+
+
 class ArtifactError(ModelError):
     """An artifact cannot be used."""
 
@@ -31,3 +38,11 @@ class ArtifactSchemaError(ArtifactError):
 
 class ArtifactCorruptError(ArtifactError):
     """A file of an artifact is missing, truncated or differs from its checksum."""
+
+
+class NoItemEncoderError(ArtifactError):
+    """An artifact was exported without an item encoder, so no item can be added to it."""
+
+
+class NoTextEncoderError(ArtifactError):
+    """An artifact cannot turn text into embeddings: it holds no text encoder, or a library is missing."""

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 from models.network import TemporalEncoder
 
 from .batches import Batch, Windows, pad_histories
-from .config import TrainingConfig
+from .config import Integrated, TrainingConfig
 from .interactions import Split
 from .losses import info_nce, item_loss, sample_items
 from .metrics import ndcg_at
 from .ranking import full_ranks
+from .ridge import fit_ridge
 
 VALIDATION_USERS = 4096
 _DIN_NEGATIVES = 64
+_RIDGE = 1e-2
 
 
 class AdaptationLayer(nn.Module):
@@ -146,14 +148,28 @@ def training_windows(split: Split, history_length: int) -> Windows:
 
 def fused_embeddings(model: Collaborative, config: TrainingConfig, counts: NDArray[np.int64]) -> "Embeddings":
     """What stage II and the quantizer take from a trained stage I; cold items get their E_C from E_T."""
+    warm = torch.from_numpy(counts > 0)
     with torch.no_grad():
         adapted = model.adaptation(model.semantic)
-        collaborative = _warm_cold_items(model.items().detach().clone(), adapted, torch.from_numpy(counts > 0))
-        if config.integrated == "concat":
-            integrated = torch.cat([F.normalize(collaborative, dim=1), F.normalize(adapted, dim=1)], dim=1)
-        else:
-            integrated = collaborative
+        collaborative = model.items().detach().clone()
+        if not bool(warm.all()):
+            collaborative[~warm] = collaborative_from_text(model, warm)(adapted[~warm])
+        integrated = integrate(config.integrated, collaborative, adapted, model.semantic)
     return Embeddings(collaborative.numpy(), adapted.numpy(), integrated.numpy())
+
+
+def collaborative_from_text(model: Collaborative, warm: Tensor) -> nn.Linear:
+    """E_T → E_C, by a ridge regression over the items that occur in training events, bool [N]."""
+    with torch.no_grad():
+        return fit_ridge(model.adaptation(model.semantic[warm]), model.items()[warm], _RIDGE)
+
+
+def integrate(kind: Integrated, collaborative: Tensor, adapted: Tensor, semantic: Tensor) -> Tensor:
+    """The integrated embedding [N, D_I] from E_C [N, D] (gated already where there is a gate), E_T [N, D] and the
+    standardised E_S [N, D_S]."""
+    if kind == "concat":
+        return torch.cat([F.normalize(collaborative, dim=1), F.normalize(adapted, dim=1)], dim=1)
+    return semantic if kind == "semantic" else collaborative
 
 
 class Embeddings:
@@ -165,15 +181,3 @@ class Embeddings:
         self.collaborative = collaborative
         self.adapted = adapted
         self.integrated = integrated
-
-
-def _warm_cold_items(collaborative: Tensor, adapted: Tensor, warm: Tensor) -> Tensor:
-    """Replaces E_C of items without a training event by a ridge regression from E_T, fitted on the others."""
-    if bool(warm.all()) or not bool(warm.any()):
-        return collaborative
-    design = torch.cat([adapted, torch.ones(len(adapted), 1)], dim=1).double()
-    known = design[warm]
-    gram = known.T @ known + len(known) * 1e-2 * torch.eye(known.shape[1], dtype=torch.float64)
-    weights = torch.linalg.solve(gram, known.T @ collaborative[warm].double())
-    collaborative[~warm] = (design[~warm] @ weights).float()
-    return collaborative

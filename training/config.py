@@ -12,6 +12,8 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
+Integrated = Literal["concat", "collaborative", "gate", "semantic"]
+
 
 class StageConfig(BaseModel):
     """One training loop: AdamW with warm-up, early stopping on validation NDCG@10."""
@@ -35,9 +37,14 @@ class TrainingConfig(BaseModel):
     text_encoder: str = Field(
         "minilm", min_length=1, description="'minilm', a sentence-transformers path or name, or a .npy [N, D]"
     )
+    export_text_encoder: bool = Field(
+        True, description="put the text encoder into the artifact, so that new items can be given as text"
+    )
     tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
     recommender: Literal["temporal", "din"] = "temporal"
-    integrated: Literal["concat", "collaborative", "gate"] = "concat"
+    integrated: Integrated = "concat"
+    """What codes are made from: both embeddings side by side, the aligned E_C, a learned gate between both, or the
+    text's embedding alone (as TIGER does, for comparison)."""
     cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
     cka_temperature: float = Field(0.1, gt=0)
     ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")

@@ -17,6 +17,7 @@ import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 from onnxscript import optimizer
+from torch import Tensor, nn
 
 from models.artifact import WEIGHTS, graph_file
 from models.beam import Candidates, beam_search
@@ -88,16 +89,24 @@ def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
         _dynamic_dims(name, arg.dim(), config.history_length)
         for name, arg in zip(search.input_names, args, strict=True)
     )
+    return quiet_export(search, args, {"tensors": dims}, search.input_names, list(OUTPUTS))
+
+
+def quiet_export(
+    module: nn.Module, args: tuple[Tensor, ...], dynamic_shapes: Any, inputs: list[str], outputs: list[str]
+) -> onnx.ModelProto:
+    """One traced ONNX graph of `module` without the exporter's chatter; `dynamic_shapes` as `torch.export` wants it."""
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        for name in ("torch.onnx", "torch.onnx._internal.exporter._registration"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         program = torch.onnx.export(
-            search,
+            module,
             args,
             dynamo=True,
-            dynamic_shapes={"tensors": dims},
-            input_names=search.input_names,
-            output_names=list(OUTPUTS),
+            dynamic_shapes=dynamic_shapes,
+            input_names=inputs,
+            output_names=outputs,
             verbose=False,
         )
     if program is None:

@@ -26,7 +26,7 @@ from models.quantizer import additive_vectors
 from models.search_graph import BEAMS, SearchGraph
 from models.trie import CodeTrie
 
-from .batches import Batch
+from .batches import Batch, pad_histories
 from .collaborative import VALIDATION_USERS, Collaborative, Embeddings
 from .config import TrainingConfig
 from .interactions import Holdout, Split
@@ -63,6 +63,11 @@ class GeneratorModel(nn.Module):
             self.register_buffer(name, F.normalize(tables[name], dim=1), persistent=False)
         self.register_buffer("codes", torch.from_numpy(codes.tokens).long(), persistent=False)
 
+    @property
+    def temporal(self) -> bool:
+        """Whether histories are read item by item, and not as codes alone."""
+        return isinstance(self.generator, TemporalGenerator)
+
     def item_input(self, items: Tensor) -> Tensor:
         """What items int64 [...] add to a history, [..., D]: ID embedding, integrated embedding, code tokens."""
         tokens = self.codes[items]
@@ -82,6 +87,15 @@ class GeneratorModel(nn.Module):
             return Context(states[real]), batch.target[real]
         history, target = _random_prefixes(batch)
         return self.generator.encode(history, {"item_code": self.codes}), target
+
+    def user_states(self, histories: list[NDArray[np.int32]]) -> Tensor:
+        """What multiplies an item vector, [B, D], for any histories."""
+        length = self.generator.config.history_length
+        history = pad_histories([one[-length:] for one in histories])
+        with torch.no_grad():
+            table = self.item_input(torch.arange(len(self.item))) if self.temporal else self.codes
+            name = "item_input" if self.temporal else "item_code"
+            return self.generator.encode(history, {name: table}).user_state
 
     def start_from(self, stage1: Collaborative, codes: CodeTable) -> None:
         """Begins where stage I ended."""
@@ -179,11 +193,22 @@ class SearchScores:
 
 
 def eager_search(
-    model: GeneratorModel, trie: CodeTrie, holdout: Holdout, config: TrainingConfig, limit: int | None = None
+    model: GeneratorModel,
+    trie: CodeTrie,
+    holdout: Holdout,
+    config: TrainingConfig,
+    *,
+    tables: Inputs | None = None,
+    limit: int | None = None,
 ) -> SearchScores:
-    """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`."""
+    """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`.
+
+    tables  what items are, by default as the model has learned it
+    """
     search = SearchGraph(model.generator)
-    fixed: Inputs = trie_inputs(trie) | model.tables() | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
+    fixed: Inputs = (
+        trie_inputs(trie) | (tables or model.tables()) | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
+    )
     catalog = {name: torch.from_numpy(np.array(array)) for name, array in fixed.items()}
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
     for rows in chunks(sampled_rows(holdout, limit)):

