@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from .attributes import Attributes
 from .codes import CodeTable
 from .config import ModelConfig
 from .errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
@@ -134,6 +135,10 @@ class Artifact:
     def item_ids(self) -> ItemIds:
         return ItemIds(*(self.array(name) for name in ("id_text", "id_bounds", "id_hash", "id_item")))
 
+    @cached_property
+    def attributes(self) -> Attributes:
+        return Attributes.open(self)
+
     def metadata_json(self, item_index: int) -> bytes:
         """The item's metadata as one JSON object, UTF-8."""
         start, end = self._metadata[1][item_index : item_index + 2]
@@ -204,7 +209,7 @@ class ArtifactWriter:
         np.save(self.folder / f"{name}.npy", np.ascontiguousarray(values), allow_pickle=False)
 
     def catalog(self, codes: CodeTable, ids: ItemIds, metadata: list[dict[str, Any]]) -> None:
-        """Codes, their trie, the ids and the metadata of all items."""
+        """Codes, their trie, the ids, the metadata of all items and the attributes in it."""
         trie = CodeTrie.build(codes)
         self.array("codes", codes.tokens)
         self.array("leaf_item", trie.leaf_item)
@@ -219,6 +224,7 @@ class ArtifactWriter:
         lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
         self.array("metadata_text", np.frombuffer(b"".join(rows), dtype=np.uint8))
         self.array("metadata_bounds", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        Attributes.build(metadata).write(self)
 
     def golden(self, rows: list[dict[str, Any]]) -> None:
         (self.folder / GOLDEN).write_text(json.dumps(rows))

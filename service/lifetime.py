@@ -1,0 +1,65 @@
+"""How a process that holds one artifact starts and ends: its options, its socket, and what tells it to stop."""
+
+import argparse
+import asyncio
+import os
+import signal
+import stat
+from pathlib import Path
+from typing import Final
+
+_MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un holds 108 with the closing zero
+_STDIN: Final = 0
+
+
+class UsageError(Exception):
+    """The command line asks for something impossible."""
+
+
+def parse_options(program: str, description: str | None) -> argparse.Namespace:
+    """`artifact` and `socket`, both paths."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="folder of the artifact to serve")
+    parser.add_argument(
+        "--socket", type=Path, required=True, metavar="PATH", help="Unix socket to listen on when ready"
+    )
+    return parser.parse_args()
+
+
+def check_socket_path(path: Path) -> None:
+    """Raises UsageError for a path the system cannot bind."""
+    length = len(os.fsencode(path))
+    if length > _MAX_SOCKET_PATH_BYTES:
+        raise UsageError(f"the socket path {path} has {length} bytes, the system allows {_MAX_SOCKET_PATH_BYTES}")
+
+
+def stop_requested() -> asyncio.Event:
+    """Set by SIGTERM, by Ctrl-C in a terminal, and by the end of stdin where a parent holds the other end."""
+    loop, stop = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    if not _parent_holds_stdin():
+        loop.add_signal_handler(signal.SIGINT, stop.set)
+        return stop
+    # Ctrl-C reaches the whole process group, but the parent decides when a child may go.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loop.add_reader(_STDIN, _watch_stdin, loop, stop)
+    return stop
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, as the last line on stderr."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _parent_holds_stdin() -> bool:
+    try:
+        mode = os.fstat(_STDIN).st_mode
+    except OSError:  # closed
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
+def _watch_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+    if not os.read(_STDIN, 4096):
+        loop.remove_reader(_STDIN)
+        stop.set()

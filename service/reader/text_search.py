@@ -1,0 +1,195 @@
+"""Words → items: every word must occur in an item's id or in a value of its metadata, whatever the case.
+
+There is no index: the metadata of a million items is scanned as bytes in a fraction of a second. Text beyond ASCII is
+case-folded once and kept, as far as memory for it is set aside.
+"""
+
+import json
+import time
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from service.catalog.items import LiveItems
+
+_CHUNK_BYTES: Final = 1 << 20
+_KEPT_BYTES: Final = 1 << 29
+_ID_FIRST: Final = b'{"item_id": '
+_SYNTAX: Final = frozenset('{}[]:,"')
+_TITLES: Final = (b'"title": "', b'"name": "')
+_LOOK_AT_CLOCK: Final = 256  # rows
+
+
+class Chunk(NamedTuple):
+    """Case-folded JSON of neighbouring items; that of item `first` + n is text[bounds[n]:bounds[n + 1]]."""
+
+    first: int
+    text: bytes
+    bounds: list[int]
+
+
+class Found(NamedTuple):
+    """One page of what was found, and how many items there are of it in all; None: the scan was stopped."""
+
+    items: list[int]
+    total: int | None
+
+
+@dataclass
+class _Hits:
+    """Items that hold all words, those with all of them in the title apart."""
+
+    title: list[int] = field(default_factory=list)
+    other: list[int] = field(default_factory=list)
+
+
+class TextSearch:
+    """Finds items of one catalog by their text. May be called from several threads."""
+
+    def __init__(self, items: LiveItems, *, budget_s: float = 2.0, chunk_bytes: int = _CHUNK_BYTES) -> None:
+        """Stops looking after `budget_s`."""
+        self._items = items
+        self._budget_s = budget_s
+        self._text = items.artifact.array("metadata_text")
+        self._bounds = items.artifact.array("metadata_bounds")
+        chunks = 1 + int(self._bounds[-1]) // chunk_bytes
+        cuts = np.searchsorted(self._bounds, np.arange(1, chunks) * chunk_bytes)
+        self._cuts = np.unique([0, *cuts.tolist(), items.trained]).tolist()
+        self._kept: dict[int, Chunk] = {}
+        self._kept_bytes = 0
+
+    def find(self, text: str, limit: int, offset: int = 0) -> Found:
+        """The item with this id first, then those with all words in the title, then the others, each by index.
+
+        No words at all: every item, by index.
+        """
+        words = [
+            json.dumps(word, ensure_ascii=False)[1:-1].casefold().encode(errors="surrogatepass")
+            for word in text.split()
+        ]
+        if not words:
+            return self._everything(limit, offset)
+        exact = self._exact(text.strip())
+        hits, stopped = self._scan(sorted(words, key=len, reverse=True))
+        ranked = exact + [item for item in sorted(hits.title) + sorted(hits.other) if item not in exact]
+        return Found(ranked[offset : offset + limit], None if stopped else len(ranked))
+
+    def _everything(self, limit: int, offset: int) -> Found:
+        items = np.setdiff1d(np.arange(self._items.count), self._items.removed_items(), assume_unique=True)
+        return Found(items[offset : offset + limit].tolist(), len(items))
+
+    def _exact(self, item_id: str) -> list[int]:
+        index = int(self._items.indices([item_id])[0])
+        return [] if index < 0 or self._items.is_removed(index) else [index]
+
+    def _scan(self, words: Sequence[bytes]) -> tuple[_Hits, bool]:
+        """Hits, and whether time ended before the items did. `words` are folded JSON, the longest first."""
+        give_up = time.monotonic() + self._budget_s
+        removed, hits = set(self._items.removed_items()), _Hits()
+        elsewhere = removed | set(self._items.changed_items())
+        for chunk in self._changed(removed):
+            if time.monotonic() > give_up:
+                return hits, True
+            _search(chunk, words, removed, hits, give_up)
+        for number in range(len(self._cuts) - 1):
+            if time.monotonic() > give_up:
+                return hits, True
+            _search(self._chunk(number), words, elsewhere, hits, give_up)
+        return hits, time.monotonic() > give_up
+
+    def _changed(self, removed: set[int]) -> Iterator[Chunk]:
+        """One chunk for each item whose metadata is not the artifact's."""
+        for index in self._items.changed_items():
+            if index not in removed:
+                row = _with_id(self._items.item_id(index), self._items.metadata_json(index))
+                folded = row.decode().casefold().encode()
+                yield Chunk(index, folded, [0, len(folded)])
+
+    def _chunk(self, number: int) -> Chunk:
+        """Trained items number `cuts[number]` up to the next cut."""
+        if kept := self._kept.get(number):
+            return kept
+        first, end = self._cuts[number], self._cuts[number + 1]
+        bounds = self._bounds[first : end + 1] - self._bounds[first]
+        raw = self._text[self._bounds[first] : self._bounds[end]].tobytes()
+        ids_inside = raw.startswith(_ID_FIRST) and raw.count(b"}" + _ID_FIRST) == end - first - 1
+        if ids_inside and raw.isascii():
+            return Chunk(first, raw.lower(), bounds.tolist())
+        chunk = _folded(first, self._rows(first, raw, bounds.tolist(), ids_inside))
+        if self._kept_bytes < _KEPT_BYTES:
+            self._kept_bytes += len(chunk.text)
+            self._kept[number] = chunk
+        return chunk
+
+    def _rows(self, first: int, raw: bytes, bounds: Sequence[int], ids_inside: bool) -> list[bytes]:
+        rows = [raw[start:end] for start, end in pairwise(bounds)]
+        return rows if ids_inside else [_with_id(self._items.item_id(first + n), row) for n, row in enumerate(rows)]
+
+
+def _with_id(item_id: str, metadata: bytes) -> bytes:
+    return json.dumps(item_id, ensure_ascii=False).encode() + b" " + metadata
+
+
+def _folded(first: int, rows: Sequence[bytes]) -> Chunk:
+    """JSON holds no line break, so one between the rows marks their bounds however long they become."""
+    text = b"\n".join(rows).decode().casefold().encode()
+    breaks = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
+    return Chunk(first, text, [0, *(breaks + 1).tolist(), len(text)])
+
+
+def _search(chunk: Chunk, words: Sequence[bytes], skip: set[int], hits: _Hits, give_up: float) -> None:
+    first, text, bounds = chunk
+    at, rows = text.find(words[0]), 0
+    while at >= 0 and (rows % _LOOK_AT_CLOCK or time.monotonic() <= give_up):
+        row = bisect_right(bounds, at) - 1
+        start, end = bounds[row], bounds[row + 1]
+        if first + row not in skip and all(_holds(text, word, start, end) for word in words):
+            in_title = _title_holds(text, words, start, end)
+            (hits.title if in_title else hits.other).append(first + row)
+        at, rows = text.find(words[0], end), rows + 1
+
+
+def _holds(text: bytes, word: bytes, start: int, end: int) -> bool:
+    """Whether a value between `start` and `end` holds the word; names of attributes do not count."""
+    at = text.find(word, start, end)
+    while at >= 0:
+        if not _is_name(text, at + len(word), end) and not _is_syntax(text, word, start, at):
+            return True
+        at = text.find(word, at + 1, end)
+    return False
+
+
+def _is_name(text: bytes, at: int, end: int) -> bool:
+    """Whether the string that goes on at `at` is followed by a colon."""
+    quote = _closing_quote(text, at, end)
+    return text[quote + 1 : quote + 2] == b":"
+
+
+def _is_syntax(text: bytes, word: bytes, start: int, at: int) -> bool:
+    """Whether a word of nothing but JSON's own signs stands between strings and not in one."""
+    if not _SYNTAX.issuperset(word.decode()):
+        return False
+    before = text[start:at].replace(b"\\\\", b"").replace(b'\\"', b"")
+    return before.count(b'"') % 2 == 0
+
+
+def _closing_quote(text: bytes, at: int, end: int) -> int:
+    """Place of the next quote that no backslash escapes, -1: none."""
+    quote = text.find(b'"', at, end)
+    while quote > 0 and (quote - at - len(text[at:quote].rstrip(b"\\"))) % 2:
+        quote = text.find(b'"', quote + 1, end)
+    return quote
+
+
+def _title_holds(text: bytes, words: Sequence[bytes], start: int, end: int) -> bool:
+    for name in _TITLES:
+        at = text.find(name, start, end)
+        if at >= 0:
+            begin = at + len(name)
+            close = _closing_quote(text, begin, end)
+            return all(text.find(word, begin, close) >= 0 for word in words)
+    return False
