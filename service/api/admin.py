@@ -11,7 +11,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from service.errors import AdminDenied, AdminOff, StoreUnavailable
 from service.settings import Settings
-from service.store import ANY, Active, Store, VersionInfo
+from service.store import ANY, Deployment, Store, VersionInfo
 
 from .body import parse, read_body
 from .control import ModelState, Status
@@ -47,19 +47,19 @@ def create_admin_routes(settings: Settings, router: Router) -> APIRouter:
     async def models() -> Models:
         """Published models, and what this replica does with them; works without Redis as far as it can."""
         try:
-            active, published = await library.ask(lambda store: (store.active(), store.versions()))
+            deployment, published = await library.ask(lambda store: (store.deployment(), store.versions()))
         except StoreUnavailable:
-            active, published = None, []
-        return describe(active, published, router.status)
+            deployment, published = None, []
+        return describe(deployment, published, router.status)
 
     async def activate(version: str, request: Request) -> Activated:
         """Makes a published version the active one; every replica loads it, proves it, and switches to it."""
         body = await read_body(request, settings.max_body_bytes)
         wanted = parse(body, ActivateRequest) if body else ActivateRequest(if_active=None)
         if_active = ANY if wanted.if_active is None else wanted.if_active
-        active = await library.ask(lambda store: store.activate(version, if_active))
+        deployment = await library.ask(lambda store: store.activate(version, if_active))
         router.request_retry()  # Redis tells the supervisor of a change only, and this may be none
-        return _activated(active)
+        return _activated(deployment)
 
     async def rollback() -> Activated:
         """Makes the version that was active before this one the active one again."""
@@ -71,14 +71,14 @@ def create_admin_routes(settings: Settings, router: Router) -> APIRouter:
     return api
 
 
-def describe(active: Active | None, published: list[VersionInfo], status: Status) -> Models:
+def describe(deployment: Deployment | None, published: list[VersionInfo], status: Status) -> Models:
     """What Redis holds, joined with what this replica does."""
     states = {model.version: model for model in status.models}
     rows = [_model(info, states.pop(info.version, None)) for info in published]
     return Models(
-        active_version=active.version if active else status.active_version,
-        epoch=active.epoch if active else status.active_epoch,
-        previous=list(active.previous) if active else [],
+        active_version=deployment.version if deployment else status.active_version,
+        epoch=deployment.epoch if deployment else status.active_epoch,
+        previous=list(deployment.previous) if deployment else [],
         models=rows + [_unpublished(state) for state in states.values()],
         redis=redis_health(status),
     )
@@ -102,8 +102,9 @@ def _unpublished(state: ModelState) -> Model:
     return Model(model_version=state.version, state=state.state, reason=state.reason)
 
 
-def _activated(active: Active) -> Activated:
-    return Activated(model_version=active.version, epoch=active.epoch, previous=list(active.previous))
+def _activated(deployment: Deployment) -> Activated:
+    version = deployment.version or ""  # activations and rollbacks leave one active
+    return Activated(model_version=version, epoch=deployment.epoch, previous=list(deployment.previous))
 
 
 def _token_check(token: str | None) -> Callable[..., None]:
