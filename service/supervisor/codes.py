@@ -43,9 +43,12 @@ class Codes:
         self._learn(version, await asyncio.to_thread(self._store.place, version, wishes))
         return self.known(version, proposals)
 
-    def forget(self, version: str) -> None:
-        """Nothing of this version runs here; it may be deleted and published anew."""
-        self._known.pop(version, None)
+    def forget(self, version: str | None = None) -> None:
+        """Nothing of this version runs here, and it may be deleted and published anew; None: of all versions."""
+        if version is None:
+            self._known.clear()
+        else:
+            self._known.pop(version, None)
 
     async def more(self) -> None:
         """Returns when a code has become known."""

@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -69,11 +69,11 @@ class Feed:
 
     async def _wait(self) -> None:
         """Until there is a change, or another attempt to place what has no code is worth it."""
-        waits = [asyncio.create_task(self._work.wait())]
+        waits: list[asyncio.Task[Any]] = [asyncio.create_task(self._work.wait())]
         if self._homeless:
             waits.append(asyncio.create_task(self._codes.more()))
             if self._places:
-                waits.append(asyncio.create_task(asyncio.sleep(self._backoff.next_s())))  # type: ignore[arg-type]
+                waits.append(asyncio.create_task(asyncio.sleep(self._backoff.next_s())))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:

@@ -1,9 +1,9 @@
-"""Which engines run, and where queries go: what Redis wants is compared with what is there, and the difference is made up.
+"""Which engines run, and where queries go: what Redis wants, as far as it can be had now.
 
-Every version that is wanted has a `Life`, which keeps an engine of it ready. Whenever anything changes, the fleet works out
-anew where queries should go, and tells the workers if that differs from what they were told last. So a version takes over
-in one step: its engine is warm and proved, every worker has acknowledged it, and only then may the engine before it
-go. Until then, and whatever fails on the way, that one never notices.
+Every version that is wanted has a `Life`, which keeps an engine of it ready. Whenever anything changes, the fleet works
+out anew where queries should go, and tells the workers if that differs from what they were told last. So a version
+takes over in one step: its engine is warm and proved, every worker has acknowledged it, and only then may the engine
+before it go. Until then, and whatever fails on the way, that one never notices.
 """
 
 import asyncio
@@ -100,6 +100,11 @@ class Fleet:
         self._squeezed.clear()
         self._enlist()
         self.changed()
+
+    @property
+    def versions(self) -> set[str]:
+        """Everything that is run, or about to be."""
+        return {version for version, _ in self._lives}
 
     def nudge(self) -> None:
         """Something has changed for the better: what waits to be tried again is tried now."""

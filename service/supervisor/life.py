@@ -154,9 +154,7 @@ class Life:
                 self._observer.step(self, stage)
 
         self._observer.step(self, "verifying")
-        starting = asyncio.create_task(
-            self._workshop.start(folder, background=self.background, on_stage=on_stage)
-        )
+        starting = asyncio.create_task(self._workshop.start(folder, background=self.background, on_stage=on_stage))
         self._starting = starting
         try:
             await asyncio.wait([starting])
