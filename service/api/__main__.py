@@ -29,6 +29,7 @@ from .engine_client import Router
 
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
 _LAG_INTERVAL_S = 0.1
+_COUNTS_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +71,8 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     reader, writer = await asyncio.open_unix_connection(control)
     router.request_retry = lambda: _report(writer, Retry())
     worker = Worker(_config(settings, router))
-    tasks = [asyncio.create_task(_follow(router, reader, writer, worker)), asyncio.create_task(_watch_lag())]
+    duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))
+    tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
         await worker.serve(sockets=[listener])
@@ -126,6 +128,14 @@ async def _watch_lag() -> None:
         asleep = time.perf_counter()
         await asyncio.sleep(_LAG_INTERVAL_S)
         metrics.EVENT_LOOP_LAG.observe(max(0.0, time.perf_counter() - asleep - _LAG_INTERVAL_S))
+
+
+async def _count(router: Router, writer: asyncio.StreamWriter) -> None:
+    """Tells the supervisor what each version answered."""
+    while True:
+        await asyncio.sleep(_COUNTS_INTERVAL_S)
+        for counts in router.tally.take():
+            _report(writer, counts)
 
 
 def _parse() -> argparse.Namespace:
