@@ -12,6 +12,7 @@ from typing import Any
 
 import uvloop
 
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .batcher import Batcher
@@ -34,7 +35,7 @@ def main() -> int:
     options = _parse()
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "engine")
         _check_socket_path(options.socket)
         # The search thread must not wait Python's usual 5 ms for the interpreter when a run ends.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
