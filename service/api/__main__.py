@@ -31,6 +31,7 @@ from .tracing import Tracing, start_tracing
 
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
 _LAG_INTERVAL_S = 0.1
+_COUNTS_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +74,8 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     router.request_retry = lambda: _report(writer, Retry())
     tracing = start_tracing()
     worker = Worker(_config(settings, router, tracing))
-    tasks = [asyncio.create_task(_follow(router, reader, writer, worker)), asyncio.create_task(_watch_lag())]
+    duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))
+    tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
         await worker.serve(sockets=[listener])
@@ -130,6 +132,14 @@ async def _watch_lag() -> None:
         asleep = time.perf_counter()
         await asyncio.sleep(_LAG_INTERVAL_S)
         metrics.EVENT_LOOP_LAG.observe(max(0.0, time.perf_counter() - asleep - _LAG_INTERVAL_S))
+
+
+async def _count(router: Router, writer: asyncio.StreamWriter) -> None:
+    """Tells the supervisor what each version answered."""
+    while True:
+        await asyncio.sleep(_COUNTS_INTERVAL_S)
+        for counts in router.tally.take():
+            _report(writer, counts)
 
 
 def _parse() -> argparse.Namespace:

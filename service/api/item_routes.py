@@ -13,6 +13,7 @@ from .body import bad_request
 from .engine_client import Router
 from .item_schemas import ItemAnswer, ItemsAnswer, TrieAnswer
 from .operations import READING, errors
+from .reader_client import ask_reader
 
 _PREFIX: Final = re.compile(r"(?:\d{1,9}(?:\.\d{1,9})*)?", re.ASCII)
 
@@ -32,16 +33,16 @@ def create_item_routes(settings: Settings, router: Router) -> APIRouter:
 
     async def item(item_id: str) -> Response:
         """One item: its code, its metadata, what filters see, and whether it may be recommended."""
-        return _send(await router.reader.ask(lambda query_id: Lookup(query_id, item_id), Document, timeout_s))
+        return _send(await ask_reader(router, lambda query_id: Lookup(query_id, item_id), Document, timeout_s))
 
     async def items(query: Text = "", limit: Limit = 20, offset: Offset = 0) -> Response:
         """Items whose id, title or other text holds every word of `query`."""
-        return _send(await router.reader.ask(lambda number: Find(number, query, limit, offset), Document, timeout_s))
+        return _send(await ask_reader(router, lambda number: Find(number, query, limit, offset), Document, timeout_s))
 
     async def trie(prefix: Prefix = "", limit: Limit = 100) -> Response:
         """What may follow a prefix of tokens, and which items are under it."""
         tokens = parse_prefix(prefix)
-        return _send(await router.reader.ask(lambda query_id: Children(query_id, tokens, limit), Document, timeout_s))
+        return _send(await ask_reader(router, lambda query_id: Children(query_id, tokens, limit), Document, timeout_s))
 
     api.get("/items", response_model=ItemsAnswer, responses=errors(*READING))(items)
     api.get("/items/{item_id:path}", response_model=ItemAnswer, responses=errors(UnknownItem, *READING))(item)

@@ -49,11 +49,6 @@ def to_query(wanted: RecommendRequest, query_id: int, timeout_ms: int) -> Query:
     )
 
 
-def sticky_key(wanted: RecommendRequest, request_id: str) -> bytes:
-    """What a canary's split goes by: the user, or where none is named the request."""
-    return (wanted.user_id or request_id).encode()
-
-
 def _service_limits(wanted: RecommendRequest, settings: Settings) -> Iterator[_Limit]:
     yield "/history", len(wanted.history), settings.max_history, _ITEMS
     yield "/exclude", len(wanted.exclude), settings.max_exclude, _ITEMS
@@ -66,8 +61,7 @@ def _service_limits(wanted: RecommendRequest, settings: Settings) -> Iterator[_L
 
 
 def _model_limits(wanted: RecommendRequest, info: EngineInfo | None) -> Iterator[_Limit]:
-    """Of a version that was asked for by name only if it is this one; its own engine knows better."""
-    if info is None or wanted.model_version not in (None, info.model_version):
+    if info is None:
         return
     sentence = "is {}, the largest beam width of model " + info.model_version + " is {}"
     yield "/k", wanted.k, info.beam_widths[-1], sentence

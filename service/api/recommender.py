@@ -14,9 +14,10 @@ from service.settings import Settings
 from . import answers
 from .answers import BatchRow
 from .body import bad_request, check
+from .canary import sticky_key
 from .edge import UNFORESEEN, count
 from .engine_client import Router, Served
-from .queries import check_limits, sticky_key, to_query
+from .queries import check_limits, to_query
 from .schemas import BatchRequest, RecommendRequest
 
 logger = logging.getLogger(__name__)
@@ -29,12 +30,13 @@ class Recommender:
         self._settings = settings
         self._router = router
 
-    async def serve(self, wanted: RecommendRequest, request_id: str, longest_ms: int | None = None) -> Served:
+    async def serve(self, wanted: RecommendRequest, longest_ms: int | None = None) -> Served:
         """`longest_ms` bounds the timeout. Raises BadRequest for a limit crossed, and what `Router.ask` raises."""
-        check_limits(wanted, self._settings, self._router.info)
+        router, version = self._router, wanted.model_version
+        check_limits(wanted, self._settings, router.info if version is None else router.info_of(version))
         timeout_ms = wanted.timeout_ms or longest_ms or self._settings.default_timeout_ms
-        query = to_query(wanted, self._router.next_id(), min(timeout_ms, longest_ms or timeout_ms))
-        return await self._router.ask(query, version=wanted.model_version, sticky_key=sticky_key(wanted, request_id))
+        query = to_query(wanted, router.next_id(), min(timeout_ms, longest_ms or timeout_ms))
+        return await router.ask(query, version=version, sticky_key=sticky_key(wanted.user_id, wanted.history))
 
     def check_batch(self, wanted: BatchRequest) -> None:
         """Raises BadRequest for a limit that the batch as a whole crosses."""
@@ -69,7 +71,7 @@ class Recommender:
 
     async def _recommendation(self, value: Any, batch: BatchRequest, row_id: str, started: float) -> BatchRow:
         wanted = check(value, RecommendRequest)
-        served = await self.serve(wanted, row_id, batch.timeout_ms)
+        served = await self.serve(wanted, batch.timeout_ms)
         body = answers.encode(served, row_id, wanted.parts, time.perf_counter() - started)
         return BatchRow(200, recommendation=msgspec.Raw(body))
 

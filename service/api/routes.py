@@ -34,7 +34,7 @@ def create_routes(settings: Settings, router: Router) -> APIRouter:
         """
         wanted = parse(await read_body(request, settings.max_body_bytes), RecommendRequest)
         async with cancelled_with_client(request.receive):
-            served = await recommender.serve(wanted, request.state.request_id)
+            served = await recommender.serve(wanted)
         total_s = time.perf_counter() - request.state.started
         request.state.attributes.update(answers.span_attributes(served))
         headers = {
