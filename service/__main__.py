@@ -15,7 +15,7 @@ from models.errors import ModelError
 
 from .errors import ServiceError
 from .settings import Settings, unknown_variables
-from .store import ANY, Active, VersionInfo, open_store
+from .store import ANY, Deployment, VersionInfo, open_store
 
 NOTHING: Final = "none"
 _VARIABLES = """
@@ -93,7 +93,7 @@ def models(
 ) -> None:
     """List the published versions, last published first; '*' marks the active one."""
     with _one_sentence(), open_store(_settings()) as store:
-        versions, active = store.versions(), store.active()
+        versions, active = store.versions(), store.deployment()
         typer.echo(_as_json(versions, active) if as_json else _table(versions, active))
 
 
@@ -117,7 +117,7 @@ def _condition(if_active: str | None) -> dict[str, Any]:
     return {"if_active": ANY if if_active is None else None if if_active == NOTHING else if_active}
 
 
-def _tell(active: Active) -> None:
+def _tell(active: Deployment) -> None:
     before = f", before it {active.previous[0]}" if active.previous else ""
     typer.echo(f"active: {active.version} (change {active.epoch}{before})")
 
@@ -138,12 +138,12 @@ def _size(size_bytes: int) -> str:
     return f"{size_bytes / 1e6:.1f} MB"
 
 
-def _as_json(versions: list[VersionInfo], active: Active | None) -> str:
+def _as_json(versions: list[VersionInfo], active: Deployment | None) -> str:
     listed = {"active": active and asdict(active), "versions": [asdict(version) for version in versions]}
     return json.dumps(listed, default=str, indent=2)
 
 
-def _table(versions: list[VersionInfo], active: Active | None) -> str:
+def _table(versions: list[VersionInfo], active: Deployment | None) -> str:
     if not versions:
         return "no models are published"
     rows = [("", "VERSION", "ITEMS", "SIZE", "PUBLISHED")]
@@ -152,7 +152,7 @@ def _table(versions: list[VersionInfo], active: Active | None) -> str:
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def _row(info: VersionInfo, active: Active | None) -> tuple[str, str, str, str, str]:
+def _row(info: VersionInfo, active: Deployment | None) -> tuple[str, str, str, str, str]:
     mark = "*" if active is not None and active.version == info.version else ""
     return mark, info.version, f"{info.item_count:,}", _size(info.bytes), f"{info.published_at:%Y-%m-%d %H:%M} UTC"
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from models.artifact import MANIFEST
 from service.settings import Settings
-from service.store import Active, Lost, Sighting, Store, StoreDown
+from service.store import CatalogSighting, Deployment, Lost, Sighting, Store, StoreDown
 
 from .board import Board
 from .engine import Engine
@@ -83,8 +83,10 @@ class Replica:
 
     def _on_sighting(self, sighting: Sighting) -> None:
         match sighting:
-            case Active():
-                self._on_active(sighting)
+            case Deployment():
+                self._on_deployment(sighting)
+            case CatalogSighting():
+                self._board.redis("ok")
             case Lost():
                 logger.error("Redis has lost the name of the active model; %s keeps answering", sighting.last.version)
                 self._board.redis("lost")
@@ -95,12 +97,14 @@ class Replica:
                 self._board.redis("ok")
                 self._announce.idle()
 
-    def _on_active(self, active: Active) -> None:
+    def _on_deployment(self, deployment: Deployment) -> None:
         status = self._board.status
-        self._previous = active.previous
-        if (active.version, active.epoch) != (status.active_version, status.active_epoch):
-            self._board.wanted(active.version, active.epoch)
-            self._fleet.want(active.version)
+        self._previous = deployment.previous
+        if deployment.version is None:
+            self._announce.idle()
+        elif (deployment.version, deployment.epoch) != (status.active_version, status.active_epoch):
+            self._board.wanted(deployment.version, deployment.epoch)
+            self._fleet.want(deployment.version)
         self._board.redis("ok")
         self._fleet.nudge()
 

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.__main__ import app
-from service.store import Active, Store
+from service.store import Deployment, Store
 from tests.service.plain_artifact import plain_artifact
 
 
@@ -39,7 +39,7 @@ def test_a_model_is_published_activated_and_listed(store: Store, tmp_path: Path)
     assert oldest.split()[:2] == ["v1", "8"]
     assert run(store, "rollback").stdout == "active: v1 (change 3)\n"
     assert run(store, "delete", "v2").stdout == "deleted v2\n"
-    assert store.active() == Active("v1", 3, ())
+    assert store.deployment() == Deployment("v1", 3, (), reason="rollback")
 
 
 def test_publish_and_activate_in_one_go(store: Store, tmp_path: Path) -> None:

@@ -75,6 +75,6 @@ async def test_what_cannot_be_activated_changes_nothing(
     async with admin(router, published) as client:
         answer = await client.post(path, content=body)
     assert (answer.status_code, answer.json()["code"]) == (status, code)
-    active = published.active()
+    active = published.deployment()
     assert active is not None
     assert active.version == "v1"
