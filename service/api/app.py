@@ -9,15 +9,18 @@ from starlette.exceptions import HTTPException
 from service.errors import ServiceError
 from service.settings import Settings
 
-from .admin import create_admin_routes
+from .catalog_routes import create_catalog_routes
 from .edge import Edge
 from .engine_client import Router
 from .health_routes import create_health_routes
 from .item_routes import create_item_routes
+from .library import Library
+from .model_routes import create_model_routes
 from .openapi import describe, operation_id
 from .problems import on_http_error, on_service_error, on_validation_error
 from .routes import create_routes
 from .tracing import OnlyIds, Tracing
+from .traffic_routes import create_traffic_routes
 
 _DESCRIPTION = (
     "Generative recommendation: the next items for a history, found by a beam search over semantic item codes."
@@ -33,10 +36,13 @@ def create_app(settings: Settings, router: Router, tracing: Tracing | None = Non
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
     )
+    library = Library(settings)
     app.include_router(create_routes(settings, router))
     app.include_router(create_item_routes(settings, router))
+    app.include_router(create_model_routes(settings, router, library))
+    app.include_router(create_traffic_routes(settings, router, library))
+    app.include_router(create_catalog_routes(settings, router, library))
     app.include_router(create_health_routes(settings, router))
-    app.include_router(create_admin_routes(settings, router))
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

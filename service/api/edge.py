@@ -1,4 +1,4 @@
-"""What every request passes first and last: its id, its trace, its clock, the metrics, and a net for what nobody foresaw."""
+"""What every request passes first and last: its ids, its clock, the metrics, and a net for what nobody foresaw."""
 
 import logging
 import re

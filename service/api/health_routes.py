@@ -3,6 +3,7 @@
 import asyncio
 import platform
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -36,8 +37,12 @@ def create_health_routes(settings: Settings, router: Router) -> APIRouter:
         """What runs here, and its limits."""
         return describe_version(settings, router)
 
-    text = {200: {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS}}}}
-    not_ready = {503: {"model": Ready, "description": "Not ready; the same document says why."}}
+    text: dict[int | str, dict[str, Any]] = {
+        200: {"description": "OK", "content": {"text/plain": {"schema": {"type": "string"}, "example": _METRICS}}}
+    }
+    not_ready: dict[int | str, dict[str, Any]] = {
+        503: {"model": Ready, "description": "Not ready; the same document says why."}
+    }
     api.get("/health/live")(live)
     api.get("/health/ready", responses=not_ready)(ready)
     api.get("/metrics", response_class=Response, responses=text)(metrics)

@@ -39,7 +39,11 @@ class TrieAnswer(BaseModel):
     model_config = ConfigDict(
         extra="allow",
         json_schema_extra={
-            "example": {"prefix": [16, 3], "items": 41, "children": [{"token": 37, "items": 2}, {"token": 5, "items": 1}]}
+            "example": {
+                "prefix": [16, 3],
+                "items": 41,
+                "children": [{"token": 37, "items": 2}, {"token": 5, "items": 1}],
+            }
         },
     )
 

@@ -1,6 +1,7 @@
 """Models as Redis holds them: what is published, and, behind a token, which of them are loaded and which one serves."""
 
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -15,7 +16,8 @@ from service.errors import (
     VersionPinned,
 )
 from service.settings import Settings
-from service.store import ANY, Deployment, ReplicaReport, Store, Unconditional
+from service.store import ANY, Deployment, ReplicaReport, Store
+from service.store.deployment import Unconditional
 
 from .access import token_check
 from .body import Body, parse, read_body
@@ -36,6 +38,9 @@ from .operations import ADMIN, BODY, answer, errors, request_body
 from .routes import cancelled_with_client
 
 _LOOK_S: Final = 2.5  # how long a thread waits at a time, so that a drain does not wait for all of `wait_s`
+
+
+Change = Callable[[Store], Deployment]
 
 
 class ModelRoutes:
@@ -106,7 +111,7 @@ class ModelRoutes:
         body = await read_body(request, self._settings.max_body_bytes)
         return parse(body, model) if body else model()
 
-    async def _change(self, request: Request, wait_s: float | None, change: "Change") -> Deployed:
+    async def _change(self, request: Request, wait_s: float | None, change: Change) -> Deployed:
         deployment = await self._library.ask(change)
         self._router.request_retry()  # Redis tells the supervisor of a change only, and this may be none
         if wait_s is None:
@@ -152,9 +157,9 @@ def create_model_routes(settings: Settings, router: Router, library: Library) ->
     api.post("/models/{version}/load", dependencies=token, status_code=202, responses=errors(*known) | loading)(
         routes.load
     )
-    api.post(
-        "/models/{version}/unload", dependencies=token, responses=errors(*known) | answer(DEPLOYED_EXAMPLE)
-    )(routes.unload)
+    api.post("/models/{version}/unload", dependencies=token, responses=errors(*known) | answer(DEPLOYED_EXAMPLE))(
+        routes.unload
+    )
     api.post(
         "/models/{version}/activate", dependencies=token, openapi_extra=optional(ActivateRequest), responses=moving
     )(routes.activate)

@@ -9,11 +9,17 @@ from pydantic.json_schema import models_json_schema
 
 from service.errors import PROBLEM_MEDIA_TYPE
 
+from .catalog_schemas import AddItems, PatchItems, RemoveItems
+from .model_schemas import ActivateRequest, RollbackRequest, TrafficRequest
 from .problems import Problem
 from .schemas import BatchRequest, RecommendRequest
 
 _REF: Final = "#/components/schemas/{model}"
-_BODIES: Final[tuple[type[BaseModel], ...]] = (RecommendRequest, BatchRequest)  # that handlers read themselves
+_MODELS: Final[tuple[type[BaseModel], ...]] = (  # that handlers read themselves
+    *(RecommendRequest, BatchRequest, ActivateRequest, RollbackRequest, TrafficRequest),
+    *(PatchItems, AddItems, RemoveItems),
+    Problem,
+)
 _ANY_ERROR: Final = {
     "description": "Another error",
     "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": _REF.format(model="Problem")}}},
@@ -41,7 +47,7 @@ def _complete(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for unused in ("HTTPValidationError", "ValidationError"):
         schemas.pop(unused, None)
-    _, found = models_json_schema([(model, "validation") for model in (*_BODIES, Problem)], ref_template=_REF)
+    _, found = models_json_schema([(model, "validation") for model in _MODELS], ref_template=_REF)
     schemas.update(found["$defs"])
     for operation in (operation for path in document["paths"].values() for operation in path.values()):
         _only_problems(operation["responses"])

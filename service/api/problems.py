@@ -35,6 +35,7 @@ class Problem(BaseModel):
     request_id: str
     errors: list[FieldProblem] | None = Field(None, description="The wrong fields of a 422.")
     active: str | None = Field(None, description="What is active, with a lost race (409).")
+    laggards: list[str] | None = Field(None, description="Replicas that did not follow in time (504).")
 
 
 class NoSuchPath(ServiceError):

@@ -15,9 +15,7 @@ _ATTEMPTS: Final = 2  # nothing a reader is asked changes anything, so its succe
 Wanted = TypeVar("Wanted", bound=Reply)
 
 
-async def ask_reader(
-    router: Router, make: Callable[[int], Asked], reply: type[Wanted], timeout_s: float
-) -> Wanted:
+async def ask_reader(router: Router, make: Callable[[int], Asked], reply: type[Wanted], timeout_s: float) -> Wanted:
     """The reply, of this type, to what `make` makes with a query id.
 
     Raises NotReady where there is no reader, DeadlineExceeded, or what the reader's `Failure` stands for.

@@ -1,6 +1,6 @@
 """The trace a request belongs to: read from `traceparent` (W3C), and with OpenTelemetry told to a collector.
 
-Without the extra `otel`, or without an exporter in the environment, the trace id reaches the log and nothing else happens.
+Without the extra `otel`, or without an exporter in the environment, its id reaches the log and nothing else happens.
 """
 
 import logging
