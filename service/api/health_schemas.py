@@ -1,11 +1,55 @@
 """What probes, and those who ask what runs here, receive."""
 
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
+
+
+_READY: Final[dict[str, JsonValue]] = {
+    "status": "degraded",
+    "reasons": [],
+    "notes": ["model beauty-3 is being loaded, beauty-2 answers meanwhile"],
+    "model_version": "beauty-2",
+    "active_version": "beauty-3",
+    "staleness_s": 1.25,
+    "redis": {"state": "ok", "since": 1790000000.0},
+    "engine": {
+        "provider": "CPUExecutionProvider",
+        "item_count": 12101,
+        "beam_widths": [10, 50],
+        "load_s": 0.6,
+        "warm_s": 1.1,
+    },
+    "failures": [],
+}
+_VERSION: Final[dict[str, JsonValue]] = {
+    "service": "0.1.0",
+    "python": "3.12.8",
+    "onnxruntime": "1.31.1",
+    "provider": "CPUExecutionProvider",
+    "model_version": "beauty-2",
+    "catalog_revision": 7,
+    "codes": {"length": 3, "tokens_per_level": 256},
+    "limits": {
+        "body_bytes": 1048576,
+        "history_items": 10000,
+        "exclude_items": 10000,
+        "filter_values": 1000,
+        "batch_requests": 100,
+        "catalog_items": 1000,
+        "k": 50,
+        "beam_widths": [10, 50],
+        "default_timeout_ms": 10000,
+        "max_timeout_ms": 60000,
+        "queue": 1024,
+        "batch_rows": 64,
+    },
+}
 
 
 class Live(BaseModel):
+    model_config = ConfigDict(json_schema_extra={"example": {"status": "live"}})
+
     status: Literal["live"] = "live"
 
 
@@ -30,6 +74,8 @@ class VersionFailure(BaseModel):
 
 class Ready(BaseModel):
     """Whether this replica can answer, and what is not as it should be."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _READY})
 
     status: Literal["ready", "degraded", "not_ready"]
     reasons: list[str] = Field(description="Why it is not ready; empty when it is.")
@@ -66,6 +112,8 @@ class Limits(BaseModel):
 
 class Version(BaseModel):
     """What runs here."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _VERSION})
 
     service: str
     python: str

@@ -1,7 +1,7 @@
 """What OpenAPI is told of each operation: its body, its errors, examples."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from pydantic import BaseModel
@@ -52,6 +52,12 @@ def errors(*kinds: type[ServiceError]) -> dict[int | str, dict[str, Any]]:
     return {status: _response(by_status[status]) for status in sorted(by_status)}
 
 
+def problem_examples() -> dict[str, dict[str, Any]]:
+    """One for each code of `service.errors`."""
+    kinds = {kind.code: kind for kind in _kinds(ServiceError) if kind.__module__ == ServiceError.__module__}
+    return {code: {"value": problem(_instance(kinds[code]), _REQUEST_ID)} for code in sorted(kinds)}
+
+
 def answer(example: Any, description: str = "OK") -> dict[int | str, dict[str, Any]]:
     """An example of a 200."""
     return {200: {"description": description, "content": {"application/json": {"example": example}}}}
@@ -63,10 +69,16 @@ def _response(kinds: list[type[ServiceError]]) -> dict[str, Any]:
         "content": {
             PROBLEM_MEDIA_TYPE: {
                 "schema": {"$ref": "#/components/schemas/Problem"},
-                "examples": {kind.code: {"value": problem(_instance(kind), _REQUEST_ID)} for kind in kinds},
+                "examples": {kind.code: {"$ref": f"#/components/examples/{kind.code}"} for kind in kinds},
             }
         },
     }
+
+
+def _kinds(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from _kinds(kind)
 
 
 def _instance(kind: type[ServiceError]) -> ServiceError:

@@ -45,6 +45,16 @@ ANSWER_EXAMPLE: Final[dict[str, JsonValue]] = {
     "warnings": [],
 }
 
+_PROBLEM_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "type": "urn:prorec:error:bad_request",
+    "title": "Bad request",
+    "status": 422,
+    "code": "bad_request",
+    "detail": "/requests/1/k must be greater than or equal to 1",
+    "errors": [{"pointer": "/requests/1/k", "detail": "must be greater than or equal to 1"}],
+    "request_id": ANSWER_EXAMPLE["request_id"],
+}
+
 
 def _scalar(value: object) -> str | float | bool:
     """Integers become floats: attributes know one kind of number."""
@@ -231,7 +241,18 @@ class BatchRow(BaseModel):
 class BatchAnswer(BaseModel):
     """Outcomes in the order of the requests."""
 
-    model_config = _ANSWER
+    model_config = ConfigDict(
+        **_ANSWER,
+        json_schema_extra={
+            "example": {
+                "request_id": ANSWER_EXAMPLE["request_id"],
+                "results": [
+                    {"status": 200, "recommendation": ANSWER_EXAMPLE},
+                    {"status": 422, "problem": _PROBLEM_EXAMPLE},
+                ],
+            }
+        },
+    )
 
     request_id: str
     results: list[BatchRow]
