@@ -220,7 +220,8 @@ async def test_the_openapi_document_shows_requests_answers_and_problems(router: 
         document = (await client.get("/openapi.json")).json()
     recommend = document["paths"]["/recommend"]["post"]
     body = recommend["requestBody"]["content"]["application/json"]["schema"]
-    assert {"history", "k", "return", "timeout_ms"} <= body["properties"].keys()
+    name = body["$ref"].removeprefix("#/components/schemas/")
+    assert {"history", "k", "return", "timeout_ms"} <= document["components"]["schemas"][name]["properties"].keys()
     assert recommend["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("RecommendAnswer")
     assert recommend["responses"]["default"]["content"]["application/problem+json"]["schema"]["$ref"].endswith(
         "Problem"
