@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Final
+from typing import Final, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -23,16 +23,14 @@ _fields: ContextVar[dict[str, str]] = ContextVar("log_fields")
 
 def configure_logging(settings: Settings, role: str) -> None:
     """Sets the root logger of this process up, on stderr; `role` says what the process is."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter(settings, role))
+    logging.basicConfig(level=settings.log_level.upper(), handlers=[log_handler(settings, role, sys.stderr)])
+
+
+def log_handler(settings: Settings, role: str, stream: TextIO) -> logging.Handler:
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(_formatter(settings, role))
     handler.addFilter(_add_fields)
-    logging.basicConfig(level=settings.log_level.upper(), handlers=[handler])
-
-
-def formatter(settings: Settings, role: str) -> logging.Formatter:
-    if settings.log_format == "text":
-        return logging.Formatter(_TEXT)
-    return JsonFormatter(_JSON, rename_fields=_NAMES, timestamp="time", static_fields={"role": role})
+    return handler
 
 
 @contextmanager
@@ -43,6 +41,12 @@ def log_fields(**fields: str | None) -> Iterator[None]:
         yield
     finally:
         _fields.reset(token)
+
+
+def _formatter(settings: Settings, role: str) -> logging.Formatter:
+    if settings.log_format == "text":
+        return logging.Formatter(_TEXT)
+    return JsonFormatter(_JSON, rename_fields=_NAMES, timestamp="time", static_fields={"role": role})
 
 
 def _add_fields(record: logging.LogRecord) -> bool:

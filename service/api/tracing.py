@@ -41,13 +41,13 @@ class Tracing(Protocol):
         """Sends what was not sent yet."""
 
 
-def start_tracing(environment: Mapping[str, str] = os.environ) -> Tracing:
+def start_tracing() -> Tracing:
     """Spans if the environment names an exporter and OpenTelemetry is installed; else only ids."""
-    wanted = _wanted(environment)
+    wanted = _wanted(os.environ)
     if wanted is None:
         return OnlyIds()
     try:
-        return Spans(_provider(environment))
+        return Spans(_provider())
     except ImportError:
         logger.warning("%s is set, but OpenTelemetry is not installed: pip install 'prorec-serve[otel]'", wanted)
         return OnlyIds()
@@ -130,16 +130,16 @@ def _wanted(environment: Mapping[str, str]) -> str | None:
     return next((name for name in _ENDPOINTS if environment.get(name)), None)
 
 
-def _provider(environment: Mapping[str, str]) -> "TracerProvider":
+def _provider() -> "TracerProvider":
     """Raises ImportError without the extra `otel`."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter, SimpleSpanProcessor
 
-    named = "OTEL_SERVICE_NAME" in environment or "service.name=" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name=" in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
     provider = TracerProvider(resource=Resource.create({} if named else {"service.name": SERVICE_NAME}))
-    console = environment.get(_CONSOLE) == "console"
+    console = os.environ.get(_CONSOLE) == "console"
     provider.add_span_processor(
         SimpleSpanProcessor(ConsoleSpanExporter()) if console else BatchSpanProcessor(OTLPSpanExporter())
     )
