@@ -4,7 +4,6 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
-
 _READY: Final[dict[str, JsonValue]] = {
     "status": "degraded",
     "reasons": [],

@@ -136,7 +136,7 @@ async def test_a_pinned_version_answers_even_if_another_is_active(router: Router
 async def test_a_user_stays_with_the_canary(router: Router, folder: Path) -> None:
     async with engine(folder) as active, engine(folder, version="v2") as other, client_of(router) as client:
         await router.switch(Routes(1, active.route, others=(other.route,), canary="v2", canary_percent=50.0))
-        seen = {}
+        seen: dict[str, str] = {}
         for user in [f"user-{number}" for number in range(20)] * 2:
             body = (await client.post("/recommend", json={"history": [], "user_id": user})).json()
             assert seen.setdefault(user, body["model_version"]) == body["model_version"]
