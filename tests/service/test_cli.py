@@ -34,7 +34,7 @@ def test_a_model_is_published_activated_and_listed(store: Store, tmp_path: Path)
     assert run(store, "activate", "v1").stdout == "active: v1 (change 1)\n"
     assert run(store, "activate", "v2", "--if-active", "v1").stdout == "active: v2 (change 2, before it v1)\n"
     head, newest, oldest = run(store, "models").stdout.splitlines()
-    assert head.split() == ["VERSION", "ITEMS", "SIZE", "PUBLISHED"]
+    assert head.split() == ["VERSION", "ITEMS", "SIZE", "PUBLISHED", "ROLE"]
     assert newest.split()[:3] == ["*", "v2", "8"]
     assert oldest.split()[:2] == ["v1", "8"]
     assert run(store, "rollback").stdout == "active: v1 (change 3)\n"

@@ -1,10 +1,8 @@
 """Which version is active: compare-and-set, rollback, and calls whose answer got lost."""
 
-import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from service.errors import LostRace, NoPrevious, StoreCorrupt, UnknownVersion
 from service.store import Deployment, Store
 from service.store.deployment import KEPT_PREVIOUS
 from tests.service.plain_artifact import plain_artifact
+from tests.service.store_probes import losing_the_first_answer
 
 
 @pytest.fixture
@@ -160,47 +159,3 @@ def test_a_publish_whose_answer_got_lost_is_published(store: Store, tmp_path: Pa
     with losing_the_first_answer(store) as unlucky:
         unlucky.publish(plain_artifact(tmp_path))
     assert store.fetch("v1", tmp_path / "cache").manifest.model_version == "v1"
-
-
-@contextmanager
-def losing_the_first_answer(store: Store) -> Iterator[Store]:
-    """The same store through a relay that breaks the connection in place of the first answer to an EVAL."""
-    lost = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_relay_all, args=(listener, store, lost), daemon=True).start()
-        port = listener.getsockname()[1]
-        with closing(Store.connect(f"redis://127.0.0.1:{port}", store.keys.namespace)) as unlucky:
-            yield unlucky
-        assert lost.is_set()
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def _relay_all(listener: socket.socket, store: Store, lost: threading.Event) -> None:
-    with suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_relay, args=(client, store, lost), daemon=True).start()
-
-
-def _relay(client: socket.socket, store: Store, lost: threading.Event) -> None:
-    with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-        server.connect(store.url.removeprefix("unix://"))
-        while True:
-            asked = client.recv(1 << 24)
-            if not asked:
-                return
-            server.sendall(asked)
-            while not _is_whole_request(asked):
-                more = client.recv(1 << 24)
-                server.sendall(more)
-                asked += more
-            answer = server.recv(1 << 24)
-            if b"\r\nEVAL\r\n" in asked and not lost.is_set():
-                lost.set()
-                return
-            client.sendall(answer)
-
-
-def _is_whole_request(asked: bytes) -> bool:
-    """True unless more bytes are sure to come: enough for the commands of these tests."""
-    return asked.endswith(b"\r\n")
