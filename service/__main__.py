@@ -12,7 +12,7 @@ from models.artifact import Artifact
 from models.errors import ModelError
 
 from . import listing
-from .errors import ServiceError
+from .errors import ServiceError, StoreUnavailable
 from .settings import Settings, unknown_variables
 from .store import ANY, KEEP, Canary, Deployment, Store, open_store
 
@@ -44,12 +44,23 @@ def serve() -> None:
     """Serve recommendations over HTTP; the same as no command at all."""
     with _one_sentence():
         settings = _settings()
-        if settings.redis_url is not None:
-            with open_store(settings):  # a wrong URL is told before anything is started
-                pass
         from .supervisor import serve as run  # the other commands need none of what it imports
+        from .supervisor.last import remembered
 
+        if settings.redis_url is not None:
+            _check_redis(settings, may_be_away=remembered(settings.data_dir) is not None)
         raise typer.Exit(run(settings))
+
+
+def _check_redis(settings: Settings, *, may_be_away: bool) -> None:
+    """A wrong URL is told before anything is started. A server that is away stops only a replica with nothing cached."""
+    try:
+        with open_store(settings):
+            pass
+    except StoreUnavailable as error:
+        if not may_be_away:
+            raise
+        typer.echo(f"warning: {error}; what was served last is served from the cache", err=True)
 
 
 @app.command()

@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @contextmanager
 def reading(folder: Path) -> Iterator[None]:
-    """No process is moved into the archive meanwhile, which would make a counter jump. Blocks; not for an event loop."""
+    """No process is moved into the archive meanwhile, or a counter would jump. Blocks; not for an event loop."""
     with _locked(folder, fcntl.LOCK_SH):
         yield
 

@@ -115,7 +115,7 @@ class Router:
         await asyncio.gather(*(client.close() for client in clients.values()))
 
     async def ask(self, query: Query, *, version: str | None = None, sticky_key: bytes | None = None) -> Served:
-        """The answer of the version asked for by name, of the canary for its share of the users, else of the active one.
+        """The answer of the version asked for by name, of the canary for its share of the users, or of the active one.
 
         `sticky_key` is what `canary.sticky_key` makes of a request; None keeps it from the canary. Raises Overloaded,
         NotLoaded, NotReady, DeadlineExceeded, EngineCrashed, or what the engine's `Failure` stands for.

@@ -1,4 +1,4 @@
-"""The supervisor of a replica: follows Redis, keeps an engine and the HTTP workers alive, swaps models, drains."""
+"""The supervisor of a replica: follows Redis, keeps engines and the HTTP workers alive, swaps models, drains."""
 
 import asyncio
 import signal
@@ -18,7 +18,8 @@ from service.log_format import configure_logging
 from service.settings import Settings
 from service.store import Store
 
-from .replica import Announce, Replica
+from .announce import Announce
+from .replica import Replica
 
 __all__ = ["serve"]
 
@@ -52,7 +53,7 @@ def _serve(settings: Settings, listener: socket.socket, *, embedded: bool) -> No
 
 
 async def _live(settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce) -> None:
-    await Replica(settings, listener, store, folder).run(announce)
+    await Replica(settings, listener, store, folder, announce).run()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

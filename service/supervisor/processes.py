@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -15,6 +16,7 @@ from service.settings import Settings, variable
 
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 _LINE_BYTES: Final = 1 << 16
+_archivist: Final = ThreadPoolExecutor(1, "archivist")  # its own: a Redis that hangs may keep other threads busy
 
 logger = logging.getLogger(__name__)
 
@@ -80,8 +82,12 @@ class Child:
         return await self.wait()
 
     async def kill(self) -> None:
-        self.signal(signal.SIGKILL)
+        self.kill_now()
         await self.wait()
+
+    def kill_now(self) -> None:
+        """Nothing happens to one that has ended."""
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -95,7 +101,7 @@ class Child:
     async def _watch(self) -> int:
         await asyncio.gather(self._relay_stderr(), self._relay_stdout())
         code = await self._process.wait()
-        await asyncio.to_thread(archive, self._metrics_folder, self.pid)
+        await asyncio.get_running_loop().run_in_executor(_archivist, archive, self._metrics_folder, self.pid)
         return code
 
     async def _relay_stderr(self) -> None:
