@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from service.catalog.records import ItemChange
-from service.errors import FieldError, NotFollowed
+from service.errors import Draining, FieldError, NotFollowed
 from service.frames import Checked, CheckPatch, Prepare, Prepared
 from service.settings import Settings
 from service.store import Store
@@ -100,6 +100,8 @@ class CatalogEditor:
                     f"this replica had not applied it after {wait_ms} ms",
                     [self._router.status.replica],
                 )
+            if self._router.status.draining:
+                raise Draining(f"the change is made, as catalog revision {revision}; this replica goes away")
             await asyncio.sleep(_LOOK_EVERY_S)
 
 

@@ -7,6 +7,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Depends, Request, Response
 
 from service.errors import (
+    Draining,
     LostRace,
     NoPrevious,
     NotFollowed,
@@ -124,6 +125,8 @@ class ModelRoutes:
         while True:
             left_s = max(0.0, deadline - time.monotonic())
             look_s = min(left_s, _LOOK_S)
+            if self._router.status.draining:
+                raise Draining("the change is made; this replica goes away and waits no longer for the others")
             try:
                 return await self._library.ask(lambda store, look_s=look_s: store.wait_until_active(version, look_s))  # type: ignore[misc]
             except NotFollowed as error:
@@ -136,8 +139,8 @@ def create_model_routes(settings: Settings, router: Router, library: Library) ->
     routes = ModelRoutes(settings, router, library)
     token = [Depends(token_check(settings.admin_token))]
     known = (*ADMIN, UnknownVersion)
-    moving = errors(*known, *BODY, LostRace, NotFollowed) | answer(DEPLOYED_EXAMPLE)
-    back = errors(*known, *BODY, LostRace, NoPrevious, NotFollowed) | answer(DEPLOYED_EXAMPLE)
+    moving = errors(*known, *BODY, LostRace, Draining, NotFollowed) | answer(DEPLOYED_EXAMPLE)
+    back = errors(*known, *BODY, LostRace, NoPrevious, Draining, NotFollowed) | answer(DEPLOYED_EXAMPLE)
     loading: dict[int | str, dict[str, Any]] = {202: answer(DEPLOYED_EXAMPLE, "Being loaded")[200]}
 
     def optional(model: type[Any]) -> dict[str, Any]:

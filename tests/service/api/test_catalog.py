@@ -192,6 +192,13 @@ async def test_a_change_may_wait_until_this_replica_follows(router: Router, stor
     assert (got.status_code, got.json()["unplaced"]) == (200, {"m": "no code is free"})
 
 
+async def test_a_draining_replica_does_not_wait(router: Router, store: Store, folder: Path) -> None:
+    router.status = Status(draining=True)
+    async with editing(router, store, folder) as (client, _):
+        got = await client.patch(PATH, json={"items": [PATCHED | {"available": False}], "wait_ms": 60_000})
+    assert (got.status_code, got.json()["code"], store.catalog_revision()) == (503, "draining", 1)
+
+
 async def test_a_change_this_replica_does_not_follow_in_time_is_504_and_made(
     router: Router, store: Store, folder: Path
 ) -> None:

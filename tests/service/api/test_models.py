@@ -128,6 +128,15 @@ async def test_a_replica_that_does_not_follow_in_time_is_named(router: Router, p
     assert active(published) == "v2"
 
 
+async def test_a_draining_replica_waits_for_nobody(router: Router, published: Store) -> None:
+    report(published, "v1", "r-1")
+    router.status = Status(draining=True)
+    async with admin_of(router, published) as client:
+        got = await client.post("/models/v2/activate", json={"wait_s": 60})
+    assert (got.status_code, got.json()["code"]) == (503, "draining")
+    assert active(published) == "v2"
+
+
 async def test_a_rollback_returns_to_the_version_before(router: Router, published: Store) -> None:
     published.activate("v2")
     async with admin_of(router, published) as client:
