@@ -53,7 +53,7 @@ def serve() -> None:
 
 
 def _check_redis(settings: Settings, *, may_be_away: bool) -> None:
-    """A wrong URL is told before anything is started. A server that is away stops only a replica with nothing cached."""
+    """A wrong URL is told before anything is started. Where something is cached Redis may be away."""
     try:
         with open_store(settings):
             pass

@@ -166,12 +166,14 @@ class Fleet:
             self._changes.clear()
             self._choose()
             self._enlist()
-            routes = self._routes()
+            self._squeeze()
+            kept = self._kept()
+            routes = self._routes(kept)
             if routes != self._announced:
                 self._announced = routes
                 await self._switchboard.route(routes)
             self._confirm(routes)
-            self._dismiss()
+            self._dismiss(kept)
 
     def _choose(self) -> None:
         """The wanted version serves as soon as it can; until then the one before it does."""
@@ -188,17 +190,18 @@ class Fleet:
     def _serving_life(self) -> Life | None:
         return self._lives.get((self._serving, False)) if self._serving else None
 
-    def _routes(self) -> Routes:
-        ready = [life for life in self._lives.values() if life.alive and life.version != self._serving]
+    def _routes(self, kept: set[Key]) -> Routes:
+        """What is to go is named no more, so that nobody asks it when it does."""
+        ready = [life for key, life in self._lives.items() if life.alive and key in kept]
         canary = self._deployment.canary if self._deployment else None
-        shadows = [life.route for life in self._lives.values() if life.alive and life.background]
+        others = (life.route for life in ready if not life.background and life.version != self._serving)
         return Routes(
             0,
             self._serving_life.route if self._serving_life else None,
-            others=tuple(life.route for life in ready if life.route and not life.background),
+            others=tuple(route for route in others if route),
             canary=canary.version if canary else None,
             canary_percent=canary.percent if canary else 0.0,
-            shadow=shadows[0] if shadows else None,
+            shadow=next((life.route for life in ready if life.background), None),
             reader=self._reading.route if self._reading else None,
         )
 
@@ -221,12 +224,15 @@ class Fleet:
 
     # ---- what may go
 
-    def _dismiss(self) -> None:
+    def _kept(self) -> set[Key]:
+        kept = {*self._wanted(), *self._warm()}
+        return kept if self._serving is None else kept | {(self._serving, False)}
+
+    def _dismiss(self, kept: set[Key]) -> None:
+        """Whatever workers do not ask any more, unless it is wanted again meanwhile."""
         if self._reading:
             self._reading.dismiss()
-        self._squeeze()
-        kept = {*self._wanted(), *self._warm(), (self._serving, False)}
-        for key in [key for key in self._lives if key not in kept]:
+        for key in [key for key in self._lives if key not in kept | self._kept()]:
             self._run(self._lives.pop(key).end())
         self._step_down()
 
@@ -239,12 +245,12 @@ class Fleet:
 
     def _squeeze(self) -> None:
         """Where memory is short, the oldest of the engines that are only kept warm goes."""
-        only_warm = [version for version, _ in self._warm() if (version, False) not in {*self._wanted()}]
-        if self._serving in only_warm:
-            only_warm.remove(self._serving)
+        needed = {*self._wanted(), (self._serving, False)}
+        only_warm = [key for key in self._warm() if key not in needed]
         if only_warm and self._memory() < self._warm_memory_percent:
-            logger.warning("memory is short: the engine of the earlier model %s is ended", only_warm[-1])
-            self._squeezed.add(only_warm[-1])
+            version, _ = only_warm[-1]
+            logger.warning("memory is short: the engine of the earlier model %s is ended", version)
+            self._squeezed.add(version)
 
     async def _watch_memory(self) -> None:
         while True:
