@@ -174,6 +174,21 @@ def _store() -> Iterator[Store]:
         yield store
 
 
+@app.command()
+def openapi(
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of to standard output.")
+    ] = None,
+) -> None:
+    """Write the OpenAPI document of the HTTP interface, as JSON."""
+    from .api.openapi import export  # the other commands need none of what it imports
+
+    if output is None:
+        typer.echo(export(), nl=False)
+    else:
+        output.write_text(export())
+
+
 @contextmanager
 def _one_sentence() -> Iterator[None]:
     """Whatever is wrong with what the user gave or has: one sentence and exit status 1."""

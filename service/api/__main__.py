@@ -21,11 +21,13 @@ import uvloop
 
 from service import metrics
 from service.errors import SettingsError
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .app import create_app
 from .control import Acknowledge, Report, Retry, Routes, encode, read_order
 from .engine_client import Router
+from .tracing import Tracing, start_tracing
 
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
 _LAG_INTERVAL_S = 0.1
@@ -40,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, and it decides
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "worker")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_work(settings, socket.socket(fileno=options.fd), options.control))
     except (SettingsError, OSError) as error:
@@ -70,7 +72,8 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     router = Router(settings.queue_limit + settings.max_batch_rows)
     reader, writer = await asyncio.open_unix_connection(control)
     router.request_retry = lambda: _report(writer, Retry())
-    worker = Worker(_config(settings, router))
+    tracing = start_tracing()
+    worker = Worker(_config(settings, router, tracing))
     duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))
     tasks = [asyncio.create_task(duty) for duty in duties]
     try:
@@ -82,11 +85,12 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
         await asyncio.gather(*tasks, return_exceptions=True)
         await router.close()
         writer.close()
+        await asyncio.to_thread(tracing.close)
 
 
-def _config(settings: Settings, router: Router) -> uvicorn.Config:
+def _config(settings: Settings, router: Router, tracing: Tracing) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(settings, router),
+        create_app(settings, router, tracing),
         loop="none",
         http="httptools",
         ws="none",

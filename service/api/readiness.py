@@ -5,7 +5,7 @@ from typing import Literal
 
 from .control import Route, Status
 from .engine_client import Router
-from .schemas import EngineHealth, Ready, RedisHealth, VersionFailure
+from .health_schemas import EngineHealth, Ready, RedisHealth, VersionFailure
 
 
 def health(router: Router) -> Ready:

@@ -9,6 +9,7 @@ from typing import Any
 import uvloop
 
 from service.lifetime import check_socket_path, one_line, parse_options, stop_requested
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .batcher import Batcher
@@ -25,7 +26,7 @@ def main() -> int:
     options = parse_options("service.engine", __doc__)
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "engine")
         check_socket_path(options.socket)
         # The search thread must not wait Python's usual 5 ms for the interpreter when a run ends.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)

@@ -1,7 +1,6 @@
 """The supervisor of a replica: follows Redis, keeps engines and the HTTP workers alive, swaps models, drains."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -15,6 +14,7 @@ import uvloop
 
 from service.embedded_redis import embedded_redis
 from service.errors import ServiceError, SettingsError
+from service.log_format import configure_logging
 from service.settings import Settings
 from service.store import Store
 
@@ -28,7 +28,7 @@ _BACKLOG = 2048
 
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Exit code: 0 after a drain, 1 with one sentence on stderr if it cannot start."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logging(settings, "supervisor")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
