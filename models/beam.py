@@ -24,6 +24,7 @@ class Candidates:
     item        int32 [k] item indices
     score       float32 [k], what the order follows
     code_score  float32 [k], log-probability of the code
+    prefix_score  float32 [k, L], log-probability of its first 1 … L tokens
     edge_gap    smallest distance, over levels, between the last candidate kept and the first one dropped: below the
                 runtimes' rounding, another runtime may rightly keep the other
     """
@@ -32,6 +33,7 @@ class Candidates:
     item: NDArray[np.int32]
     score: NDArray[np.float32]
     code_score: NDArray[np.float32]
+    prefix_score: NDArray[np.float32]
     edge_gap: float
 
 
@@ -68,6 +70,7 @@ def beam_search(
     prefixes = np.zeros((1, 0), dtype=np.int32)
     states = np.zeros(1, dtype=np.int32)
     scores = np.zeros(1, dtype=np.float32)
+    trail = np.zeros((1, 0), dtype=np.float32)
     edge_gap = float("inf")
     for level in range(trie.code_length):
         if not len(states):
@@ -82,7 +85,8 @@ def beam_search(
             edge_gap = min(edge_gap, float(totals[order[width - 1]] - totals[order[width]]))
         prefixes = np.concatenate([prefixes[beams[kept]], tokens[kept, None]], axis=1)
         states, scores = children[kept], totals[kept]
-    return _ranked(trie, states, scores, item_score, rescore_weight, edge_gap)
+        trail = np.concatenate([trail[beams[kept]], scores[:, None]], axis=1)
+    return _ranked(trie, states, trail, item_score, rescore_weight, edge_gap)
 
 
 def _children(
@@ -99,14 +103,15 @@ def _children(
 def _ranked(
     trie: CodeTrie,
     leaves: NDArray[np.int32],
-    code_scores: NDArray[np.float32],
+    trail: NDArray[np.float32],
     item_score: NDArray[np.float32] | None,
     rescore_weight: float,
     edge_gap: float,
 ) -> Candidates:
     items = trie.leaf_item[leaves]
+    code_scores = trail[:, -1] if len(leaves) else np.empty(0, dtype=np.float32)
     scores = code_scores
     if item_score is not None:
         scores = code_scores + np.float32(rescore_weight) * item_score[items]
     order = np.argsort(-scores, kind="stable")
-    return Candidates(leaves[order], items[order], scores[order], code_scores[order], edge_gap)
+    return Candidates(leaves[order], items[order], scores[order], code_scores[order], trail[order], edge_gap)

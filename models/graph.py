@@ -11,7 +11,7 @@ input, so the catalog can change under a fixed graph:
     child_start_l   int32 [S_l + 1]   for l = 0 … L - 1
     child_token_l   int32 [S_{l+1}]
     child_offset_l  int32 [W_l]       0 … W_l - 1, W_l at least the level's largest branching
-    alive_l         uint8 [F, S_{l+1}] per filter slot: does the state hold a legal leaf
+    alive_l         int32 [F, C_l]    per filter slot: how many legal leaves the state holds, C_l at least S_{l+1}
     slot            int32 [B]         filter slot of each row
     dead_parent_l   int32 [B, X_l]    subtrees this row must skip (`CodeTrie.dead_states`), padded with -1
     dead_offset_l   int32 [B, X_l]
@@ -20,6 +20,9 @@ input, so the catalog can change under a fixed graph:
     item        int32 [B, K]    item indices, best first, -1 where no legal leaf is left
     score       float32 [B, K]  what the order follows
     code_score  float32 [B, K]  log-probability of the code
+    prefix_score  float32 [B, K, L]  log-probability of the code's first 1 … L tokens; means nothing where item is -1
+
+Arrays of items and states may be longer than what is used.
 """
 
 from collections.abc import Sequence
@@ -32,7 +35,7 @@ from numpy.typing import NDArray
 from .artifact import Artifact
 from .trie import CodeTrie, DeadStates
 
-OUTPUTS = ("item", "score", "code_score")
+OUTPUTS = ("item", "score", "code_score", "prefix_score")
 Inputs = dict[str, NDArray[Any]]
 
 
@@ -57,7 +60,7 @@ def trie_inputs(trie: CodeTrie) -> Inputs:
         inputs[f"child_start_{level}"] = trie.child_start[level]
         inputs[f"child_token_{level}"] = trie.child_token[level]
         inputs[f"child_offset_{level}"] = np.arange(trie.branching[level], dtype=np.int32)
-        inputs[f"alive_{level}"] = np.ones((1, trie.child_token[level].size), dtype=np.uint8)
+        inputs[f"alive_{level}"] = trie.leaf_counts[level][None]
     return inputs
 
 

@@ -34,8 +34,8 @@ class SearchGraph(nn.Module):
         names = ["history", "slot", "rescore_weight", "leaf_item", "item_output", table, BEAMS]
         return names + [f"{name}_{level}" for level in levels for name in per_level]
 
-    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(item int32 [B, K], score float32 [B, K], code_score float32 [B, K])"""
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(item int32 [B, K], score float32 [B, K], code_score float32 [B, K], prefix_score float32 [B, K, L])"""
         inputs = dict(zip(self.input_names, tensors, strict=True))
         context = self.generator.encode(inputs["history"], inputs)
         rows = inputs["history"].shape[0]
@@ -43,6 +43,7 @@ class SearchGraph(nn.Module):
         score = torch.zeros(rows, 1, device=state.device)
         tokens: Tensor | None = None
         cache: Cache = ()
+        trail: list[tuple[Tensor, Tensor]] = []
         for level in range(self.generator.config.code_length):
             logits, cache = self.generator.step(level, tokens, context, cache)
             log_probs = F.log_softmax(logits.float(), dim=-1)
@@ -51,9 +52,12 @@ class SearchGraph(nn.Module):
             place = torch.where(score > _ILLEGAL, place, 0)
             beam = place // inputs[f"child_offset_{level}"].shape[0]
             state, tokens = child.gather(1, place), token.gather(1, place)
+            trail.append((score, beam))
             if level + 1 < self.generator.config.code_length:
                 cache = _reorder(cache, beam)
-        return self._rank(state, score, context.user_state, inputs)
+        item, score, place = self._rank(state, score, context.user_state, inputs)
+        prefix_score = _prefix_scores(trail, place)
+        return item, score, prefix_score[..., -1], prefix_score
 
     def _expand(
         self, level: int, state: Tensor, score: Tensor, log_probs: Tensor, inputs: dict[str, Tensor]
@@ -69,7 +73,8 @@ class SearchGraph(nn.Module):
         child = torch.where(exists, first + offset, 0)
         token = _pick(inputs[f"child_token_{level}"], child)
         alive = inputs[f"alive_{level}"]
-        legal = _pick(alive.flatten(), child + (inputs["slot"] * alive.shape[1])[:, None, None]) > 0
+        slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
+        legal = _pick(alive.flatten(), child + slot[:, None, None]) > 0
         total = score[..., None] + log_probs.gather(2, token.long())
         total = torch.where(exists & legal, total, _ILLEGAL).flatten(1)
         total = torch.cat([total, total.new_full((total.shape[0], inputs[BEAMS].shape[0]), _ILLEGAL)], dim=1)
@@ -80,11 +85,24 @@ class SearchGraph(nn.Module):
     def _rank(
         self, leaf: Tensor, code_score: Tensor, user_state: Tensor, inputs: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
+        """(item int32 [B, K], score float32 [B, K], beam int64 [B, K] that each place holds)"""
         item = _pick(inputs["leaf_item"], leaf)
         item_score = (F.embedding(item, inputs["item_output"]) * user_state[:, None]).sum(dim=-1)
         score, place = torch.topk(code_score + inputs["rescore_weight"] * item_score, inputs[BEAMS].shape[0], dim=1)
         item = torch.where(score > _ILLEGAL, item.gather(1, place), -1)
-        return item, score, code_score.gather(1, place)
+        return item, score, place
+
+
+def _prefix_scores(trail: list[tuple[Tensor, Tensor]], place: Tensor) -> Tensor:
+    """Score after each level of the beams at `place` int64 [B, K], followed back to the root; float32 [B, K, L].
+
+    trail  one entry a level: (score [B, K], the beam of the level before that each beam continues)
+    """
+    scores: list[Tensor] = []
+    for score, beam in reversed(trail):
+        scores.insert(0, score.gather(1, place))
+        place = beam.gather(1, place)
+    return torch.stack(scores, dim=-1)
 
 
 def _pick(array: Tensor, index: Tensor) -> Tensor:

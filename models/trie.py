@@ -4,7 +4,7 @@ Items are sorted by code, so the children of a state are neighbours and a state 
 state, the root; level L's states are the leaves, one an item, in code order.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +17,7 @@ from .errors import TrieError
 
 @dataclass(frozen=True)
 class DeadStates:
-    """Subtrees of one level with no legal leaf, whose parents still have one.
+    """Subtrees of one level whose legal leaves are all excluded, and whose parents still have another one.
 
     parent  int32 [X], the state above, at the level before
     offset  int32 [X], which of the parent's children
@@ -125,23 +125,59 @@ class CodeTrie:
         if not rises.all():
             raise TrieError(f"level {level}: sibling tokens are not ascending")
 
-    def dead_states(self, leaves: NDArray[np.int32]) -> list[DeadStates]:
-        """The largest subtrees all of whose leaves are in `leaves` (int32 [X], any order); one entry a level.
+    def count_leaves(self, legal: NDArray[np.bool_]) -> tuple[NDArray[np.int32], ...]:
+        """Legal leaves below every state of levels 1 … L, one int32 array [S_{l+1}] a level; `legal` is bool [N]."""
+        counts = [legal.astype(np.int32)]
+        for level in range(self.code_length - 1, 0, -1):
+            before = np.zeros(counts[0].size + 1, dtype=np.int32)
+            np.cumsum(counts[0], dtype=np.int32, out=before[1:])
+            at = before[self.child_start[level]]
+            counts.insert(0, at[1:] - at[:-1])
+        return tuple(counts)
 
-        A search that steps into none of them reaches every other leaf and no dead end. Cost O(X · L · log S).
+    @cached_property
+    def leaf_counts(self) -> tuple[NDArray[np.int32], ...]:
+        """`count_leaves` where every leaf is legal."""
+        return self.count_leaves(np.ones(self.item_count, dtype=np.bool_))
+
+    def ancestors(self, leaves: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        """States of levels 1 … L on the way to each leaf (int32 [X]), one int32 array [X] a level."""
+        path = [leaves]
+        for level in range(self.code_length - 1, 0, -1):
+            path.insert(0, _parents(self.child_start[level], path[0]))
+        return path
+
+    def dead_states(
+        self, leaves: NDArray[np.int32], counts: Sequence[NDArray[np.int32]] | None = None
+    ) -> list[DeadStates]:
+        """The largest subtrees all of whose legal leaves are in `leaves` (int32 [X], any order); one entry a level.
+
+        `counts` says how many legal leaves each state has (`count_leaves`; arrays may be longer than that); None: every
+        leaf is legal. A search that steps into none of these subtrees, nor into one without a legal leaf, reaches every
+        other legal leaf and no dead end. Cost O(X · L · log S).
         """
-        dead: list[DeadStates] = [DeadStates(_EMPTY, _EMPTY)] * self.code_length
+        dead = [DeadStates(_EMPTY, _EMPTY)] * self.code_length
+        counts = self.leaf_counts if counts is None else counts
         gone = np.unique(leaves)
+        gone = gone[counts[-1][gone] > 0]
         for level in range(self.code_length - 1, -1, -1):
-            starts = self.child_start[level]
-            parents = np.searchsorted(starts, gone, side="right") - 1
-            group, sizes = np.unique(parents, return_counts=True)
-            emptied = group[sizes == starts[group + 1] - starts[group]]
-            # The root has no parent that could skip it, so its children stay listed.
-            keep = np.isin(parents, emptied, invert=True) if level else np.ones(len(gone), dtype=bool)
-            offsets = gone[keep] - starts[parents[keep]]
-            dead[level] = DeadStates(parents[keep].astype(np.int32), offsets.astype(np.int32))
-            gone = emptied
+            if not gone.size:
+                break
+            parents = _parents(self.child_start[level], gone)
+            fresh = np.empty(parents.size, dtype=np.bool_)
+            fresh[0] = True
+            np.not_equal(parents[1:], parents[:-1], out=fresh[1:])
+            first = np.flatnonzero(fresh)
+            above = parents[first]
+            # A child with another legal leaf is not among the gone, so it keeps its parent's sum below the count. The
+            # root has no parent that could skip it, so its children stay listed.
+            emptied = np.add.reduceat(counts[level][gone], first) == counts[level - 1][above] if level else first < 0
+            offsets = gone - self.child_start[level][parents]
+            if emptied.any():
+                keep = ~emptied[np.cumsum(fresh) - 1]
+                parents, offsets = parents[keep], offsets[keep]
+            dead[level] = DeadStates(parents, offsets)
+            gone = above[emptied]
         return dead
 
     def walk(self, leaf: int) -> Iterator[int]:
@@ -150,6 +186,11 @@ class CodeTrie:
         for level in range(self.code_length - 1, -1, -1):
             yield int(self.child_token[level][state])
             state = int(np.searchsorted(self.child_start[level], state, side="right")) - 1
+
+
+def _parents(starts: NDArray[np.int32], states: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The state above each of `states`. Of one type throughout: numpy would convert all of `starts` otherwise."""
+    return (np.searchsorted(starts, states, side="right") - 1).astype(np.int32)
 
 
 _EMPTY = np.empty(0, dtype=np.int32)

@@ -40,6 +40,14 @@ EXHAUSTED = Counter("prorec_exhausted_total", "Answers with fewer than k items, 
 INVALID_CODES = Counter(
     "prorec_invalid_codes_total", "Searches that returned an item twice, an excluded one, or too few; always a defect"
 )
+FILTER_SLOTS = Gauge(
+    "prorec_filter_slots", "Filters that engines hold compiled, over all engines", multiprocess_mode="livesum"
+)
+_CHANGE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
+FILTER_COMPILE = Histogram("prorec_filter_compile_seconds", "From a filter to its slot", buckets=_CHANGE_S)
+CATALOG_APPLY = Histogram(
+    "prorec_catalog_apply_seconds", "From a change of the catalog to when every search obeys it", buckets=_CHANGE_S
+)
 REJECTED = Counter("prorec_rejected_total", "Queries an engine did not answer, by the code of the failure", ["reason"])
 
 # ---- shadows

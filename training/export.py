@@ -33,11 +33,13 @@ SCORE_TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class SearchResult:
-    """Answers of one batch: item int32 [B, K] (-1: no legal leaf left), score and code_score float32 [B, K]."""
+    """Answers of one batch: item int32 [B, K] (-1: no legal leaf left), score and code_score float32 [B, K],
+    prefix_score float32 [B, K, L]."""
 
     item: NDArray[np.int32]
     score: NDArray[np.float32]
     code_score: NDArray[np.float32]
+    prefix_score: NDArray[np.float32]
 
 
 class GraphSearch:
@@ -222,6 +224,9 @@ def _difference(result: SearchResult, place: int, slow: Candidates) -> _Differen
     tolerance = SCORE_TOLERANCE * max(1.0, _largest(slow.score) / 10)
     if gap > tolerance or _largest(code_scores[both] - slow.code_score[partner]) > SCORE_TOLERANCE:
         return _Difference(f"scores of the same item differ by {gap:.2e}", gap)
+    prefixes = result.prefix_score[place][legal][both] - slow.prefix_score[partner]
+    if _largest(prefixes) > SCORE_TOLERANCE:
+        return _Difference(f"scores of a prefix differ by {_largest(prefixes):.2e}", gap)
     if not both.all():
         return _Difference("other items", gap, at_edge=True)
     if _largest(slow.score[partner] - slow.score) > tolerance:
@@ -270,13 +275,13 @@ def reference(
 
         item_score = catalog["item_output"] @ context.user_state[0].numpy()
         return beam_search(
-            trie, logits, width, legal_leaf=_legal(trie, row), item_score=item_score, rescore_weight=weight
+            trie, logits, width, legal_leaf=_legal(trie, row, catalog), item_score=item_score, rescore_weight=weight
         )
 
 
-def _legal(trie: CodeTrie, row: SearchRow) -> NDArray[np.bool_]:
-    """Which leaves the row's dead subtrees leave."""
-    legal = np.ones(trie.item_count, dtype=bool)
+def _legal(trie: CodeTrie, row: SearchRow, catalog: Inputs) -> NDArray[np.bool_]:
+    """Which leaves of its filter slot the row's dead subtrees leave."""
+    legal: NDArray[np.bool_] = catalog[f"alive_{trie.code_length - 1}"][row.slot, : trie.item_count] > 0
     for level, dead in enumerate(row.dead):
         states = trie.child_start[level][dead.parent] + dead.offset
         first, last = states, states + 1

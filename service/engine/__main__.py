@@ -13,7 +13,9 @@ from service.log_format import configure_logging
 from service.settings import Settings
 
 from .batcher import Batcher
+from .changes import Changes
 from .server import Server
+from .slots import Slots
 from .startup import Engine, load
 
 _SWITCH_INTERVAL_S = 0.0005
@@ -41,13 +43,15 @@ def main() -> int:
 
 async def _serve(engine: Engine, settings: Settings, socket: Path) -> int:
     batcher = Batcher(engine.search, queue_limit=settings.queue_limit, max_rows=settings.max_batch_rows)
-    server = Server(engine.catalog, batcher, engine.info)
+    changes = Changes(engine.search, batcher)
+    server = Server(engine.catalog, batcher, Slots(engine.slot_count), changes, engine.info)
     ended = batcher.start()
     await server.listen(str(socket))
     stop: asyncio.Future[Any] = asyncio.ensure_future(stop_requested().wait())
     await asyncio.wait([stop, ended], return_when=asyncio.FIRST_COMPLETED)
     lost = ended.exception() if ended.done() else None
     await server.drain(0.0 if lost else settings.drain_timeout_s)
+    changes.close()
     socket.unlink(missing_ok=True)
     if lost:
         print(f"the engine lost its device: {one_line(lost)}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,10 +10,17 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.graph import SearchRow, bucket_for
 from service import metrics
+from service.catalog.items import LiveItems
 from service.errors import BadBeamWidth, BadK, EngineFailed
 from service.frames import Answer, Query
 
-from .search import Shape, dead_class
+from .explain import explain
+from .index import LiveIndex, State
+from .popularity import most_popular
+from .search import Found, Shape, dead_class
+from .selection import Selection, select
+
+NO_FILTER = 0
 
 
 @dataclass(frozen=True)
@@ -20,7 +28,7 @@ class Request:
     """A query in the terms of this artifact.
 
     history   int32 [used], the newest known items, oldest first; empty: nothing to search with
-    excluded  item indices that must not come back
+    excluded  item indices that must not come back, ascending
     unknown, truncated  history items that are not in the catalog, and known ones older than the network reads
     """
 
@@ -38,116 +46,217 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Prepared:
+    """A request, and what the search is to do for it, in one state of the catalog.
+
+    legal       how many items may come back
+    generation  of the catalog; in another one all of this may be wrong
+    row, shape  mean nothing where the request is `popular`
+    """
+
+    request: Request
+    legal: int
+    generation: int
+    revision: int
+    row: SearchRow
+    shape: Shape
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A query on its way through the queue. What was prepared for it is replaced when the catalog changes meanwhile."""
+
+    query: Query
+    slot: int
+    prepared: Prepared
+
+
+@dataclass(frozen=True)
 class Place:
     """What the search found for one row; arrays as in `Found`, with the times its answer reports."""
 
     item: NDArray[np.int32]
     score: NDArray[np.float32]
     code_score: NDArray[np.float32]
+    prefix_score: NDArray[np.float32]
+    legal: NDArray[np.bool_]
     queue_s: float = 0.0
     batch_s: float = 0.0
     run_s: float = 0.0
     batch_rows: int = 1
 
+    @classmethod
+    def of(cls, found: Found, row: int, **times: Any) -> "Place":
+        """One row of a batch."""
+        arrays = (found.item, found.score, found.code_score, found.prefix_score, found.legal)
+        return cls(*(array[row] for array in arrays), **times)
+
 
 class Catalog:
     """Items of one artifact; every method is quick enough for an event loop at usual history lengths."""
 
-    def __init__(self, artifact: Artifact) -> None:
-        self._artifact = artifact
+    def __init__(self, artifact: Artifact, items: LiveItems, index: LiveIndex) -> None:
         self._manifest = artifact.manifest
-        self._popularity = artifact.array("popularity")
-        self.item_count = artifact.manifest.item_count
+        self._items = items
+        self._index = index
 
-    def read(self, query: Query) -> Request:
-        """Looks every id up; raises BadK or BadBeamWidth for what no graph of the artifact can give."""
-        width = self._width(query.k, query.beam_width)
-        seen = self._artifact.item_ids.indices(query.history)
+    def ticket(self, query: Query, slot: int = NO_FILTER) -> Ticket:
+        """Looks every id up and works out what the search has to avoid; `slot` holds the query's filter.
+
+        Raises BadK or BadBeamWidth for what no graph of the artifact can give.
+        """
+        return Ticket(query, slot, self._prepare(query, slot))
+
+    def refresh(self, ticket: Ticket) -> tuple[SearchRow, Shape] | None:
+        """On the search thread, before a ticket's row runs: what it has become; None where it is up to date."""
+        if ticket.prepared.generation == self._index.state.generation:
+            return None
+        ticket.prepared = self._prepare(ticket.query, ticket.slot)
+        return ticket.prepared.row, ticket.prepared.shape
+
+    def answer(self, ticket: Ticket, place: Place) -> Answer:
+        """The first `k` legal items found.
+
+        Raises EngineFailed where the search returned an item twice, one that is not legal, or fewer than there are: a
+        broken graph must not look like a short answer.
+        """
+        prepared = ticket.prepared
+        found = place.item[place.item >= 0]
+        if fault := self._fault(prepared, found, place.legal):
+            metrics.INVALID_CODES.inc()
+            raise EngineFailed(f"the search returned {fault}")
+        selection = self._select(ticket.query, found, place.score)
+        answer = self._answer(prepared, found[selection.places], place.score[selection.places], selection, "model")
+        answer.code_scores = place.code_score[selection.places].tolist()
+        if ticket.query.with_explain:
+            trail = place.prefix_score[selection.places]
+            answer.explanations = explain(
+                self._items, self._index.tables.codes, found[selection.places], prepared.request.history, trail
+            )
+        answer.queue_s, answer.batch_s, answer.run_s = place.queue_s, place.batch_s, place.run_s
+        answer.batch_rows = place.batch_rows
+        return answer
+
+    def popular(self, ticket: Ticket) -> Answer:
+        """The most popular legal items; the score of popularity rank r = 0, 1, … is 1 / (1 + r)."""
+        query = ticket.query
+        with self._index.lock:
+            prepared = ticket.prepared = self._prepared(query, ticket.slot)
+            enough = prepared.request.width if query.diversity else query.k
+            places = most_popular(self._index.state.ranked[ticket.slot], self._index, prepared.request.excluded, enough)
+        items, scores = self._index.items_at(places), (1.0 / (1.0 + places)).astype(np.float64)
+        selection = self._select(query, items, scores)
+        answer = self._answer(prepared, items[selection.places], scores[selection.places], selection, "popular")
+        if query.with_explain:
+            answer.explanations = explain(
+                self._items, self._index.tables.codes, items[selection.places], prepared.request.history, None
+            )
+        return answer
+
+    def _prepare(self, query: Query, slot: int) -> Prepared:
+        with self._index.lock:
+            return self._prepared(query, slot)
+
+    def _prepared(self, query: Query, slot: int) -> Prepared:
+        state = self._index.state
+        request = self._read(query, state)
+        gone = state.legal_leaves(slot, request.excluded)
+        legal = int(state.totals[slot]) - gone.size
+        dead = state.trie.dead_states(gone, state.slot_counts(slot)) if gone.size and not request.popular else ()
+        row = SearchRow(request.history, dead, slot)
+        bucket = bucket_for(len(row.history), self._manifest.history_buckets)
+        shape = Shape(request.width, bucket, dead_class(row), query.rescore, query.alone)
+        return Prepared(request, legal, state.generation, state.revision, row, shape)
+
+    def _read(self, query: Query, state: State) -> Request:
+        width = self._width(query)
+        seen = self._indices(query.history, state)
         known = seen[seen >= 0]
         history = known[-self._manifest.config.history_length :]
         return Request(
             query,
             width,
             history,
-            self._excluded(query, known),
+            self._excluded(query, known, state),
             unknown=len(seen) - len(known),
             truncated=len(known) - len(history),
         )
 
-    def search_row(self, request: Request) -> tuple[SearchRow, Shape]:
-        """What the search is to do for a request that is not `popular`."""
-        trie = self._artifact.trie
-        dead = trie.dead_states(trie.item_leaf[request.excluded]) if request.excluded.size else ()
-        row = SearchRow(request.history, dead)
-        bucket = bucket_for(len(row.history), self._manifest.history_buckets)
-        query = request.query
-        return row, Shape(request.width, bucket, dead_class(row), query.rescore, query.alone)
+    def _indices(self, ids: Sequence[str], state: State) -> NDArray[np.int32]:
+        """Of items that are about to be added the trie knows nothing yet."""
+        found = self._items.indices(ids)
+        if self._items.count > state.trie.item_count:
+            found[found >= state.trie.item_count] = -1
+        return found
 
-    def answer(self, request: Request, place: Place) -> Answer:
-        """The first `k` legal items found.
-
-        Raises EngineFailed where the search returned an item twice, an excluded one, or fewer than there are: a broken
-        graph must not look like a short answer.
-        """
-        found = place.item[place.item >= 0][: request.query.k]
-        if fault := self._fault(request, found):
-            metrics.INVALID_CODES.inc()
-            raise EngineFailed(f"the search returned {fault}")
-        count = len(found)
-        answer = self._answer(request, found, place.score[:count].tolist(), "model")
-        answer.code_scores = place.code_score[:count].tolist()
-        answer.queue_s, answer.batch_s, answer.run_s = place.queue_s, place.batch_s, place.run_s
-        answer.batch_rows = place.batch_rows
-        return answer
-
-    def popular(self, request: Request) -> Answer:
-        """The most popular legal items; the score of popularity rank r = 0, 1, … is 1 / (1 + r)."""
-        enough = request.query.k + len(request.excluded)
-        legal = np.flatnonzero(~np.isin(self._popularity[:enough], request.excluded))[: request.query.k]
-        return self._answer(request, self._popularity[legal], (1.0 / (1.0 + legal)).tolist(), "popular")
-
-    def _width(self, k: int, beam_width: int | None) -> int:
-        """The smallest of the artifact's beam widths that is wide enough."""
+    def _width(self, query: Query) -> int:
+        """The smallest of the artifact's beam widths that is wide enough, for diversity the next one."""
         widths = self._manifest.beam_widths
-        if not 1 <= k <= widths[-1]:
-            raise BadK(f"k is {k}, it must be between 1 and {widths[-1]}")
-        wanted = max(k, self._manifest.default_beam_width if beam_width is None else beam_width)
+        if not 1 <= query.k <= widths[-1]:
+            raise BadK(f"k is {query.k}, it must be between 1 and {widths[-1]}")
+        wanted = max(query.k, self._manifest.default_beam_width if query.beam_width is None else query.beam_width)
         if wanted > widths[-1]:
-            raise BadBeamWidth(f"beam_width is {beam_width}, the largest of this model is {widths[-1]}")
-        return bucket_for(wanted, widths)
+            raise BadBeamWidth(f"beam_width is {query.beam_width}, the largest of this model is {widths[-1]}")
+        width = bucket_for(wanted, widths)
+        return bucket_for(width + 1, widths) if query.diversity else width
 
-    def _excluded(self, query: Query, known: NDArray[np.int32]) -> NDArray[np.int32]:
+    def _excluded(self, query: Query, known: NDArray[np.int32], state: State) -> NDArray[np.int32]:
         """Sorted, each once; ids the catalog does not know cannot come back anyway."""
-        named = self._artifact.item_ids.indices(query.exclude)
+        if not query.exclude:
+            return np.unique(known) if query.exclude_seen else known[:0]
+        named = self._indices(query.exclude, state)
         named = named[named >= 0]
         return np.unique(np.concatenate([named, known])) if query.exclude_seen else np.unique(named)
 
-    def _fault(self, request: Request, found: NDArray[np.int32]) -> str | None:
+    def _fault(self, prepared: Prepared, found: NDArray[np.int32], legal: NDArray[np.bool_]) -> str | None:
         items = set(found.tolist())
-        legal = self.item_count - len(request.excluded)
+        wanted = min(prepared.request.query.k, prepared.legal)
         if len(items) < len(found):
             return "an item twice"
-        if not items.isdisjoint(request.excluded.tolist()):
+        if not items.isdisjoint(prepared.request.excluded.tolist()):
             return "an excluded item"
-        if len(found) < min(request.query.k, legal):
-            return f"{len(found)} items where {min(request.query.k, legal)} are legal"
+        if not legal[: len(found)].all():
+            return "an item that is unavailable or does not match the filter"
+        if len(found) < wanted:
+            return f"{len(found)} items where {wanted} are legal"
         return None
 
-    def _answer(self, request: Request, items: NDArray[np.int32], scores: list[float], source: str) -> Answer:
-        query, found = request.query, items.tolist()
+    def _select(
+        self, query: Query, items: NDArray[np.int32], scores: NDArray[np.float32] | NDArray[np.float64]
+    ) -> Selection:
+        first_tokens = self._index.tables.codes[items, 0] if query.diversity else None
+        return select(scores[: len(items)], first_tokens, query)
+
+    def _answer(
+        self,
+        prepared: Prepared,
+        items: NDArray[np.int32],
+        scores: NDArray[np.float32] | NDArray[np.float64],
+        selection: Selection,
+        source: str,
+    ) -> Answer:
+        query, request, found = prepared.request.query, prepared.request, items.tolist()
         return Answer(
             query.query_id,
-            item_ids=[self._artifact.item_ids[item] for item in found],
-            scores=scores,
+            item_ids=[self._items.item_id(item) for item in found],
+            scores=scores.tolist(),
             code_scores=[],
             source=source,
-            exhausted=len(found) < query.k,
+            exhausted=prepared.legal < query.k,
             used=len(request.history),
             unknown=request.unknown,
             truncated=request.truncated,
-            metadata=self._metadata(found) if query.with_metadata else None,
-            codes=self._artifact.codes.tokens[items].tolist() if query.with_codes else None,
+            metadata=[self._items.metadata_json(item) for item in found] if query.with_metadata else None,
+            codes=self._index.tables.codes[items].tolist() if query.with_codes else None,
+            catalog_revision=prepared.revision,
+            warnings=[*self._unknown_included(query), *selection.warnings],
         )
 
-    def _metadata(self, items: Sequence[int]) -> list[bytes]:
-        return [self._artifact.metadata_json(item) for item in items]
+    def _unknown_included(self, query: Query) -> list[str]:
+        """Ids of `include_items` that are no items, in one sentence."""
+        if not query.include_items:
+            return []
+        unknown = int((self._items.indices(query.include_items) < 0).sum())
+        if not unknown:
+            return []
+        return [f"{unknown} of include_items {'is' if unknown == 1 else 'are'} not in the catalog"]

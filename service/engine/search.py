@@ -7,7 +7,7 @@ the memory-mapped files themselves, on a GPU they are copied over once.
 import ctypes
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
 
@@ -16,7 +16,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.graph import OUTPUTS, SearchRow, catalog_inputs, request_inputs
+from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inputs
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -73,12 +73,16 @@ class Found:
     item        int32 [B, K] item indices, -1 where no legal leaf is left
     score       float32 [B, K], what the order follows
     code_score  float32 [B, K], log-probability of the code
+    prefix_score  float32 [B, K, L], log-probability of its first 1 … L tokens
+    legal       bool [B, K], False for an item that the row's filter slot does not allow: a defect
     run_s       seconds inside the graph
     """
 
     item: NDArray[np.int32]
     score: NDArray[np.float32]
     code_score: NDArray[np.float32]
+    prefix_score: NDArray[np.float32]
+    legal: NDArray[np.bool_]
     run_s: float
 
 
@@ -93,8 +97,16 @@ class Search(Protocol):
 class GraphSearch:
     """The search graphs of one artifact. `run` belongs to one thread at a time."""
 
-    def __init__(self, artifact: Artifact, provider: Literal["auto", "cpu", "cuda"], threads: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        provider: Literal["auto", "cpu", "cuda"],
+        threads: int,
+        catalog: Inputs | None = None,
+    ) -> None:
         """Loads every graph; `threads` 0 leaves their number to ONNX Runtime.
+
+        `catalog` is what `bind` is given; None: the catalog as the artifact has it.
 
         Raises SearchError when `provider` is "cuda" and there is no GPU that works.
         """
@@ -104,8 +116,30 @@ class GraphSearch:
         widths = artifact.manifest.beam_widths
         self._sessions = {width: _session(artifact, width, first_choice, threads) for width in widths}
         self.provider = self._actual_provider(required=CUDA if provider == "cuda" else None)
-        self._catalog = _bind_catalog(artifact, self.provider)
+        self._catalog: dict[str, ort.OrtValue] = {}
+        self.bind(catalog_inputs(artifact) if catalog is None else catalog)()
         self._wanted = {width: _input_names(session) for width, session in self._sessions.items()}
+
+    def bind(self, inputs: Inputs) -> Callable[[], None]:
+        """Brings inputs of the catalog to the device, from any thread; what is returned puts them in use.
+
+        On the CPU the arrays themselves are used, so what is written into them later counts without another `bind`.
+        """
+        device = "cuda" if self.provider == CUDA else "cpu"
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
+            for name, array in inputs.items()
+        }
+
+        def use() -> None:
+            self._catalog = self._catalog | values
+
+        return use
+
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the device reads the arrays it was given, and no copies."""
+        return self.provider != CUDA
 
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
         weight = self._rescore_weight if shape.rescore else 0.0
@@ -115,8 +149,9 @@ class GraphSearch:
         feed = {name: value for name, value in (self._catalog | fed).items() if name in wanted}
         started = time.perf_counter()
         outputs = self._sessions[shape.width].run_with_ort_values(list(OUTPUTS), feed)
-        item, score, code_score = (output.numpy() for output in outputs)
-        return Found(item, score, code_score, time.perf_counter() - started)
+        item, score, code_score, prefix_score = (output.numpy() for output in outputs)
+        legal = np.ones(item.shape, dtype=np.bool_)
+        return Found(item, score, code_score, prefix_score, legal, time.perf_counter() - started)
 
     def _actual_provider(self, required: str | None) -> str:
         """ONNX Runtime falls back to the CPU without raising when a CUDA library is missing."""
@@ -134,14 +169,6 @@ def _input_names(session: ort.InferenceSession) -> frozenset[str]:
 
 def _on_cpu(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
-
-
-def _bind_catalog(artifact: Artifact, provider: str) -> dict[str, ort.OrtValue]:
-    device = "cuda" if provider == CUDA else "cpu"
-    return {
-        name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
-        for name, array in catalog_inputs(artifact).items()
-    }
 
 
 def _session(artifact: Artifact, width: int, provider: str, threads: int) -> ort.InferenceSession:

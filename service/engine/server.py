@@ -2,19 +2,38 @@
 
 import asyncio
 import logging
+import math
 import time
+from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
 
-from service import metrics
-from service.errors import DeadlineExceeded, EngineFailed, ServiceError
-from service.frames import Answer, Cancel, EngineInfo, Failure, Ping, Query, Reply, Request, pack, read_frame
+from service import frames, metrics
+from service.catalog.filters import filter_key
+from service.errors import BadRequest, DeadlineExceeded, EngineFailed, ServiceError
+from service.frames import (
+    Answer,
+    Applied,
+    Apply,
+    Cancel,
+    EngineInfo,
+    Failure,
+    Ping,
+    Placed,
+    Query,
+    Reply,
+    Request,
+    pack,
+    read_frame,
+)
 
 from .batcher import Batcher
-from .catalog import Catalog, Place
-from .catalog import Request as CatalogRequest
+from .catalog import NO_FILTER, Catalog, Place, Ticket
+from .changes import Changes
+from .slots import Slot, Slots
 
 _SETTLE_S = 0.05
 _FLUSH_S = 5.0
@@ -24,11 +43,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(eq=False)
 class Connection:
-    """One HTTP worker's connection and what it waits for."""
+    """One peer's connection and what it waits for."""
 
     writer: asyncio.StreamWriter
     encoder: msgspec.msgpack.Encoder = field(default_factory=msgspec.msgpack.Encoder)
-    in_flight: "dict[int, asyncio.Future[Place]]" = field(default_factory=dict)
+    in_flight: "dict[int, asyncio.Future[Any]]" = field(default_factory=dict)
 
     def send(self, reply: Reply) -> None:
         if self.writer.is_closing():
@@ -41,11 +60,13 @@ class Connection:
 
 
 class Server:
-    """Answers queries of one artifact until `drain`."""
+    """Answers queries of one artifact, and follows the catalog, until `drain`."""
 
-    def __init__(self, catalog: Catalog, batcher: Batcher, info: EngineInfo) -> None:
+    def __init__(self, catalog: Catalog, batcher: Batcher, slots: Slots, changes: Changes, info: EngineInfo) -> None:
         self._catalog = catalog
         self._batcher = batcher
+        self._slots = slots
+        self._changes = changes
         self._info = info
         self._connections: set[Connection] = set()
         self._decoder = msgspec.msgpack.Decoder(Request)
@@ -71,11 +92,11 @@ class Server:
 
     @property
     def in_flight(self) -> int:
-        """Queries accepted and not answered yet."""
+        """Messages accepted and not answered yet."""
         return sum(len(connection.in_flight) for connection in self._connections)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Reads queries until the peer goes, then drops what it no longer waits for."""
+        """Reads messages until the peer goes, then drops what it no longer waits for."""
         connection = Connection(writer)
         self._connections.add(connection)
         try:
@@ -99,46 +120,123 @@ class Server:
                     future.cancel()
             case Ping(query_id):
                 connection.send(msgspec.structs.replace(self._info, query_id=query_id))
+            case Apply():
+                self._start(connection, message, self._apply(message))
+            case frames.Place():
+                self._start(connection, message, self._place(message))
+            case _:
+                connection.send(Failure(message.query_id, EngineFailed.code, "an engine does not answer that"))
 
     def _ask(self, connection: Connection, query: Query) -> None:
         """Answers at once where no search is needed or possible, else hands the query to the batcher."""
-        if query.query_id in connection.in_flight:
-            raise ValueError(f"query id {query.query_id} is in flight already")
+        _refuse_twin(connection, query.query_id)
+        slot: Slot | None = None
         try:
             self._batcher.admit(query.deadline)
-            request = self._catalog.read(query)
-            if request.popular:
-                connection.send(self._catalog.popular(request))
-                return
-            row, shape = self._catalog.search_row(request)
-            future = self._batcher.submit(row, shape, query.deadline)
+            if query.filter or query.include_items is not None:
+                key = filter_key(query.filter, query.include_items)
+                slot = self._slots.pin(key)
+                if slot is None:
+                    self._start(connection, query, self._compile_and_ask(connection, query, key))
+                    return
+            self._search(connection, query, slot)
         except Exception as error:
-            connection.send(_failure(query, error))
-            return
-        connection.in_flight[query.query_id] = future
-        future.add_done_callback(partial(self._settle, connection, request))
+            connection.send(_failure(query.query_id, error))
 
-    def _settle(self, connection: Connection, request: CatalogRequest, future: "asyncio.Future[Place]") -> None:
-        connection.in_flight.pop(request.query.query_id, None)
-        connection.send(self._reply(request, future))
-
-    def _reply(self, request: CatalogRequest, future: "asyncio.Future[Place]") -> Answer | Failure:
-        if future.cancelled():
-            return _failure(request.query, DeadlineExceeded("the query was cancelled"))
+    def _search(self, connection: Connection, query: Query, slot: Slot | None) -> None:
+        """Sends the answer, or has it sent; the slot is let go of when no search needs it any more."""
+        let_go = partial(self._slots.unpin, slot) if slot else _nothing
         try:
-            answer = self._catalog.answer(request, future.result())
+            ticket = self._catalog.ticket(query, slot.number if slot else NO_FILTER)
+            if ticket.prepared.request.popular:
+                answer = self._catalog.popular(ticket)
+                answer.waiting = self._batcher.waiting
+                connection.send(answer)
+                let_go()
+                return
+            row, shape = ticket.prepared.row, ticket.prepared.shape
+            refresh = partial(self._catalog.refresh, ticket)
+            future = self._batcher.submit(row, shape, query.deadline, refresh, let_go)
+        except BaseException:
+            let_go()
+            raise
+        connection.in_flight[query.query_id] = future
+        future.add_done_callback(partial(self._settle, connection, ticket))
+
+    async def _compile_and_ask(self, connection: Connection, query: Query, key: bytes) -> Failure | None:
+        """As `_search`, when the filter has its slot; the deadline counts meanwhile."""
+        compile_into = partial(self._changes.compile, conditions=query.filter, include_items=query.include_items)
+        try:
+            async with asyncio.timeout(None if math.isinf(query.deadline) else query.deadline - time.monotonic()):
+                slot = await self._slots.acquire(key, compile_into)
+        except TimeoutError:
+            raise DeadlineExceeded("the deadline passed while the filter was compiled") from None
+        self._search(connection, query, slot)
+        return None
+
+    def _settle(self, connection: Connection, ticket: Ticket, future: "asyncio.Future[Place]") -> None:
+        connection.in_flight.pop(ticket.query.query_id, None)
+        connection.send(self._reply(ticket, future))
+
+    def _reply(self, ticket: Ticket, future: "asyncio.Future[Place]") -> Answer | Failure:
+        query_id = ticket.query.query_id
+        if future.cancelled():
+            return _failure(query_id, DeadlineExceeded("the query was cancelled"))
+        try:
+            answer = self._catalog.answer(ticket, future.result())
         except Exception as error:
-            return _failure(request.query, error)
+            return _failure(query_id, error)
+        answer.waiting = self._batcher.waiting
         metrics.STAGE_DURATION.labels("queue").observe(answer.queue_s)
         return answer
 
+    async def _apply(self, message: Apply) -> Applied:
+        missing = await self._changes.apply(message.revision, message.records, message.codes)
+        return Applied(message.query_id, message.revision, missing)
 
-def _failure(query: Query, error: Exception) -> Failure:
-    """What the client is told; an error nobody foresaw is logged and told as `engine_failed`."""
+    async def _place(self, message: frames.Place) -> Placed:
+        codes, refused = await self._changes.propose(message.records)
+        return Placed(message.query_id, codes, refused)
+
+    def _start(
+        self, connection: Connection, message: Query | Apply | frames.Place, work: Awaitable[Reply | None]
+    ) -> None:
+        """Lets something that takes its time reply later; None: something else will."""
+        task = asyncio.ensure_future(work)
+        connection.in_flight[message.query_id] = task
+        task.add_done_callback(partial(_finish, connection, message.query_id))
+
+
+def _finish(connection: Connection, query_id: int, task: "asyncio.Future[Reply | None]") -> None:
+    if connection.in_flight.get(query_id) is task:
+        del connection.in_flight[query_id]
+    if task.cancelled():
+        connection.send(_failure(query_id, DeadlineExceeded("the query was cancelled")))
+    elif (error := task.exception()) is not None:
+        connection.send(_failure(query_id, error))
+    elif (reply := task.result()) is not None:
+        connection.send(reply)
+
+
+def _refuse_twin(connection: Connection, query_id: int) -> None:
+    if query_id in connection.in_flight:
+        raise ValueError(f"query id {query_id} is in flight already")
+
+
+def _nothing() -> None:
+    pass
+
+
+def _failure(query_id: int, error: BaseException) -> Failure:
+    """What the peer is told; an error nobody foresaw is logged and told as `engine_failed`."""
+    if isinstance(error, BadRequest):
+        return Failure(
+            query_id, error.code, str(error), [(wrong["pointer"], wrong["detail"]) for wrong in error.errors]
+        )
     if isinstance(error, ServiceError):
-        return Failure(query.query_id, error.code, str(error))
-    logger.error("query %d failed", query.query_id, exc_info=error)
-    return Failure(query.query_id, EngineFailed.code, "the engine failed on this query")
+        return Failure(query_id, error.code, str(error))
+    logger.error("message %d failed", query_id, exc_info=error)
+    return Failure(query_id, EngineFailed.code, "the engine failed on this query")
 
 
 async def _flush(connection: Connection) -> None:

@@ -3,7 +3,7 @@
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +11,15 @@ import numpy as np
 
 from models.artifact import Artifact
 from models.graph import SearchRow
+from service.catalog.items import LiveItems
 from service.frames import Answer, EngineInfo, Query
 from service.settings import Settings
 
 from .catalog import Catalog, Place
-from .search import GraphSearch, Shape
+from .index import LiveIndex
+from .live import LiveSearch
+from .newcomers import Newcomers
+from .search import GraphSearch, Search, Shape
 
 _TOLERANCE = 1e-3  # of a score, between the machine that exported and this one
 _MISPLACED = 0.1  # share of a row's items that a near-tie at a beam's edge may exchange
@@ -32,7 +36,8 @@ class Engine:
     """Everything that serves one artifact, warm."""
 
     catalog: Catalog
-    search: GraphSearch
+    search: LiveSearch
+    slot_count: int
     info: EngineInfo
 
 
@@ -44,15 +49,23 @@ def load(folder: Path, settings: Settings) -> Engine:
     started = time.monotonic()
     artifact = Artifact.open(folder, verify=False)
     artifact.trie.check()
-    search = GraphSearch(artifact, settings.provider, settings.engine_threads)
-    catalog = Catalog(artifact)
+    engine = assemble(artifact, settings)
     loaded = time.monotonic()
-    warm(artifact, search, settings.max_batch_rows)
-    check_golden(artifact, catalog, search)
-    return Engine(catalog, search, _info(artifact, search.provider, loaded - started, time.monotonic() - loaded))
+    warm(artifact, engine.search, settings.max_batch_rows)
+    check_golden(artifact, engine.catalog, engine.search)
+    return replace(engine, info=_info(artifact, engine.search.provider, loaded - started, time.monotonic() - loaded))
 
 
-def warm(artifact: Artifact, search: GraphSearch, max_rows: int) -> None:
+def assemble(artifact: Artifact, settings: Settings) -> Engine:
+    """An engine that is cold and unproved."""
+    items = LiveItems(artifact, settings.spare_items)
+    index = LiveIndex(artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
+    graph = GraphSearch(artifact, settings.provider, settings.engine_threads, index.inputs(index.state))
+    search = LiveSearch(graph, items, index, Newcomers(artifact, items, index.tables))
+    return Engine(Catalog(artifact, items, index), search, index.slot_count, _info(artifact, graph.provider, 0.0, 0.0))
+
+
+def warm(artifact: Artifact, search: Search, max_rows: int) -> None:
     """Runs every pair of beam width and history bucket, and the largest of all with a full batch.
 
     The first run of a shape picks kernels and grows the arena; the full batch finds a lack of memory here and not in
@@ -66,7 +79,7 @@ def warm(artifact: Artifact, search: GraphSearch, max_rows: int) -> None:
     search.run([_full_row(largest.bucket)] * max_rows, largest)
 
 
-def check_golden(artifact: Artifact, catalog: Catalog, search: GraphSearch) -> None:
+def check_golden(artifact: Artifact, catalog: Catalog, search: Search) -> None:
     """Raises GoldenError unless the answers recorded at export come back."""
     for number, golden in enumerate(artifact.golden()):
         answer = _ask(catalog, search, golden, min(10, artifact.manifest.default_beam_width))
@@ -79,13 +92,12 @@ def _full_row(length: int) -> SearchRow:
     return SearchRow(np.zeros(length, dtype=np.int32))
 
 
-def _ask(catalog: Catalog, search: GraphSearch, golden: dict[str, Any], k: int) -> Answer:
-    request = catalog.read(Query(0, golden["history"], k, deadline=0.0))
-    if request.popular:
-        return catalog.popular(request)
-    row, shape = catalog.search_row(request)
-    found = search.run([row], shape)
-    return catalog.answer(request, Place(found.item[0], found.score[0], found.code_score[0]))
+def _ask(catalog: Catalog, search: Search, golden: dict[str, Any], k: int) -> Answer:
+    ticket = catalog.ticket(Query(0, golden["history"], k, deadline=0.0))
+    if ticket.prepared.request.popular:
+        return catalog.popular(ticket)
+    found = search.run([ticket.prepared.row], ticket.prepared.shape)
+    return catalog.answer(ticket, Place.of(found, 0))
 
 
 def _difference(answer: Answer, golden: dict[str, Any]) -> str | None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
 from models.artifact import Artifact, graph_file
 from models.graph import SearchRow, catalog_inputs, request_inputs
@@ -57,16 +58,56 @@ def test_if_k_legal_items_exist_k_come_back(exported: tuple[Package, Path]) -> N
         assert (items[len(found) :] == -1).all()
 
 
+def set_slots(search: GraphSearch, trie: CodeTrie, legal: list[NDArray[np.bool_]], spare: int) -> None:
+    """Filter slots in arrays longer than the trie; what lies behind it must not matter."""
+    for level, counts in enumerate(zip(*(trie.count_leaves(mask) for mask in legal), strict=True)):
+        alive = np.full((len(legal), counts[0].size + spare), 99, dtype=np.int32)
+        alive[:, : counts[0].size] = counts
+        search.catalog[f"alive_{level}"] = alive
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_graph_torch_and_numpy_agree_under_filters_and_exclusions(exported: tuple[Package, Path], width: int) -> None:
+    package = exported[0]
+    search, trie = search_of(exported, package, width)
+    rng = np.random.default_rng(3)
+    legal = [rng.random(60) < share for share in (1.0, 0.5, 0.1, 0.05, 0.0)]
+    set_slots(search, trie, legal, spare=3)
+    rows: list[SearchRow] = []
+    for slot, mask in enumerate(legal):
+        counts = trie.count_leaves(mask)
+        for history in package.histories:
+            rows.append(SearchRow(history, trie.dead_states(trie.item_leaf[history], counts), slot))
+    prove_parity(package.generator, search, trie, rows, width, 0.5)
+    result = search(rows, 0.5)
+    for row, items in zip(rows, result.item, strict=True):
+        left = set(trie.leaf_item[legal[row.slot]].tolist()) - set(row.history.tolist())
+        found = items[items >= 0].tolist()
+        assert len(found) == len(set(found)) == min(width, len(left))
+        assert left.issuperset(found)
+
+
+def test_prefix_scores_add_up_to_the_code_score(exported: tuple[Package, Path]) -> None:
+    search, trie = search_of(exported, exported[0], 8)
+    result = search(search_rows(trie, exported[0].histories, exclude_seen=True), 0.5)
+    assert result.prefix_score.shape == (*result.item.shape, trie.code_length)
+    np.testing.assert_array_equal(result.prefix_score[..., -1], result.code_score)
+    assert (np.diff(result.prefix_score, axis=-1) <= 0).all()
+
+
+def test_slots_beyond_the_range_of_int32_are_addressed(exported: tuple[Package, Path]) -> None:
+    model = onnx.load(exported[1] / graph_file(8))
+    casts = [node for node in model.graph.node if node.op_type == "Cast" and "slot" in node.input]
+    assert [onnx.helper.get_node_attr_value(cast, "to") for cast in casts] == [onnx.TensorProto.INT64]
+
+
 def test_a_filter_slot_hides_items(exported: tuple[Package, Path]) -> None:
     package = exported[0]
     search, trie = search_of(exported, package, 8)
     hidden = np.arange(0, 60, 2)
     legal = np.ones(60, dtype=bool)
     legal[trie.item_leaf[hidden]] = False
-    alive = legal
-    for level in range(trie.code_length - 1, -1, -1):
-        search.catalog[f"alive_{level}"] = np.stack([np.ones(len(alive)), alive]).astype(np.uint8)
-        alive = np.logical_or.reduceat(alive, trie.child_start[level][:-1])
+    set_slots(search, trie, [np.ones(60, dtype=bool), legal], spare=7)
     history = np.array([5], dtype=np.int32)
     result = search([SearchRow(history, slot=1), SearchRow(history, slot=0)], 0.5)
     assert not np.isin(result.item[0], hidden).any()

@@ -98,3 +98,51 @@ def test_dead_states_are_the_largest_subtrees_without_a_legal_leaf(items: int, s
 
 def test_dead_states_of_nothing_are_empty() -> None:
     assert all(not dead.parent.size for dead in _trie().dead_states(np.empty(0, dtype=np.int32)))
+
+
+@given(items=st.integers(1, 50), seed=st.integers(0, 2**31), share=st.floats(0, 1), legal_share=st.floats(0, 1))
+@settings(max_examples=150, deadline=None)
+def test_dead_states_under_a_filter_have_no_legal_leaf_left(
+    items: int, seed: int, share: float, legal_share: float
+) -> None:
+    """With what the counts hide already they leave exactly the legal leaves, and no dead end."""
+    trie = CodeTrie.build(random_codes(items, 3, 4, seed))
+    rng = np.random.default_rng(seed)
+    legal = rng.random(items) < legal_share
+    excluded = rng.permutation(np.flatnonzero(rng.random(items) < share)).astype(np.int32)
+    counts = trie.count_leaves(legal)
+    left = legal.copy()
+    left[excluded] = False
+    alive, alive_before = legal_states(trie, left), legal_states(trie, legal)
+    for level, dead in enumerate(trie.dead_states(excluded, counts)):
+        listed = set((trie.child_start[level][dead.parent] + dead.offset).tolist())
+        above = alive[level - 1] if level else np.ones(1, dtype=bool)
+        parents = np.repeat(np.arange(len(above)), np.diff(trie.child_start[level]))
+        assert listed == set(np.flatnonzero(alive_before[level] & ~alive[level] & above[parents]).tolist())
+
+
+@given(items=st.integers(1, 50), seed=st.integers(0, 2**31), share=st.floats(0, 1))
+@settings(max_examples=60, deadline=None)
+def test_leaves_are_counted_below_every_state(items: int, seed: int, share: float) -> None:
+    trie = CodeTrie.build(random_codes(items, 4, 3, seed))
+    legal = np.random.default_rng(seed).random(items) < share
+    codes = np.array(leaf_codes(trie))
+    for level, counts in enumerate(trie.count_leaves(legal), start=1):
+        _, state = np.unique(codes[:, :level], axis=0, return_inverse=True)
+        assert counts.tolist() == np.bincount(state.ravel(), weights=legal).tolist()
+
+
+def test_ancestors_are_the_states_on_the_way_to_a_leaf() -> None:
+    trie = _trie()
+    path = trie.ancestors(np.array([0, 39, 17], dtype=np.int32))
+    for place, leaf in enumerate([0, 39, 17]):
+        tokens = [int(trie.child_token[level][states[place]]) for level, states in enumerate(path)]
+        assert tokens == list(trie.walk(leaf))[::-1]
+
+
+def test_counts_may_be_longer_than_the_trie() -> None:
+    trie = _trie()
+    longer = [np.append(counts, np.int32(99)) for counts in trie.leaf_counts]
+    leaves = np.arange(0, 40, 3, dtype=np.int32)
+    for short, long in zip(trie.dead_states(leaves), trie.dead_states(leaves, longer), strict=True):
+        assert (short.parent.tolist(), short.offset.tolist()) == (long.parent.tolist(), long.offset.tolist())

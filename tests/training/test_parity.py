@@ -22,19 +22,23 @@ class Twisted(GraphSearch):
     def __call__(self, rows, rescore_weight):  # type: ignore[no-untyped-def]
         found = super().__call__(rows, rescore_weight)
         item, score, code_score = found.item.copy(), found.score.copy(), found.code_score.copy()
+        prefix_score = found.prefix_score.copy()
         if self.fault == "scores":
             score += 0.01
         elif self.fault == "code scores":
             code_score += 0.01
+        elif self.fault == "prefix scores":
+            prefix_score[..., 0] += 0.01
         elif self.fault == "order":
             item, score, code_score = item[:, ::-1], score[:, ::-1], code_score[:, ::-1]
+            prefix_score = prefix_score[:, ::-1]
         elif self.fault == "other item":
             item[:, 0] = (item[:, 0] + 1) % 60
         elif self.fault == "double item":
             item[:, 1] = item[:, 0]
         elif self.fault == "missing item":
             item[:, -1] = -1
-        return SearchResult(item, score, code_score)
+        return SearchResult(item, score, code_score, prefix_score)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +50,9 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Twisted
     return package, search, trie
 
 
-@pytest.mark.parametrize("fault", ["scores", "code scores", "order", "other item", "double item", "missing item"])
+@pytest.mark.parametrize(
+    "fault", ["scores", "code scores", "prefix scores", "order", "other item", "double item", "missing item"]
+)
 def test_a_graph_that_answers_otherwise_is_refused(exported: tuple[Package, Twisted, CodeTrie], fault: str) -> None:
     package, search, trie = exported
     rows = search_rows(trie, package.histories, exclude_seen=True)

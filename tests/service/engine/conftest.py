@@ -4,8 +4,12 @@ import pytest
 
 from models.artifact import Artifact
 from service.engine.catalog import Catalog
-from service.engine.search import GraphSearch
+from service.engine.live import LiveSearch
+from service.engine.startup import Engine, assemble
+from service.settings import Settings
 from tests.tiny import build_tiny_artifact
+
+ENGINE_SETTINGS = Settings(provider="cpu", engine_threads=1, spare_items=40, filter_cache_bytes=1_048_576)
 
 
 @pytest.fixture(scope="session")
@@ -21,13 +25,19 @@ def tiniest_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="session")
-def catalog(artifact: Artifact) -> Catalog:
-    return Catalog(artifact)
+def engine(artifact: Artifact) -> Engine:
+    """Cold; its catalog is not to be changed."""
+    return assemble(artifact, ENGINE_SETTINGS)
 
 
 @pytest.fixture(scope="session")
-def search(artifact: Artifact) -> GraphSearch:
-    return GraphSearch(artifact, "cpu", 1)
+def catalog(engine: Engine) -> Catalog:
+    return engine.catalog
+
+
+@pytest.fixture(scope="session")
+def search(engine: Engine) -> LiveSearch:
+    return engine.search
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ class SumSearch:
             raise RuntimeError("no such sum")
         item = np.add.outer(sums, np.arange(shape.width)).astype(np.int32)
         score = np.negative(item, dtype=np.float32)
-        return Found(item, score, score, run_s=0.0)
+        trail = np.repeat(score[..., None], 2, axis=2)
+        return Found(item, score, score, trail, item >= 0, run_s=0.0)
 
     async def hold(self, batcher: Batcher) -> "asyncio.Future[Place]":
         """Occupies the search thread until `gate` is set."""
@@ -246,6 +247,141 @@ def test_closing_answers_what_waits_and_takes_nothing_more() -> None:
         assert [first_item(place) for place in await asyncio.gather(*waiting)] == [1, 2]
 
     run(story)
+
+
+def test_an_action_on_an_idle_batcher_runs_at_once() -> None:
+    async def story(_: SumSearch, batcher: Batcher) -> None:
+        threads: list[str] = []
+        await asyncio.wrap_future(batcher.between(lambda: threads.append(threading.current_thread().name)))
+        assert threads == ["search"]
+
+    run(story)
+
+
+def test_an_action_runs_after_the_batch_that_runs_and_before_the_next() -> None:
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        held = await search.hold(batcher)
+        waiting = ask(batcher, 1)
+        done = batcher.between(lambda: search.batches.append([-1]))
+        await asyncio.sleep(0.01)
+        assert not done.done()
+        search.gate.set()
+        await asyncio.gather(held, waiting, asyncio.wrap_future(done))
+
+    assert run(story).batches == [[0], [-1], [1]]
+
+
+def test_actions_that_ask_for_actions_do_not_starve_the_rows() -> None:
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        def again() -> None:
+            search.batches.append([-1])
+            if len(search.batches) < 6:
+                batcher.between(again)
+
+        held = await search.hold(batcher)
+        waiting = [ask(batcher, 1), ask(batcher, 2, WIDE)]
+        batcher.between(again)
+        search.gate.set()
+        await asyncio.gather(held, *waiting)
+
+    assert run(story).batches[:5] == [[0], [-1], [1], [-1], [2]]
+
+
+def test_an_action_that_fails_tells_whoever_asked_for_it_and_nobody_else() -> None:
+    async def story(_: SumSearch, batcher: Batcher) -> None:
+        def fail() -> None:
+            raise ValueError("no")
+
+        with pytest.raises(ValueError, match="no"):
+            await asyncio.wrap_future(batcher.between(fail))
+        assert first_item(await ask(batcher, 3)) == 3
+
+    run(story)
+
+
+def test_after_the_end_actions_are_refused_and_those_that_wait_still_run() -> None:
+    async def play() -> None:
+        search = SumSearch()
+        batcher = Batcher(search, queue_limit=100, max_rows=2)
+        ended = batcher.start()
+        await search.hold(batcher)
+        before = batcher.between(lambda: None)
+        batcher.close()
+        search.gate.set()
+        await ended
+        before.result(timeout=0)
+        with pytest.raises(Draining):
+            batcher.between(lambda: None).result(timeout=0)
+
+    asyncio.run(play())
+
+
+def test_a_row_is_brought_up_to_date_before_it_runs() -> None:
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        await search.hold(batcher)
+        future = batcher.submit(row(1), NARROW, soon(), lambda: (row(10), NARROW))
+        other = ask(batcher, 2)
+        search.gate.set()
+        assert [first_item(place) for place in await asyncio.gather(future, other)] == [10, 2]
+
+    assert run(story).batches == [[0], [10, 2]]
+
+
+def test_a_row_that_takes_another_shape_runs_next_with_its_like() -> None:
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        await search.hold(batcher)
+        changes = [(row(10), WIDE)]
+        future = batcher.submit(row(1), NARROW, soon(), lambda: changes.pop() if changes else None)
+        others = [ask(batcher, 2), ask(batcher, 3, WIDE), ask(batcher, 4)]
+        search.gate.set()
+        place, *_ = await asyncio.gather(future, *others)
+        assert place.item.tolist() == list(range(10, 18))
+
+    assert run(story).batches == [[0], [2, 4], [10, 3]]
+
+
+def test_a_row_that_cannot_be_brought_up_to_date_fails_alone() -> None:
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        def fail() -> None:
+            raise RuntimeError("gone")
+
+        await search.hold(batcher)
+        future, other = batcher.submit(row(1), NARROW, soon(), fail), ask(batcher, 2)
+        search.gate.set()
+        assert first_item(await other) == 2
+        with pytest.raises(EngineFailed):
+            await future
+
+    assert run(story).batches == [[0], [2]]
+
+
+def test_what_a_row_holds_is_released_once_whatever_becomes_of_it() -> None:
+    released: list[str] = []
+
+    async def story(search: SumSearch, batcher: Batcher) -> None:
+        def submit(name: str, total: int, deadline: float) -> "asyncio.Future[Place]":
+            return batcher.submit(row(total), NARROW, deadline, released=lambda: released.append(name))
+
+        search.gate.clear()
+        search.running.clear()
+        running = submit("cancelled while it ran", 1, soon())
+        await asyncio.to_thread(search.running.wait)
+        running.cancel()
+        await asyncio.sleep(0)
+        assert released == []
+        waiting = submit("cancelled while it waited", 2, soon())
+        late = submit("late", 3, time.monotonic() + 0.01)
+        rest = [submit("found", 4, soon()), submit("poisoned", POISON, soon())]
+        waiting.cancel()
+        await asyncio.sleep(0.02)
+        assert released == ["cancelled while it waited"]
+        search.gate.set()
+        await asyncio.gather(late, *rest, return_exceptions=True)
+
+    run(story)
+    assert sorted(released) == sorted(
+        ["cancelled while it ran", "cancelled while it waited", "late", "found", "poisoned"]
+    )
 
 
 ACTIONS = st.lists(

@@ -10,16 +10,19 @@ from hypothesis import strategies as st
 from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.catalog import Catalog, Place
+from service.engine.live import LiveSearch
 from service.engine.search import CPU, GraphSearch, SearchError, Shape
-from service.engine.startup import GoldenError, check_golden, warm
+from service.engine.startup import GoldenError, assemble, check_golden, warm
 from service.frames import Answer, Query
+
+from .conftest import ENGINE_SETTINGS
 
 TOLERANCE = 1e-4
 
 
 def ask(
     catalog: Catalog,
-    search: GraphSearch,
+    search: LiveSearch,
     history: list[int],
     k: int,
     *,
@@ -28,17 +31,16 @@ def ask(
 ) -> Answer:
     names = [f"item-{number}" for number in history]
     excluded = [f"item-{number}" for number in exclude or []]
-    request = catalog.read(Query(1, names, k, math.inf, excluded, rescore=rescore))
-    row, shape = catalog.search_row(request)
-    found = search.run([row], shape)
-    return catalog.answer(request, Place(found.item[0], found.score[0], found.code_score[0]))
+    ticket = catalog.ticket(Query(1, names, k, math.inf, excluded, rescore=rescore))
+    found = search.run([ticket.prepared.row], ticket.prepared.shape)
+    return catalog.answer(ticket, Place.of(found, 0))
 
 
-def test_it_says_which_device_it_uses(search: GraphSearch) -> None:
+def test_it_says_which_device_it_uses(search: LiveSearch) -> None:
     assert search.provider == CPU
 
 
-def test_a_batch_gives_each_row_what_it_gets_alone(search: GraphSearch) -> None:
+def test_a_batch_gives_each_row_what_it_gets_alone(search: LiveSearch) -> None:
     rng = np.random.default_rng(1)
     rows = [SearchRow(rng.integers(0, 60, size).astype(np.int32)) for size in (1, 3, 5, 6, 6)]
     shape = Shape(width=8, bucket=6)
@@ -49,14 +51,14 @@ def test_a_batch_gives_each_row_what_it_gets_alone(search: GraphSearch) -> None:
         np.testing.assert_allclose(single.score[0], together.score[place], atol=TOLERANCE)
 
 
-def test_the_bucket_changes_nothing(search: GraphSearch) -> None:
+def test_the_bucket_changes_nothing(search: LiveSearch) -> None:
     row = SearchRow(np.array([4, 5], dtype=np.int32))
     short, long = (search.run([row], Shape(4, bucket)) for bucket in (3, 6))
     assert short.item.tolist() == long.item.tolist()
     np.testing.assert_allclose(short.score, long.score, atol=TOLERANCE)
 
 
-def test_without_rescoring_the_code_alone_orders(catalog: Catalog, search: GraphSearch) -> None:
+def test_without_rescoring_the_code_alone_orders(catalog: Catalog, search: LiveSearch) -> None:
     plain = ask(catalog, search, [1, 2], 8, rescore=False)
     assert plain.scores == plain.code_scores == sorted(plain.code_scores, reverse=True)
     rescored = ask(catalog, search, [1, 2], 8)
@@ -71,7 +73,7 @@ def test_without_rescoring_the_code_alone_orders(catalog: Catalog, search: Graph
     k=st.integers(1, 8),
 )
 def test_k_items_come_back_while_k_are_legal(
-    catalog: Catalog, search: GraphSearch, history: list[int], exclude: set[int], k: int
+    catalog: Catalog, search: LiveSearch, history: list[int], exclude: set[int], k: int
 ) -> None:
     answer = ask(catalog, search, history, k, exclude=sorted(exclude))
     forbidden = {f"item-{number}" for number in {*history, *exclude}}
@@ -81,28 +83,28 @@ def test_k_items_come_back_while_k_are_legal(
     assert answer.exhausted == (legal < k)
 
 
-def test_nothing_comes_back_when_everything_is_excluded(catalog: Catalog, search: GraphSearch) -> None:
+def test_nothing_comes_back_when_everything_is_excluded(catalog: Catalog, search: LiveSearch) -> None:
     answer = ask(catalog, search, [1], 4, exclude=list(range(60)))
     assert (answer.item_ids, answer.scores, answer.exhausted) == ([], [], True)
 
 
 def test_a_catalog_smaller_than_the_beam_comes_back_whole(tiniest_artifact: Artifact) -> None:
-    catalog, search = Catalog(tiniest_artifact), GraphSearch(tiniest_artifact, "cpu", 1)
-    answer = ask(catalog, search, [2], 8)
+    engine = assemble(tiniest_artifact, ENGINE_SETTINGS)
+    answer = ask(engine.catalog, engine.search, [2], 8)
     assert sorted(answer.item_ids) == ["item-0", "item-1", "item-3", "item-4"]
     assert answer.exhausted
 
 
-def test_every_shape_can_be_warmed(artifact: Artifact, search: GraphSearch) -> None:
+def test_every_shape_can_be_warmed(artifact: Artifact, search: LiveSearch) -> None:
     warm(artifact, search, max_rows=3)
 
 
-def test_golden_requests_hold(artifact: Artifact, catalog: Catalog, search: GraphSearch) -> None:
+def test_golden_requests_hold(artifact: Artifact, catalog: Catalog, search: LiveSearch) -> None:
     check_golden(artifact, catalog, search)
 
 
 def test_another_artifact_s_network_fails_the_golden_requests(
-    artifact: Artifact, catalog: Catalog, search: GraphSearch, tiniest_artifact: Artifact
+    artifact: Artifact, catalog: Catalog, search: LiveSearch, tiniest_artifact: Artifact
 ) -> None:
     with pytest.raises(GoldenError, match="golden request 0 of model tiny-1 has another answer here"):
         check_golden(replace(artifact, folder=tiniest_artifact.folder), catalog, search)

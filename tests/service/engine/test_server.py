@@ -9,8 +9,11 @@ import msgspec
 from models.graph import SearchRow
 from service.engine.batcher import Batcher
 from service.engine.catalog import Catalog
-from service.engine.search import Found, GraphSearch, Shape
+from service.engine.changes import Changes
+from service.engine.live import LiveSearch
+from service.engine.search import Found, Shape
 from service.engine.server import Server
+from service.engine.slots import Slots
 from service.frames import Answer, EngineInfo, Query, Reply, pack, read_frame
 
 INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=0.0, warm_s=0.0, pid=1)
@@ -19,7 +22,7 @@ INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=
 class GatedSearch:
     """The real search, held until the test opens the gate."""
 
-    def __init__(self, search: GraphSearch) -> None:
+    def __init__(self, search: LiveSearch) -> None:
         self._search = search
         self.rows: list[int] = []
         self.running = threading.Event()
@@ -32,15 +35,13 @@ class GatedSearch:
         return self._search.run(rows, shape)
 
 
-def test_queries_of_a_client_that_left_cost_no_compute(
-    catalog: Catalog, search: GraphSearch, socket_path: Path
-) -> None:
+def test_queries_of_a_client_that_left_cost_no_compute(catalog: Catalog, search: LiveSearch, socket_path: Path) -> None:
     gated = GatedSearch(search)
 
     async def story() -> None:
         batcher = Batcher(gated, queue_limit=100, max_rows=64)
         ended = batcher.start()
-        server = Server(catalog, batcher, INFO)
+        server = Server(catalog, batcher, Slots(2), Changes(search, batcher), INFO)
         await server.listen(str(socket_path))
         await leave_with_queries_in_flight(gated, socket_path)
         reader, writer = await asyncio.open_unix_connection(socket_path)

@@ -1,0 +1,156 @@
+"""An artifact of any size in seconds: random codes, an untrained network, and attributes to filter by.
+
+Everything is built in columns, so that ten million items need no Python object each. Items are called 00000000,
+00000001, …; they have a `genre` (keyword, 20 values), a `shelf` (keyword, one for every 10 items), a `price` (number)
+and `new` (boolean, every tenth).
+"""
+
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.artifact import Artifact, ArtifactWriter
+from models.attributes import Attributes, Field
+from models.codes import CodeTable
+from models.config import ModelConfig
+from models.graph import trie_inputs
+from models.item_ids import ItemIds
+from models.network import build_generator
+from models.trie import CodeTrie
+from training.export import export_graphs
+
+GENRES = 20
+SHELF_ITEMS = 10
+_DIGITS = 8
+_TRACED_ITEMS = 100
+
+
+def write_synthetic(
+    target: Path,
+    items: int,
+    *,
+    code_length: int = 4,
+    tokens_per_level: int = 256,
+    width: int = 64,
+    beam_widths: tuple[int, ...] = (20,),
+    history_length: int = 50,
+    seed: int = 0,
+) -> Artifact:
+    """Writes the folder `target`, whose name is the model version."""
+    config = ModelConfig(
+        code_length=code_length,
+        tokens_per_level=tokens_per_level,
+        width=width,
+        heads=2,
+        feed_forward=4 * width,
+        history_length=history_length,
+        dropout=0.0,
+    )
+    rng = np.random.default_rng(seed)
+    codes = random_codes(items, code_length, tokens_per_level, rng)
+    with ArtifactWriter(target) as writer:
+        _write_catalog(writer, codes)
+        tables = [rng.standard_normal((items, width), dtype=np.float32) for _ in range(2)]
+        for name, table in zip(("item_input", "item_output"), tables, strict=True):
+            writer.array(name, table)
+        writer.array("popularity", rng.permutation(items).astype(np.int32))
+        _export(writer.folder, config, CodeTable(codes.tokens[:_TRACED_ITEMS], tokens_per_level), beam_widths, seed)
+        writer.golden([])
+        return writer.commit(
+            config=config,
+            item_count=items,
+            beam_widths=beam_widths,
+            default_beam_width=beam_widths[0],
+            history_buckets=tuple(sorted({min(20, history_length), history_length})),
+            rescore_weight=0.0,
+            dataset="synthetic",
+            training_fingerprint="0" * 64,
+            metrics={},
+            tools={},
+        )
+
+
+def random_codes(items: int, code_length: int, tokens_per_level: int, rng: np.random.Generator) -> CodeTable:
+    """Different codes, drawn evenly."""
+    packed = np.empty(0, dtype=np.int64)
+    while packed.size < items:
+        drawn = rng.integers(0, tokens_per_level**code_length, items + items // 8 + 16)
+        packed = np.unique(np.concatenate([packed, drawn]))
+    packed = rng.permutation(packed)[:items]
+    powers = tokens_per_level ** np.arange(code_length - 1, -1, -1, dtype=np.int64)
+    return CodeTable((packed[:, None] // powers % tokens_per_level).astype(np.int32), tokens_per_level)
+
+
+def _write_catalog(writer: ArtifactWriter, codes: CodeTable) -> None:
+    trie, items = CodeTrie.build(codes), codes.item_count
+    writer.array("codes", codes.tokens)
+    writer.array("leaf_item", trie.leaf_item)
+    for level in range(trie.code_length):
+        writer.array(f"child_start_{level}", trie.child_start[level])
+        writer.array(f"child_token_{level}", trie.child_token[level])
+    ids = _ids(_numbered(items))
+    for name, values in zip(
+        ("text", "bounds", "hash", "item"), (ids.text, ids.bounds, ids.sorted_hash, ids.hash_item), strict=True
+    ):
+        writer.array(f"id_{name}", values)
+    writer.array("metadata_text", np.tile(np.frombuffer(b"{}", dtype=np.uint8), items))
+    writer.array("metadata_bounds", np.arange(items + 1, dtype=np.int64) * 2)
+    _attributes(items).write(writer)
+
+
+def _numbered(count: int) -> NDArray[np.uint8]:
+    """Decimal digits of 0 … count - 1, uint8 [count, 8]."""
+    powers = 10 ** np.arange(_DIGITS - 1, -1, -1)
+    return (np.arange(count)[:, None] // powers % 10 + ord("0")).astype(np.uint8)
+
+
+def _ids(rows: NDArray[np.uint8]) -> ItemIds:
+    """Ids of one length, as `ItemIds.build` has them."""
+    data, width = rows.tobytes(), rows.shape[1]
+    digests = b"".join(blake2b(data[at : at + width], digest_size=8).digest() for at in range(0, len(data), width))
+    hashes = np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+    order = np.argsort(hashes)
+    bounds = np.arange(len(rows) + 1, dtype=np.int64) * width
+    return ItemIds(rows.ravel(), bounds, hashes[order], order.astype(np.int32))
+
+
+def _attributes(items: int) -> Attributes:
+    numbers = np.arange(items, dtype=np.float64) * 7919 % 1000
+    shelves = -(-items // SHELF_ITEMS)
+    keys = [f"0\0genre-{number:02}" for number in range(GENRES)]
+    keys += [f"{GENRES}\0shelf-{number}" for number in range(shelves)]
+    genre = np.argsort(np.arange(items) % GENRES, kind="stable")
+    sizes = np.concatenate([np.bincount(np.arange(items) % GENRES, minlength=GENRES), _shelf_sizes(items, shelves)])
+    return Attributes(
+        item_count=items,
+        schema=(
+            Field("genre", "keyword", 0, items),
+            Field("new", "boolean", 0, items),
+            Field("price", "number", 0, items),
+            Field("shelf", "keyword", GENRES, items),
+        ),
+        refused=frozenset(),
+        keys=ItemIds.build(keys),
+        posting_bounds=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
+        posting_item=np.concatenate([genre, np.arange(items)]).astype(np.int32),
+        numbers=numbers[None],
+        number_order=np.argsort(numbers)[None].astype(np.int32),
+        booleans=(np.arange(items) % 10 == 0)[None].astype(np.int8),
+    )
+
+
+def _shelf_sizes(items: int, shelves: int) -> NDArray[np.int64]:
+    sizes = np.full(shelves, SHELF_ITEMS, dtype=np.int64)
+    sizes[-1] = items - SHELF_ITEMS * (shelves - 1)
+    return sizes
+
+
+def _export(folder: Path, config: ModelConfig, codes: CodeTable, beam_widths: tuple[int, ...], seed: int) -> None:
+    """The graph knows nothing of the catalog's size, so it is traced with a small one."""
+    torch.manual_seed(seed)
+    table = np.zeros((codes.item_count, config.width), dtype=np.float32)
+    catalog = trie_inputs(CodeTrie.build(codes)) | {"item_input": table, "item_output": table}
+    export_graphs(build_generator(config), catalog, folder, beam_widths)

@@ -1,0 +1,45 @@
+"""The catalog thread, as the event loop sees it: compiles filters and applies changes, one after the other."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from service.catalog.records import ItemRecord
+from service.frames import Condition
+
+from .batcher import Batcher
+from .live import LiveSearch
+
+Result = TypeVar("Result")
+
+
+class Changes:
+    """Every method waits for its turn, and returns when what it did counts for every query that comes."""
+
+    def __init__(self, search: LiveSearch, batcher: Batcher) -> None:
+        self._search = search
+        self._batcher = batcher
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+
+    async def compile(self, slot: int, *, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> None:
+        """Puts a filter into a slot; raises BadFilter."""
+        await self._do(self._search.compile, slot, conditions, include_items)
+
+    async def apply(self, revision: int, records: Sequence[ItemRecord], codes: dict[str, list[int]]) -> list[str]:
+        """Returns ids of added items that are not in the model yet."""
+        return await self._do(self._search.apply, revision, records, codes, self._between)
+
+    async def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """(codes by item id, reasons by the id of an item that can have none)"""
+        return await self._do(self._search.propose, records)
+
+    def close(self) -> None:
+        """Lets the thread end; what waits for it is dropped."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _do(self, call: Callable[..., Result], *args: object) -> Result:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+
+    def _between(self, action: Callable[[], None]) -> None:
+        self._batcher.between(action).result()

@@ -1,0 +1,125 @@
+"""The search over the live catalog, and the only two ways to change what it reads: a filter compiled, a change applied.
+
+Both happen on one thread, the catalog thread, one after the other, so that a filter that is compiled while the catalog
+changes counts the change either wholly or not yet, and is patched then like every other.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.graph import SearchRow
+from models.insertion import insert
+from service import metrics
+from service.catalog.filters import Matcher
+from service.catalog.items import AddedItem, LiveItems
+from service.catalog.records import ItemRecord
+from service.frames import Condition
+
+from .index import LiveIndex, Patch, State
+from .newcomers import Newcomers
+from .search import Found, GraphSearch, Shape
+
+Between = Callable[[Callable[[], None]], None]
+"""Runs something between two batches, and returns when it has run."""
+
+
+class LiveSearch:
+    """`run` belongs to the search thread, everything else to the catalog thread."""
+
+    def __init__(self, graph: GraphSearch, items: LiveItems, index: LiveIndex, newcomers: Newcomers) -> None:
+        self._graph = graph
+        self._items = items
+        self._index = index
+        self._newcomers = newcomers
+        self._matchers: dict[int, Matcher] = {}  # of slots that hold a filter
+
+    @property
+    def provider(self) -> str:
+        return self._graph.provider
+
+    def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
+        """As `GraphSearch.run`; says of every item whether the row's slot allows it."""
+        found = self._graph.run(rows, shape)
+        state = self._index.state
+        slot = np.fromiter((row.slot for row in rows), dtype=np.int64, count=len(rows))
+        leaves = state.trie.item_leaf[np.maximum(found.item, 0)]
+        legal = state.counts[-1][slot[:, None], leaves] > 0
+        return replace(found, legal=legal | (found.item < 0))
+
+    def compile(self, slot: int, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> None:
+        """Puts a filter into a slot that no search uses; raises BadFilter."""
+        started = time.perf_counter()
+        matcher = self._items.matcher(conditions, include_items)
+        if include_items is None:
+            self._index.fill(slot, self._legal(matcher, None))
+        else:
+            items = self._known(include_items)
+            self._index.fill_few(slot, items[self._legal(matcher, items)])
+        self._matchers[slot] = matcher
+        self._upload(self._index.state)
+        metrics.FILTER_COMPILE.observe(time.perf_counter() - started)
+
+    def apply(
+        self, revision: int, records: Sequence[ItemRecord], codes: dict[str, list[int]], between: Between
+    ) -> list[str]:
+        """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
+        started = time.perf_counter()
+        state, use = self._index.state, _nothing
+        staged = self._items.stage(records, self._newcomers.acceptable(records, codes, state.trie))
+        fresh = [item for item in staged.added if item.fresh]
+        again = [item for item in staged.added if not item.fresh and self._newcomers.can_learn(item.record)]
+        write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
+        write()  # rows that nobody reads yet
+        self._items.commit(staged)
+        if fresh:
+            state = self._with_leaves(fresh)
+            use = self._graph.bind(self._index.inputs(state))
+        patches = self._patches(state, staged.changed)
+
+        def show() -> None:
+            use()
+            rewrite()
+            self._index.show(state, patches, revision)
+            self._upload(self._index.state, tables=bool(again))
+
+        between(show)
+        metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
+        return staged.missing
+
+    def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """(item id → a free code, item id → why it can have none); nothing changes."""
+        return self._newcomers.propose(records, self._index.state.trie)
+
+    def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
+        codes = np.array([item.code for item in fresh], dtype=np.int32)
+        items = np.array([item.index for item in fresh], dtype=np.int32)
+        return self._index.grown(insert(self._index.state.trie, codes, items), [0, *self._matchers])
+
+    def _patches(self, state: State, items: NDArray[np.int32]) -> list[Patch]:
+        """What the changed items change in every slot that holds something."""
+        available = self._items.available[items]
+        legal = {0: available} | {slot: available & matches(items) for slot, matches in self._matchers.items()}
+        patches = (self._index.difference(state, slot, items, mask) for slot, mask in legal.items())
+        return [patch for patch in patches if patch]
+
+    def _legal(self, matcher: Matcher, items: NDArray[np.int32] | None) -> NDArray[np.bool_]:
+        available = self._items.available[: self._items.count] if items is None else self._items.available[items]
+        return np.asarray(matcher(items) & available)
+
+    def _known(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        found = self._items.indices(ids)
+        return np.unique(found[found >= 0])
+
+    def _upload(self, state: State, *, tables: bool = False) -> None:
+        """A device with memory of its own gets what was written into the arrays here."""
+        if not self._graph.shares_memory:
+            alive = {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
+            self._graph.bind(alive | (self._index.tables.inputs() if tables else {}))()
+
+
+def _nothing() -> None:
+    pass

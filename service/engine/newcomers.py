@@ -1,0 +1,145 @@
+"""Items that were added after training: from their records to rows of the item tables, and to codes that are free."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import Artifact
+from models.errors import ModelError
+from models.insertion import find
+from models.item_encoder import ItemEncoder
+from models.trie import CodeTrie
+from service.catalog.items import AddedItem, LiveItems
+from service.catalog.records import ItemRecord
+
+from .index import Tables
+
+Codes = dict[str, list[int]]
+
+_FLOAT_BYTES: Final = 4
+
+
+class RefusedItem(Exception):  # noqa: N818
+    """An item that can have no place in this model; the message is one sentence for the operator."""
+
+
+class Newcomers:
+    """What one model can make of new items. Belongs to the catalog thread."""
+
+    def __init__(self, artifact: Artifact, items: LiveItems, tables: Tables) -> None:
+        self._manifest = artifact.manifest
+        self._items = items
+        self._tables = tables
+        self._encoder = ItemEncoder.open(artifact) if artifact.manifest.item_encoder else None
+
+    def acceptable(self, records: Sequence[ItemRecord], codes: Mapping[str, Sequence[int]], trie: CodeTrie) -> Codes:
+        """Those of `codes` that can be put into the trie: well formed, nobody else's, of an item that can be encoded.
+
+        A code may also be the item's own already: it was removed and comes back.
+        """
+        formed: dict[tuple[int, ...], str] = {}
+        for record in records:
+            code = codes.get(record.item_id)
+            if code is not None and self._is_code(code) and self.can_learn(record):
+                formed.setdefault(tuple(code), record.item_id)
+        if not formed:
+            return {}
+        leaves = find(trie, np.array(list(formed), dtype=np.int32)).tolist()
+        return {
+            item_id: list(code)
+            for (code, item_id), leaf in zip(formed.items(), leaves, strict=True)
+            if leaf < 0 or self._items.item_id(int(trie.leaf_item[leaf])) == item_id
+        }
+
+    def can_learn(self, record: ItemRecord) -> bool:
+        """Whether the record has an embedding that this model's item encoder takes."""
+        try:
+            self._embedding(record)
+        except RefusedItem:
+            return False
+        return True
+
+    def learn(self, added: Sequence[AddedItem]) -> Callable[[], None]:
+        """Encodes items that `can_learn`; what is returned writes their rows into the tables."""
+        if not added or self._encoder is None:
+            return _nothing
+        encoded = self._encoder.encode(np.stack([self._embedding(item.record) for item in added]))
+        codes = np.array([item.code for item in added], dtype=np.int32)
+        item_input = self._encoder.item_input(encoded, codes)
+        rows = np.array([item.index for item in added])
+
+        def write() -> None:
+            self._tables.codes[rows] = codes
+            self._tables.item_output[rows] = encoded.item_output
+            if self._tables.item_input is not None:
+                self._tables.item_input[rows] = item_input
+
+        return write
+
+    def propose(self, records: Sequence[ItemRecord], trie: CodeTrie) -> tuple[Codes, dict[str, str]]:
+        """(a free code for each item that is new, and its own for one that is not; item id → why it can have none)"""
+        codes: Codes = {}
+        refused: dict[str, str] = {}
+        wanted: dict[str, NDArray[np.float32]] = {}
+        room = self._items.capacity - self._items.count
+        for record in records:
+            known = int(self._items.indices([record.item_id])[0])
+            if known >= 0:
+                codes[record.item_id] = list(self._items.code(known))
+                continue
+            try:
+                wanted[record.item_id] = self._embedding(record)
+            except RefusedItem as error:
+                refused[record.item_id] = str(error)
+        for item_id in list(wanted)[room:]:
+            del wanted[item_id]
+            refused[item_id] = f"this model has no room for more items (PROREC_SPARE_ITEMS={self._room})"
+        self._propose(wanted, trie, codes, refused)
+        return codes, refused
+
+    def _propose(
+        self, wanted: Mapping[str, NDArray[np.float32]], trie: CodeTrie, codes: Codes, refused: dict[str, str]
+    ) -> None:
+        if not wanted or self._encoder is None:
+            return
+        integrated = self._encoder.encode(np.stack(list(wanted.values()))).integrated
+        try:
+            found = self._encoder.propose(integrated, lambda tried: find(trie, tried) >= 0)
+        except ModelError as error:
+            refused |= dict.fromkeys(wanted, f"{error}")
+            return
+        codes |= dict(zip(wanted, found.tolist(), strict=True))
+
+    @property
+    def _room(self) -> int:
+        return self._items.capacity - self._items.trained
+
+    def _is_code(self, code: Sequence[int]) -> bool:
+        config = self._manifest.config
+        return len(code) == config.code_length and all(0 <= token < config.tokens_per_level for token in code)
+
+    def _embedding(self, record: ItemRecord) -> NDArray[np.float32]:
+        """float32 [D_S]; raises RefusedItem."""
+        version = self._manifest.model_version
+        if self._encoder is None:
+            raise RefusedItem(f"model {version} was exported without an item encoder, so nothing can be added to it")
+        wanted = self._manifest.text_encoder
+        # A model without a text encoder takes what clients give.
+        data = next(iter(record.embeddings.values()), None) if wanted is None else record.embeddings.get(wanted)
+        width = self._manifest.semantic_width
+        if data is None:
+            raise RefusedItem(f"the item has no embedding by {wanted or 'a client'}, which model {version} takes")
+        if len(data) != width * _FLOAT_BYTES:
+            raise RefusedItem(
+                f"the item's embedding has {len(data) // _FLOAT_BYTES} numbers, model {version} takes {width}"
+            )
+        embedding = np.frombuffer(data, dtype="<f4").astype(np.float32)
+        if not np.isfinite(embedding).all():
+            raise RefusedItem("the item's embedding holds a number that is not finite")
+        return embedding
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,119 @@
+"""Which filter is in which slot: compiled once for each distinct filter, kept while there is room.
+
+Everything here belongs to the event loop; filters are compiled on the catalog thread. A query pins its slot until its
+search has run, and a pinned slot is never given away.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+from service import metrics
+
+
+@dataclass(eq=False)
+class Slot:
+    """A slot with a filter in it, or on its way there while `ready` is not done."""
+
+    number: int
+    key: bytes
+    ready: "asyncio.Future[None]"
+    pins: int = 0
+
+
+class Slots:
+    """Slots 1 … F - 1; slot 0 is for queries without a filter and needs no pin."""
+
+    def __init__(self, count: int) -> None:
+        self._slots: OrderedDict[bytes, Slot] = OrderedDict()  # last used last
+        self._free = list(range(count - 1, 0, -1))
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    def pin(self, key: bytes) -> Slot | None:
+        """The slot of a filter that is compiled, pinned; None: `acquire` it."""
+        slot = self._slots.get(key)
+        if slot is None or not slot.ready.done():
+            return None
+        slot.pins += 1
+        self._slots.move_to_end(key)
+        return slot
+
+    async def acquire(self, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
+        """The slot of a filter, pinned; compiles the filter where nobody has.
+
+        Waits while every slot is pinned. Raises what `compile_into(slot number)` raises.
+        """
+        slot = await self._slot(key, compile_into)
+        slot.pins += 1
+        try:
+            await asyncio.shield(slot.ready)
+        except BaseException:
+            self.unpin(slot)
+            raise
+        return slot
+
+    def unpin(self, slot: Slot) -> None:
+        slot.pins -= 1
+        if not slot.pins:
+            if self._slots.get(slot.key) is not slot:  # its filter could not be compiled
+                self._free.append(slot.number)
+            self._wake()
+
+    async def _slot(self, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
+        queued = False
+        while True:
+            if slot := self._slots.get(key):
+                self._slots.move_to_end(key)
+                if queued:
+                    self._wake()  # the vacancy is for whoever comes next
+                return slot
+            if (queued or not self._line) and (number := self._vacant()) is not None:
+                return self._compile(number, key, compile_into)
+            await self._turn(first=queued)
+            queued = True
+
+    def _vacant(self) -> int | None:
+        """A free slot, or that of the filter that was not used for the longest time."""
+        if self._free:
+            return self._free.pop()
+        for key, slot in self._slots.items():
+            if not slot.pins:
+                del self._slots[key]
+                return slot.number
+        return None
+
+    def _compile(self, number: int, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
+        """Pinned by its compilation."""
+        slot = Slot(number, key, asyncio.ensure_future(compile_into(number)), pins=1)
+        self._slots[key] = slot
+        metrics.FILTER_SLOTS.set(len(self._slots))
+        slot.ready.add_done_callback(partial(self._compiled, slot))
+        return slot
+
+    def _compiled(self, slot: Slot, ready: "asyncio.Future[None]") -> None:
+        if ready.cancelled() or ready.exception() is not None:
+            del self._slots[slot.key]
+            metrics.FILTER_SLOTS.set(len(self._slots))
+        self.unpin(slot)
+
+    async def _turn(self, *, first: bool) -> None:
+        """Until a slot may be vacant; who was woken in vain stays first."""
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        (self._line.appendleft if first else self._line.append)(waiter)
+        try:
+            await waiter
+        except asyncio.CancelledError:
+            if not waiter.cancelled():
+                self._wake()  # another one may have what this one cannot use any more
+            elif waiter in self._line:
+                self._line.remove(waiter)
+            raise
+
+    def _wake(self) -> None:
+        while self._line:
+            waiter = self._line.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return

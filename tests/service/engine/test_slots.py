@@ -1,0 +1,146 @@
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from service.engine.slots import Slot, Slots
+
+
+class Compiler:
+    """Remembers what was compiled where; `gate` holds compilations."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[bytes, int]] = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    def of(self, key: bytes) -> Callable[[int], Awaitable[None]]:
+        async def compile_into(number: int) -> None:
+            await self.gate.wait()
+            if key.startswith(b"bad"):
+                raise ValueError(key)
+            self.done.append((key, number))
+
+        return compile_into
+
+
+def play(story: Callable[[Slots, Compiler], Awaitable[None]], count: int = 3) -> None:
+    async def run() -> None:
+        await story(Slots(count), Compiler())
+
+    asyncio.run(run())
+
+
+async def acquire(slots: Slots, compiler: Compiler, key: bytes) -> Slot:
+    return await slots.acquire(key, compiler.of(key))
+
+
+async def settle() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def test_a_filter_is_compiled_once_for_all_who_wait() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        compiler.gate.clear()
+        asking = [asyncio.create_task(acquire(slots, compiler, b"a")) for _ in range(5)]
+        await settle()
+        assert slots.pin(b"a") is None
+        compiler.gate.set()
+        assert {slot.number for slot in await asyncio.gather(*asking)} == {1}
+        assert slots.pin(b"a") is not None
+        assert compiler.done == [(b"a", 1)]
+
+    play(story)
+
+
+def test_the_filter_unused_for_longest_makes_room() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        for key in (b"a", b"b"):
+            slots.unpin(await acquire(slots, compiler, key))
+        pinned = slots.pin(b"a")
+        assert pinned is not None
+        slots.unpin(pinned)
+        assert (await acquire(slots, compiler, b"c")).number == 2
+        assert slots.pin(b"a") is pinned
+        assert slots.pin(b"b") is None
+
+    play(story)
+
+
+def test_a_pinned_slot_is_never_given_away() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        first = await acquire(slots, compiler, b"a")
+        slots.unpin(await acquire(slots, compiler, b"b"))
+        assert (await acquire(slots, compiler, b"c")).number != first.number
+
+    play(story)
+
+
+def test_when_every_slot_is_pinned_others_wait_in_order() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = [await acquire(slots, compiler, key) for key in (b"a", b"b")]
+        waiting = [asyncio.create_task(acquire(slots, compiler, key)) for key in (b"c", b"d")]
+        await settle()
+        slots.unpin(held[0])
+        assert (await waiting[0]).number == held[0].number
+        await settle()
+        assert not waiting[1].done()
+        slots.unpin(held[1])
+        assert (await waiting[1]).number == held[1].number
+
+    play(story)
+
+
+def test_who_gives_up_waiting_passes_the_vacancy_on() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = await acquire(slots, compiler, b"a")
+        waiting = [asyncio.create_task(acquire(slots, compiler, key)) for key in (b"b", b"c", b"d")]
+        await settle()
+        waiting[0].cancel()
+        await settle()
+        slots.unpin(held)
+        waiting[1].cancel()  # woken already, and never to run
+        assert (await waiting[2]).number == held.number
+
+    play(story, count=2)
+
+
+def test_two_who_wait_for_one_filter_share_its_slot_and_wake_the_next() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = [await acquire(slots, compiler, key) for key in (b"a", b"b")]
+        waiting = [asyncio.create_task(acquire(slots, compiler, key)) for key in (b"c", b"c", b"d")]
+        await settle()
+        slots.unpin(held[0])
+        slots.unpin(held[1])
+        numbers = [slot.number for slot in await asyncio.gather(*waiting)]
+        assert numbers[0] == numbers[1] != numbers[2]
+
+    play(story)
+
+
+def test_a_filter_that_cannot_be_compiled_leaves_its_slot_to_others() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        for _ in range(3):
+            asking = [asyncio.create_task(acquire(slots, compiler, b"bad")) for _ in range(2)]
+            outcomes = await asyncio.gather(*asking, return_exceptions=True)
+            assert all(isinstance(outcome, ValueError) for outcome in outcomes)
+        slots.unpin(await acquire(slots, compiler, b"a"))
+        assert (await acquire(slots, compiler, b"b")).number == 1
+
+    play(story, count=2)
+
+
+def test_a_compilation_nobody_waits_for_any_more_is_kept() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        compiler.gate.clear()
+        asking = asyncio.create_task(acquire(slots, compiler, b"a"))
+        await settle()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        compiler.gate.set()
+        await settle()
+        assert slots.pin(b"a") is not None
+
+    play(story, count=2)
