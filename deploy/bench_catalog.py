@@ -24,6 +24,7 @@ from models.item_ids import ItemIds
 from service.catalog.items import LiveItems
 from service.catalog.records import ItemRecord
 from service.frames import Condition
+from service.reader.text_search import TextSearch
 
 _TOKENS = 256
 _WORDS = 20_000
@@ -40,7 +41,7 @@ def bench(
     with tempfile.TemporaryDirectory() as folder:
         figures, artifact = _write(Path(folder), items)
         live, loaded = _load(artifact)
-        figures |= loaded | _changes(live, overlay) | _filters(live, rounds)
+        figures |= loaded | _changes(live, overlay) | _filters(live, rounds) | _searches(live, rounds)
     print(
         json.dumps(figures) if as_json else "\n".join(f"{name:<44} {value:>14,.2f}" for name, value in figures.items())
     )
@@ -148,6 +149,28 @@ def _filters(live: LiveItems, rounds: int) -> Figures:
 
 def _compiled(live: LiveItems, conditions: list[Condition]) -> float:
     return _timed(lambda: live.matcher(conditions)(None))
+
+
+def _searches(live: LiveItems, rounds: int) -> Figures:
+    search, rng = TextSearch(live), np.random.default_rng(2)
+    queries: dict[str, Callable[[], str]] = {
+        "a rare word": lambda: f"Word{rng.integers(_WORDS)}",
+        "two words": lambda: f"brand word{rng.integers(_WORDS)}",
+        "a word no item has": lambda: "nothing",
+        "a word most items have": lambda: "brand",
+        "an id": lambda: f"item-{rng.integers(live.trained)}",
+    }
+    figures = {}
+    for name, query in queries.items():
+        texts = [query() for _ in range(rounds)]
+        spent = statistics.median(_searched(search, text) for text in texts)
+        figures[f"find, ms: {name}"] = 1e3 * spent
+        figures[f"found: {name}"] = float(search.find(texts[-1], 10).total or -1)
+    return figures
+
+
+def _searched(search: TextSearch, text: str) -> float:
+    return _timed(lambda: search.find(text, 10))
 
 
 def _timed(call: Callable[[], object]) -> float:

@@ -55,7 +55,7 @@ class Connection:
 
     writer: asyncio.StreamWriter
     encoder: msgspec.msgpack.Encoder = field(default_factory=msgspec.msgpack.Encoder)
-    tasks: "dict[int, asyncio.Task[None]]" = field(default_factory=dict)
+    tasks: "dict[int, asyncio.Task[Reply]]" = field(default_factory=dict)
 
     def send(self, reply: Reply) -> None:
         if not self.writer.is_closing():
@@ -116,18 +116,9 @@ class Server:
                 if task := connection.tasks.get(query_id):
                     task.cancel()
             case _:
-                task = asyncio.create_task(self._answer(connection, message))
+                task = asyncio.create_task(self._reply(message))
                 connection.tasks[message.query_id] = task
-                task.add_done_callback(lambda _: connection.tasks.pop(message.query_id, None))
-
-    async def _answer(self, connection: Connection, message: Request) -> None:
-        """Exactly one reply, also where the question is cancelled or fails."""
-        try:
-            connection.send(await self._reply(message))
-        except asyncio.CancelledError:
-            connection.send(Failure(message.query_id, EngineFailed.code, "the question was cancelled"))
-        except Exception as error:
-            connection.send(_failure(message.query_id, error))
+                task.add_done_callback(partial(_settle, connection, message.query_id))
 
     async def _reply(self, message: Request) -> Reply:
         match message:
@@ -169,7 +160,18 @@ async def _on(pool: ThreadPoolExecutor, call: Callable[[], _Result]) -> _Result:
     return await asyncio.get_running_loop().run_in_executor(pool, call)
 
 
-def _failure(query_id: int, error: Exception) -> Failure:
+def _settle(connection: Connection, query_id: int, task: "asyncio.Task[Reply]") -> None:
+    """Exactly one reply, also to a question that failed, or was cancelled before anything was done about it."""
+    connection.tasks.pop(query_id, None)
+    if task.cancelled():
+        connection.send(Failure(query_id, EngineFailed.code, "the question was cancelled"))
+    elif error := task.exception():
+        connection.send(_failure(query_id, error))
+    else:
+        connection.send(task.result())
+
+
+def _failure(query_id: int, error: BaseException) -> Failure:
     """What the client is told; an error nobody foresaw is logged and told as `engine_failed`."""
     if not isinstance(error, ServiceError):
         logger.error("question %d failed", query_id, exc_info=error)

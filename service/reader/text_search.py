@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from service.catalog.items import LiveItems
 
@@ -20,16 +21,17 @@ _CHUNK_BYTES: Final = 1 << 20
 _KEPT_BYTES: Final = 1 << 29
 _ID_FIRST: Final = b'{"item_id": '
 _SYNTAX: Final = frozenset('{}[]:,"')
+_BACKSLASH: Final = ord("\\")
 _TITLES: Final = (b'"title": "', b'"name": "')
 _LOOK_AT_CLOCK: Final = 256  # rows
 
 
 class Chunk(NamedTuple):
-    """Case-folded JSON of neighbouring items; that of item `first` + n is text[bounds[n]:bounds[n + 1]]."""
+    """Case-folded JSON of some items; that of items[n] is text[bounds[n]:bounds[n + 1]]. `bounds` is int64."""
 
-    first: int
+    items: Sequence[int]
     text: bytes
-    bounds: list[int]
+    bounds: NDArray[np.int64]
 
 
 class Found(NamedTuple):
@@ -60,6 +62,7 @@ class TextSearch:
         cuts = np.searchsorted(self._bounds, np.arange(1, chunks) * chunk_bytes)
         self._cuts = np.unique([0, *cuts.tolist(), items.trained]).tolist()
         self._kept: dict[int, Chunk] = {}
+        self._plain: set[int] = set()  # chunks that are ASCII and hold their items' ids
         self._kept_bytes = 0
 
     def find(self, text: str, limit: int, offset: int = 0) -> Found:
@@ -91,76 +94,95 @@ class TextSearch:
         give_up = time.monotonic() + self._budget_s
         removed, hits = set(self._items.removed_items()), _Hits()
         elsewhere = removed | set(self._items.changed_items())
-        for chunk in self._changed(removed):
-            if time.monotonic() > give_up:
-                return hits, True
-            _search(chunk, words, removed, hits, give_up)
+        _search(self._changed(removed), words, removed, hits, give_up)
         for number in range(len(self._cuts) - 1):
             if time.monotonic() > give_up:
                 return hits, True
             _search(self._chunk(number), words, elsewhere, hits, give_up)
         return hits, time.monotonic() > give_up
 
-    def _changed(self, removed: set[int]) -> Iterator[Chunk]:
-        """One chunk for each item whose metadata is not the artifact's."""
-        for index in self._items.changed_items():
-            if index not in removed:
-                row = _with_id(self._items.item_id(index), self._items.metadata_json(index))
-                folded = row.decode().casefold().encode()
-                yield Chunk(index, folded, [0, len(folded)])
+    def _changed(self, removed: set[int]) -> Chunk:
+        """Of all items whose metadata is not the artifact's."""
+        changed = [index for index in self._items.changed_items() if index not in removed]
+        rows = [_with_id(self._items.item_id(index), self._items.metadata_json(index)) for index in changed]
+        return _folded(changed, rows)
 
     def _chunk(self, number: int) -> Chunk:
         """Trained items number `cuts[number]` up to the next cut."""
         if kept := self._kept.get(number):
             return kept
-        first, end = self._cuts[number], self._cuts[number + 1]
-        bounds = self._bounds[first : end + 1] - self._bounds[first]
-        raw = self._text[self._bounds[first] : self._bounds[end]].tobytes()
-        ids_inside = raw.startswith(_ID_FIRST) and raw.count(b"}" + _ID_FIRST) == end - first - 1
-        if ids_inside and raw.isascii():
-            return Chunk(first, raw.lower(), bounds.tolist())
-        chunk = _folded(first, self._rows(first, raw, bounds.tolist(), ids_inside))
+        items = range(self._cuts[number], self._cuts[number + 1])
+        bounds = self._bounds[items.start : items.stop + 1]
+        raw = self._text[bounds[0] : bounds[-1]].tobytes()
+        bounds = bounds - bounds[0]
+        if number in self._plain or (raw.isascii() and _ids_inside(raw, len(items))):
+            self._plain.add(number)
+            return Chunk(items, raw.lower(), bounds)
+        chunk = _folded(items, self._rows(items, raw, bounds))
         if self._kept_bytes < _KEPT_BYTES:
             self._kept_bytes += len(chunk.text)
             self._kept[number] = chunk
         return chunk
 
-    def _rows(self, first: int, raw: bytes, bounds: Sequence[int], ids_inside: bool) -> list[bytes]:
-        rows = [raw[start:end] for start, end in pairwise(bounds)]
-        return rows if ids_inside else [_with_id(self._items.item_id(first + n), row) for n, row in enumerate(rows)]
+    def _rows(self, items: range, raw: bytes, bounds: NDArray[np.int64]) -> list[bytes]:
+        rows = [raw[start:end] for start, end in pairwise(bounds.tolist())]
+        if _ids_inside(raw, len(rows)):
+            return rows
+        return [_with_id(self._items.item_id(item), row) for item, row in zip(items, rows, strict=True)]
+
+
+def _ids_inside(raw: bytes, rows: int) -> bool:
+    """Two braces meet only between rows: within an object there is a comma, and in strings quotes are escaped."""
+    return raw.startswith(_ID_FIRST) and raw.count(b"}" + _ID_FIRST) == rows - 1
 
 
 def _with_id(item_id: str, metadata: bytes) -> bytes:
     return json.dumps(item_id, ensure_ascii=False).encode() + b" " + metadata
 
 
-def _folded(first: int, rows: Sequence[bytes]) -> Chunk:
+def _folded(items: Sequence[int], rows: Sequence[bytes]) -> Chunk:
     """JSON holds no line break, so one between the rows marks their bounds however long they become."""
     text = b"\n".join(rows).decode().casefold().encode()
     breaks = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
-    return Chunk(first, text, [0, *(breaks + 1).tolist(), len(text)])
+    return Chunk(items, text, np.concatenate([[0], breaks + 1, [len(text)]]))
 
 
 def _search(chunk: Chunk, words: Sequence[bytes], skip: set[int], hits: _Hits, give_up: float) -> None:
-    first, text, bounds = chunk
+    items, text = chunk.items, chunk.text
     at, rows = text.find(words[0]), 0
+    bounds = chunk.bounds.tolist() if at >= 0 else []
     while at >= 0 and (rows % _LOOK_AT_CLOCK or time.monotonic() <= give_up):
         row = bisect_right(bounds, at) - 1
         start, end = bounds[row], bounds[row + 1]
-        if first + row not in skip and all(_holds(text, word, start, end) for word in words):
+        if items[row] not in skip and all(_holds(text, word, start, end) for word in words):
             in_title = _title_holds(text, words, start, end)
-            (hits.title if in_title else hits.other).append(first + row)
+            (hits.title if in_title else hits.other).append(items[row])
         at, rows = text.find(words[0], end), rows + 1
 
 
 def _holds(text: bytes, word: bytes, start: int, end: int) -> bool:
     """Whether a value between `start` and `end` holds the word; names of attributes do not count."""
+    return any(
+        not _is_name(text, at + len(word), end) and not _is_syntax(text, word, start, at)
+        for at in _places(text, word, start, end)
+    )
+
+
+def _places(text: bytes, word: bytes, start: int, end: int) -> Iterator[int]:
+    """Where the word begins, but not in the middle of an escape."""
     at = text.find(word, start, end)
     while at >= 0:
-        if not _is_name(text, at + len(word), end) and not _is_syntax(text, word, start, at):
-            return True
+        if text[at - 1] != _BACKSLASH or not _is_escaped(text, at):
+            yield at
         at = text.find(word, at + 1, end)
-    return False
+
+
+def _is_escaped(text: bytes, at: int) -> bool:
+    """Whether an odd number of backslashes comes before."""
+    before = at
+    while before > 0 and text[before - 1] == _BACKSLASH:
+        before -= 1
+    return (at - before) % 2 == 1
 
 
 def _is_name(text: bytes, at: int, end: int) -> bool:
@@ -179,10 +201,7 @@ def _is_syntax(text: bytes, word: bytes, start: int, at: int) -> bool:
 
 def _closing_quote(text: bytes, at: int, end: int) -> int:
     """Place of the next quote that no backslash escapes, -1: none."""
-    quote = text.find(b'"', at, end)
-    while quote > 0 and (quote - at - len(text[at:quote].rstrip(b"\\"))) % 2:
-        quote = text.find(b'"', quote + 1, end)
-    return quote
+    return next(_places(text, b'"', at, end), -1)
 
 
 def _title_holds(text: bytes, words: Sequence[bytes], start: int, end: int) -> bool:
@@ -191,5 +210,5 @@ def _title_holds(text: bytes, words: Sequence[bytes], start: int, end: int) -> b
         if at >= 0:
             begin = at + len(name)
             close = _closing_quote(text, begin, end)
-            return all(text.find(word, begin, close) >= 0 for word in words)
+            return all(any(True for _ in _places(text, word, begin, close)) for word in words)
     return False
