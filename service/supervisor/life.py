@@ -13,6 +13,7 @@ from service.errors import ServiceError
 
 from .backoff import Backoff
 from .engine import Engine, StartError
+from .tasks import tell_fault
 from .turns import Turns
 
 FAULTS: Final = (ServiceError, ModelError, StartError, OSError)
@@ -74,7 +75,7 @@ class Life:
         self._starting: asyncio.Task[Engine] | None = None
         self._crashes = Backoff(immediate=True)
         self._task = asyncio.create_task(self._live())
-        self._task.add_done_callback(_tell_fault)
+        self._task.add_done_callback(tell_fault)
 
     @property
     def route(self) -> Route | None:
@@ -179,8 +180,3 @@ async def _abandon(starting: "asyncio.Task[Engine]") -> None:
     await asyncio.wait([starting])
     if not starting.cancelled() and not starting.exception():
         await starting.result().child.kill()
-
-
-def _tell_fault(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("a fault in the supervisor", exc_info=error)
