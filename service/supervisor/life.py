@@ -54,7 +54,7 @@ class Observer(Protocol):
         """One attempt to get the first engine ready has failed."""
 
     def died(self, life: "Life") -> None:
-        """A ready engine has ended unasked."""
+        """A ready engine, or the successor of one, has ended unasked; `alive` and `hopeless` say what is left."""
 
     def restarts(self) -> None:
         """A successor is being started."""
@@ -131,7 +131,7 @@ class Life:
                 logger.error("model %s could not be started again: %s", self.version, error)
                 self.hopeless = True
                 self._observer.step(self, "restarting", str(error))
-                self._observer.changed()
+                self._observer.died(self)
                 await self._mend()
 
     async def _bring_up(self, folder: Path) -> Engine:
