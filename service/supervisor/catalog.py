@@ -10,6 +10,7 @@ from .board import Board
 from .codes import Codes
 from .engine import Engine, StartError
 from .feed import Feed
+from .last import LastCatalog
 
 
 class Catalog:
@@ -62,6 +63,16 @@ class Feeds:
         for listener in self._listeners.values():
             listener.feed.put(sighting.revision, news)
         self.tell()
+
+    def as_last(self) -> LastCatalog:
+        """What another process needs to go on from here."""
+        catalog = self.catalog
+        return LastCatalog(catalog.revision, catalog.era, list(catalog.records.values()), self._codes.all_known())
+
+    def recall(self, last: LastCatalog) -> None:
+        """Goes on from where an earlier process was, before Redis has said anything."""
+        self._codes.recall(last.codes)
+        self.take(CatalogSighting(last.revision, last.records, whole=True, era=last.era))
 
     async def join(self, engine: Engine, *, places: bool, serves: bool) -> None:
         """Returns when everything known so far counts there; raises StartError where it ends before that."""

@@ -25,6 +25,15 @@ class Codes:
         self._known: dict[str, dict[str, Code]] = {}
         self._grown = asyncio.Event()
 
+    def all_known(self) -> dict[str, dict[str, Code]]:
+        """A copy of everything, by version."""
+        return {version: dict(codes) for version, codes in self._known.items()}
+
+    def recall(self, codes: Mapping[str, Mapping[str, Code]]) -> None:
+        """What Redis had decided before this process began."""
+        for version, known in codes.items():
+            self._learn(version, known)
+
     def known(self, version: str, ids: Iterable[str]) -> dict[str, list[int]]:
         """As far as Redis has been asked."""
         codes = self._known.get(version, {})

@@ -8,9 +8,9 @@ before it go. Until then, and whatever fails on the way, that one never notices.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
@@ -20,6 +20,7 @@ from service.store import Deployment
 from .board import Board
 from .engine import Engine
 from .life import Life, Start, Workshop
+from .tasks import Tasks
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -86,8 +87,8 @@ class Fleet:
         self._workshop = Workshop(fetch, start, self._turns, self._pause, drain_timeout_s)
         self._nudged = asyncio.Event()
         self._changes = asyncio.Event()
-        self._running: set[asyncio.Task[Any]] = set()
-        self._duties = [self._run(self._conduct()), self._run(self._watch_memory())]
+        self._tasks = Tasks()
+        self._duties = [self._tasks.run(self._conduct()), self._tasks.run(self._watch_memory())]
         self.first_ready: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
         self.on_switch: Callable[[Engine], None] = lambda _: None  # every worker has acknowledged a version
         self.on_death: Callable[[str], None] = lambda _: None  # an engine of this version ended unasked
@@ -122,9 +123,8 @@ class Fleet:
             duty.cancel()
         lives, self._lives = list(self._lives.values()), {}
         for life in lives:
-            self._run(life.end())
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+            self._tasks.run(life.end())
+        await self._tasks.all_ended()
 
     def _wanted(self) -> Iterator[Key]:
         """Versions that must have an engine, the most important first."""
@@ -233,7 +233,7 @@ class Fleet:
         if self._reading:
             self._reading.dismiss()
         for key in [key for key in self._lives if key not in kept | self._kept()]:
-            self._run(self._lives.pop(key).end())
+            self._tasks.run(self._lives.pop(key).end())
         self._step_down()
 
     def _step_down(self) -> None:
@@ -285,7 +285,7 @@ class Fleet:
     def restarts(self) -> None:
         self._board.restart()
 
-    # ---- waiting and remembering
+    # ---- waiting
 
     async def _pause(self, seconds: float) -> None:
         nudged = self._nudged
@@ -294,14 +294,3 @@ class Fleet:
                 await nudged.wait()
         except TimeoutError:
             return
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a fault in the supervisor", exc_info=error)

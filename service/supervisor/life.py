@@ -13,6 +13,7 @@ from service.errors import ServiceError
 
 from .backoff import Backoff
 from .engine import Engine, StartError
+from .tasks import tell_fault
 from .turns import Turns
 
 FAULTS: Final = (ServiceError, ModelError, StartError, OSError)
@@ -53,7 +54,7 @@ class Observer(Protocol):
         """One attempt to get the first engine ready has failed."""
 
     def died(self, life: "Life") -> None:
-        """A ready engine has ended unasked."""
+        """A ready engine, or the successor of one, has ended unasked; `alive` and `hopeless` say what is left."""
 
     def restarts(self) -> None:
         """A successor is being started."""
@@ -74,7 +75,7 @@ class Life:
         self._starting: asyncio.Task[Engine] | None = None
         self._crashes = Backoff(immediate=True)
         self._task = asyncio.create_task(self._live())
-        self._task.add_done_callback(_tell_fault)
+        self._task.add_done_callback(tell_fault)
 
     @property
     def route(self) -> Route | None:
@@ -130,7 +131,7 @@ class Life:
                 logger.error("model %s could not be started again: %s", self.version, error)
                 self.hopeless = True
                 self._observer.step(self, "restarting", str(error))
-                self._observer.changed()
+                self._observer.died(self)
                 await self._mend()
 
     async def _bring_up(self, folder: Path) -> Engine:
@@ -179,8 +180,3 @@ async def _abandon(starting: "asyncio.Task[Engine]") -> None:
     await asyncio.wait([starting])
     if not starting.cancelled() and not starting.exception():
         await starting.result().child.kill()
-
-
-def _tell_fault(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and (error := task.exception()):
-        logger.error("a fault in the supervisor", exc_info=error)

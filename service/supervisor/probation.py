@@ -11,6 +11,8 @@ from service.errors import ServiceError
 from service.store import Deployment
 from service.store.deployment import AUTOMATIC
 
+from .tasks import Tasks
+
 __all__ = ["AUTOMATIC", "Limits", "Probation"]
 
 _DEATHS = 3
@@ -41,7 +43,7 @@ class Probation:
         self._version: str | None = None  # watched now
         self._until = 0.0
         self._answers = self._errors = self._exhausted = self._deaths = 0
-        self._running: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     def expect(self, deployment: Deployment) -> None:
         """What Redis says; the first time nothing is new."""
@@ -75,7 +77,7 @@ class Probation:
     @property
     def judging(self) -> bool:
         """Whether a version is being sent back now."""
-        return bool(self._running)
+        return bool(self._tasks)
 
     def _watches(self, version: str) -> bool:
         return version == self._version and time.monotonic() <= self._until
@@ -97,9 +99,7 @@ class Probation:
     def _send_back(self, why: str) -> None:
         assert self._version is not None
         version, self._version = self._version, None
-        task = asyncio.create_task(self._try(version, f"{AUTOMATIC}: {why}"))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._tasks.run(self._try(version, f"{AUTOMATIC}: {why}"))
 
     async def _try(self, version: str, reason: str) -> None:
         """Another replica or an operator may have been faster, or there may be nothing to go back to."""

@@ -9,6 +9,7 @@ from service.api.control import Route
 
 from .backoff import Backoff
 from .engine import Engine, StartError
+from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +24,7 @@ class Reading:
         self._reader: Engine | None = None
         self._past: list[Engine] = []
         self._keeper: asyncio.Task[None] | None = None
-        self._draining: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
         self.on_change: Callable[[], None] = lambda: None  # `route` is another one
 
     @property
@@ -41,9 +42,7 @@ class Reading:
         """Nobody asks the readers before the present one any more."""
         past, self._past = self._past, []
         for reader in past:
-            task = asyncio.create_task(reader.drain(self._drain_timeout_s))
-            self._draining.add(task)
-            task.add_done_callback(self._draining.discard)
+            self._tasks.run(reader.drain(self._drain_timeout_s))
 
     async def stop(self) -> None:
         """Ends every reader."""
@@ -52,7 +51,7 @@ class Reading:
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._change(None)
         self.dismiss()
-        await asyncio.gather(*self._draining, return_exceptions=True)
+        await self._tasks.all_ended()
 
     async def _keep(self, folder: Path) -> None:
         backoff = Backoff(immediate=True)

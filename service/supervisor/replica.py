@@ -5,7 +5,6 @@ import logging
 import signal
 import socket
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -20,12 +19,13 @@ from .codes import Codes
 from .engine import Engine
 from .fleet import Fleet
 from .follower import Follower
-from .last import remember, remembered
+from .last import remembered, remembered_catalog
 from .plant import Plant
 from .probation import AUTOMATIC, Limits, Probation
 from .processes import environment, without_secrets
 from .reading import Reading
 from .reporter import Reporter, describe
+from .scribe import Scribe
 from .workers import Workers
 
 _NOTICE_S: Final = 0.3  # answers say "Connection: close" for that long before connections are closed
@@ -61,7 +61,7 @@ class Replica:
         self._fleet = self._new_fleet()
         self._probation = Probation(_limits(settings), self._roll_back)
         self._reporter = Reporter(store, self._report)
-        self._scribe = ThreadPoolExecutor(1, "scribe")
+        self._scribe = Scribe(settings.data_dir, self._feeds.as_last)
         self._stop = asyncio.Event()
         self._connect()
 
@@ -108,7 +108,7 @@ class Replica:
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
         await follower.stop(_MARGIN_S)
-        self._scribe.shutdown()
+        self._scribe.close()
 
     # ---- what Redis says
 
@@ -118,6 +118,7 @@ class Replica:
                 self._on_deployment(sighting)
             case CatalogSighting():
                 self._feeds.take(sighting)
+                self._scribe.catalog_changed()
                 self._board.redis("ok")
             case Lost():
                 logger.error("Redis has lost the name of the active model; %s keeps answering", sighting.last.version)
@@ -146,12 +147,17 @@ class Replica:
         """What serves goes on; at the start, what was served last does."""
         logger.error("%s", reason)
         self._board.redis("unreachable", reason)
-        self._feeds.catalog.known.set()  # nothing more is to be expected
         if self._deployment is None and (last := remembered(self._settings.data_dir)):
-            logger.warning("serving what was served last: model %s", last.version)
-            self._deployment = last
-            self._board.wanted(last.version, last.epoch)
-            self._fleet.follow(last)
+            self._recall(last)
+        self._feeds.catalog.known.set()  # nothing more is to be expected
+
+    def _recall(self, last: Deployment) -> None:
+        logger.warning("serving what was served last: model %s", last.version)
+        if catalog := remembered_catalog(self._settings.data_dir):
+            self._feeds.recall(catalog)
+        self._deployment = last
+        self._board.wanted(last.version, last.epoch)
+        self._fleet.follow(last)
 
     # ---- what the fleet says
 
@@ -163,7 +169,7 @@ class Replica:
     def _remember(self) -> None:
         """Only what has proved that it can be served."""
         if self._deployment and self._deployment.version == self._board.serving_version is not None:
-            self._scribe.submit(remember, self._settings.data_dir, self._deployment)
+            self._scribe.deployment(self._deployment)
 
     async def _announce_first(self) -> None:
         engine = await self._fleet.first_ready

@@ -1,4 +1,4 @@
-"""A whole replica with more than one version: instant ways back, loaded versions, automatic rollback, other replicas."""
+"""A whole replica with several versions: instant ways back, loaded versions, automatic rollback, other replicas."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

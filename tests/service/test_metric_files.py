@@ -66,7 +66,12 @@ def test_a_file_that_was_never_begun_properly_is_no_obstacle(tmp_path: Path) -> 
 
 def test_a_scrape_sees_each_process_once_while_processes_end(tmp_path: Path) -> None:
     pids = [counting_process(tmp_path) for _ in range(4)]
-    ended = threading.Thread(target=lambda: [archive(tmp_path, pid) for pid in pids])
+
+    def end() -> None:
+        for pid in pids:
+            archive(tmp_path, pid)
+
+    ended = threading.Thread(target=end)
     ended.start()
     seen = {value(tmp_path, "prorec_requests_total", status="200") for _ in range(50)}
     ended.join()

@@ -172,6 +172,20 @@ async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: 
     assert scene.feeds.catalog.records == {}
 
 
+async def test_without_redis_an_engine_is_told_what_an_earlier_process_knew(scene: Scene) -> None:
+    await scene.start()
+    scene.change(ItemChange("item-1", available=False), added("fresh"))
+    await until(lambda: bool(scene.feeds.as_last().codes))
+    nowhere = Store.connect(f"unix://{scene.folder}/nobody", "prorec")
+    later = Scene(nowhere, scene.folder / "later")
+    later.folder.mkdir()
+    later.feeds.recall(scene.feeds.as_last())
+    engine = await later.start()
+    await availability(engine, "item-1", False)
+    assert await code(engine, "fresh") == [0, 0]
+    await engine.drain(5.0)
+
+
 async def test_a_large_catalog_comes_in_several_messages(scene: Scene) -> None:
     records = [ItemRecord(f"item-{number}", 1, available=False) for number in range(4500)]
     scene.feeds.take(CatalogSighting(1, records, whole=True))

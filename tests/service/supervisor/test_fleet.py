@@ -175,3 +175,15 @@ async def test_a_child_that_does_not_listen_to_sigterm_is_killed(tmp_path: Path)
     while child.last_words != "deaf":
         await asyncio.sleep(0.01)
     assert await child.stop(0.1) == -signal.SIGKILL
+
+
+async def test_every_end_of_an_engine_and_of_its_successors_is_told(scene: Scene) -> None:
+    deaths: list[str] = []
+    scene.fleet.on_death = deaths.append
+    scene.want("v1")
+    await scene.serves("v1")
+    scene.broken["v1"] = "no memory"
+    scene.started[0].child.signal(signal.SIGKILL)
+    await scene.until(lambda: deaths == ["v1", "v1"])
+    scene.fleet.nudge()
+    await scene.until(lambda: len(deaths) >= 3)
