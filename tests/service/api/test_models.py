@@ -120,6 +120,30 @@ async def test_an_activation_may_wait_until_every_replica_serves(router: Router,
     assert (got.status_code, got.json()["followed_by"]) == (200, ["r-1"])
 
 
+async def test_a_replica_may_take_longer_than_one_look(router: Router, published: Store) -> None:
+    report(published, "v1", "r-1")
+    async with admin_of(router, published) as client:
+        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 60}))
+        for _ in range(6):  # longer than a thread waits at a time
+            await asyncio.sleep(0.5)
+            report(published, "v1", "r-1")
+        assert not waiting.done()
+        report(published, "v2", "r-1")
+        assert (await waiting).status_code == 200
+
+
+async def test_waiting_ends_when_another_version_becomes_the_active_one(router: Router, published: Store) -> None:
+    report(published, "v1", "r-1")
+    async with admin_of(router, published) as client:
+        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 600}))
+        while active(published) != "v2":
+            await asyncio.sleep(0.01)
+        published.activate("v3")
+        got = await waiting
+    assert (got.status_code, got.json()["code"]) == (504, "not_followed")
+    assert "v3 is active now" in got.json()["detail"]
+
+
 async def test_a_replica_that_does_not_follow_in_time_is_named(router: Router, published: Store) -> None:
     report(published, "v1", "r-1")
     async with admin_of(router, published) as client:

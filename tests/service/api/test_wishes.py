@@ -75,15 +75,18 @@ async def test_where_popularity_answers_tokens_have_no_probability(router: Route
     assert [level["log_prob"] for level in got.json()["items"][0]["explain"]["levels"]] == [None, None]
 
 
-async def test_the_engines_revision_and_warnings_are_told_beside_the_workers_own(router: Router, folder: Path) -> None:
+@pytest.mark.parametrize(("unknown", "own"), [(0, []), (1, ["1 history item is not in the catalog"])])
+async def test_the_engines_revision_and_warnings_are_told_beside_the_workers_own(
+    router: Router, folder: Path, unknown: int, own: list[str]
+) -> None:
     def behave(query: Query) -> Answer:
-        return answer(query, unknown=1, catalog_revision=9, warnings=["the filter leaves few items"])
+        return answer(query, unknown=unknown, catalog_revision=9, warnings=["the filter leaves few items"])
 
     async with engine(folder, behave) as little, client_of(router) as client:
         await router.switch(routes(little))
         body = (await client.post("/recommend", json={"history": ["a", "?"], "k": 1})).json()
     assert body["catalog_revision"] == 9
-    assert body["warnings"] == ["1 history item is not in the catalog", "the filter leaves few items"]
+    assert body["warnings"] == [*own, "the filter leaves few items"]
 
 
 @pytest.mark.parametrize(
