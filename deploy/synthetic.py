@@ -92,10 +92,10 @@ def _write_catalog(writer: ArtifactWriter, codes: CodeTable) -> None:
         writer.array(f"child_start_{level}", trie.child_start[level])
         writer.array(f"child_token_{level}", trie.child_token[level])
     ids = _ids(_numbered(items))
-    for name, values in zip(
-        ("text", "bounds", "hash", "item"), (ids.text, ids.bounds, ids.sorted_hash, ids.hash_item), strict=True
-    ):
-        writer.array(f"id_{name}", values)
+    writer.array("id_text", ids.text)
+    writer.array("id_bounds", ids.bounds)
+    writer.array("id_hash", ids.sorted_hash)
+    writer.array("id_item", ids.hash_item)
     writer.array("metadata_text", np.tile(np.frombuffer(b"{}", dtype=np.uint8), items))
     writer.array("metadata_bounds", np.arange(items + 1, dtype=np.int64) * 2)
     _attributes(items).write(writer)

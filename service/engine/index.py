@@ -52,15 +52,23 @@ class State:
 
 
 @dataclass(frozen=True)
-class Patch:
-    """Items of one slot that become legal or stop being so.
+class Whereabouts:
+    """Where some items (each once) are.
 
-    items   int32 [M]
-    legal   bool [M]
+    path    L arrays, int32 [M]: state of levels 1 … L on the way to each item's leaf
+    places  int32 [M], in the order of popularity
     """
 
+    path: Sequence[NDArray[np.int32]]
+    places: NDArray[np.int32]
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Items of one slot that become legal or stop being so; `legal` is bool [M]."""
+
     slot: int
-    items: NDArray[np.int32]
+    items: Whereabouts
     legal: NDArray[np.bool_]
 
 
@@ -130,7 +138,7 @@ class LiveIndex:
         for row in (*rows, state.ranked[slot]):
             row[:] = 0
         state.totals[slot] = 0
-        self._add(state, Patch(slot, items, np.ones(items.size, dtype=np.bool_)))
+        _add(state, Patch(slot, self.whereabouts(state, items), np.ones(items.size, dtype=np.bool_)))
 
     def grown(self, insertion: Insertion, slots: Sequence[int]) -> State:
         """This state with an insertion, in new arrays; none of the new leaves is legal yet."""
@@ -141,12 +149,19 @@ class LiveIndex:
                 spread(state.counts[level][slot], before, 0, out=counts[level][slot])
         return replace(state, trie=insertion.trie, counts=counts)
 
+    def whereabouts(self, state: State, items: NDArray[np.int32]) -> Whereabouts:
+        trained = self._popularity.size
+        places = np.where(items < trained, self._rank[np.minimum(items, trained - 1)], items)
+        return Whereabouts(state.trie.ancestors(state.trie.item_leaf[items]), places)
+
     @staticmethod
-    def difference(state: State, slot: int, items: NDArray[np.int32], legal: NDArray[np.bool_]) -> Patch | None:
-        """What has to change for each of `items` (each once) to be as `legal` says; None: nothing."""
-        was = state.counts[-1][slot, state.trie.item_leaf[items]] > 0
-        differs = was != legal
-        return Patch(slot, items[differs], legal[differs]) if differs.any() else None
+    def difference(state: State, slot: int, items: Whereabouts, legal: NDArray[np.bool_]) -> Patch | None:
+        """What has to change for each of the items to be as `legal` says; None: nothing."""
+        differs = (state.counts[-1][slot, items.path[-1]] > 0) != legal
+        if not differs.any():
+            return None
+        changed = Whereabouts([states[differs] for states in items.path], items.places[differs])
+        return Patch(slot, changed, legal[differs])
 
     # ---- on the search thread, between two batches
 
@@ -154,19 +169,17 @@ class LiveIndex:
         """Makes `state`, patched, the one that everybody reads."""
         with self.lock:
             for patch in patches:
-                self._add(state, patch)
+                _add(state, patch)
             self.state = replace(state, generation=self.state.generation + 1, revision=revision)
-
-    def _add(self, state: State, patch: Patch) -> None:
-        steps = np.where(patch.legal, 1, -1).astype(np.int32)
-        path = state.trie.ancestors(state.trie.item_leaf[patch.items])
-        for counts, states in zip(state.counts, path, strict=True):
-            np.add.at(counts[patch.slot], states, steps)
-        state.totals[patch.slot] += int(steps.sum())
-        trained = self._popularity.size
-        places = np.where(patch.items < trained, self._rank[np.minimum(patch.items, trained - 1)], patch.items)
-        state.ranked[patch.slot, places] = patch.legal
 
     def _no_counts(self, trie: CodeTrie) -> tuple[NDArray[np.int32], ...]:
         """Pages that are not written to cost no memory."""
         return tuple(np.zeros((self.slot_count, size), dtype=np.int32) for size in trie.states()[1:])
+
+
+def _add(state: State, patch: Patch) -> None:
+    steps = np.where(patch.legal, 1, -1).astype(np.int32)
+    for counts, states in zip(state.counts, patch.items.path, strict=True):
+        np.add.at(counts[patch.slot], states, steps)
+    state.totals[patch.slot] += int(steps.sum())
+    state.ranked[patch.slot, patch.items.places] = patch.legal

@@ -33,7 +33,7 @@ class LiveSearch:
     def __init__(self, graph: GraphSearch, items: LiveItems, index: LiveIndex, newcomers: Newcomers) -> None:
         self._graph = graph
         self._items = items
-        self._index = index
+        self.index = index
         self._newcomers = newcomers
         self._matchers: dict[int, Matcher] = {}  # of slots that hold a filter
 
@@ -44,7 +44,7 @@ class LiveSearch:
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
         """As `GraphSearch.run`; says of every item whether the row's slot allows it."""
         found = self._graph.run(rows, shape)
-        state = self._index.state
+        state = self.index.state
         slot = np.fromiter((row.slot for row in rows), dtype=np.int64, count=len(rows))
         leaves = state.trie.item_leaf[np.maximum(found.item, 0)]
         legal = state.counts[-1][slot[:, None], leaves] > 0
@@ -55,12 +55,12 @@ class LiveSearch:
         started = time.perf_counter()
         matcher = self._items.matcher(conditions, include_items)
         if include_items is None:
-            self._index.fill(slot, self._legal(matcher, None))
+            self.index.fill(slot, self._legal(matcher, None))
         else:
             items = self._known(include_items)
-            self._index.fill_few(slot, items[self._legal(matcher, items)])
+            self.index.fill_few(slot, items[self._legal(matcher, items)])
         self._matchers[slot] = matcher
-        self._upload(self._index.state)
+        self._upload(self.index.state)
         metrics.FILTER_COMPILE.observe(time.perf_counter() - started)
 
     def apply(
@@ -68,7 +68,7 @@ class LiveSearch:
     ) -> list[str]:
         """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
         started = time.perf_counter()
-        state, use = self._index.state, _nothing
+        state, use = self.index.state, _nothing
         staged = self._items.stage(records, self._newcomers.acceptable(records, codes, state.trie))
         fresh = [item for item in staged.added if item.fresh]
         again = [item for item in staged.added if not item.fresh and self._newcomers.can_learn(item.record)]
@@ -77,14 +77,14 @@ class LiveSearch:
         self._items.commit(staged)
         if fresh:
             state = self._with_leaves(fresh)
-            use = self._graph.bind(self._index.inputs(state))
+            use = self._graph.bind(self.index.inputs(state))
         patches = self._patches(state, staged.changed)
 
         def show() -> None:
             use()
             rewrite()
-            self._index.show(state, patches, revision)
-            self._upload(self._index.state, tables=bool(again))
+            self.index.show(state, patches, revision)
+            self._upload(self.index.state, tables=bool(again))
 
         between(show)
         metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
@@ -92,18 +92,19 @@ class LiveSearch:
 
     def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
         """(item id → a free code, item id → why it can have none); nothing changes."""
-        return self._newcomers.propose(records, self._index.state.trie)
+        return self._newcomers.propose(records, self.index.state.trie)
 
     def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
         codes = np.array([item.code for item in fresh], dtype=np.int32)
         items = np.array([item.index for item in fresh], dtype=np.int32)
-        return self._index.grown(insert(self._index.state.trie, codes, items), [0, *self._matchers])
+        return self.index.grown(insert(self.index.state.trie, codes, items), [0, *self._matchers])
 
     def _patches(self, state: State, items: NDArray[np.int32]) -> list[Patch]:
         """What the changed items change in every slot that holds something."""
         available = self._items.available[items]
         legal = {0: available} | {slot: available & matches(items) for slot, matches in self._matchers.items()}
-        patches = (self._index.difference(state, slot, items, mask) for slot, mask in legal.items())
+        at = self.index.whereabouts(state, items)
+        patches = (self.index.difference(state, slot, at, mask) for slot, mask in legal.items())
         return [patch for patch in patches if patch]
 
     def _legal(self, matcher: Matcher, items: NDArray[np.int32] | None) -> NDArray[np.bool_]:
@@ -118,7 +119,7 @@ class LiveSearch:
         """A device with memory of its own gets what was written into the arrays here."""
         if not self._graph.shares_memory:
             alive = {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
-            self._graph.bind(alive | (self._index.tables.inputs() if tables else {}))()
+            self._graph.bind(alive | (self.index.tables.inputs() if tables else {}))()
 
 
 def _nothing() -> None:

@@ -19,7 +19,8 @@ def saved(folder: Path, rows: int, width: int) -> tuple[Path, NDArray[np.float32
 def test_the_file_s_rows_come_first_and_zeros_behind(tmp_path: Path, rows: int, width: int, spare: int) -> None:
     path, values = saved(tmp_path, rows, width)
     table = with_spare_rows(path, spare)
-    assert (table.shape, table.dtype) == ((rows + spare, width), np.float32)
+    assert table.shape == (rows + spare, width)
+    assert table.dtype == np.float32
     np.testing.assert_array_equal(table[:rows], values)
     assert not table[rows:].any()
 

@@ -1,4 +1,4 @@
-"""The live catalog against plain sets and the numpy reference: filters, exclusions, changes and new items, in any order."""
+"""The live catalog against plain sets and the numpy reference: filters, changes and new items, in any order."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -124,7 +124,7 @@ def world(open_artifact: Artifact, graph: GraphSearch) -> World:
 
 
 ITEMS = [*(f"item-{number}" for number in range(60)), *(f"new-{number}" for number in range(12))]
-ITEM = st.sampled_from(ITEMS)
+ITEM = st.sampled_from(ITEMS) | st.sampled_from(ITEMS[60:])
 CHANGE = st.one_of(
     st.tuples(st.just("available"), ITEM, st.booleans()),
     st.tuples(st.just("category"), ITEM, st.sampled_from(["even", "odd", "rare"])),
@@ -143,7 +143,7 @@ CHANGE = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(CHANGE, min_size=1, max_size=25))
 def test_if_k_legal_items_exist_k_come_back_whatever_has_changed(
     open_artifact: Artifact, graph: GraphSearch, story: list[tuple[str, object, object]]
