@@ -54,7 +54,7 @@ def test_a_text_does_not_depend_on_its_neighbours(encoder: TextEncoder) -> None:
         np.testing.assert_allclose(encoder.encode([text])[0], together[place + 35], atol=1e-5)
 
 
-def test_an_artifact_carries_it(tmp_path: Path, folder: Path, encoder: TextEncoder) -> None:
+def test_an_artifact_carries_it(tmp_path: Path, encoder: TextEncoder) -> None:
     artifact = build_tiny_artifact(tmp_path, with_text_encoder=True)
     assert artifact.manifest.text_encoder is not None
     assert artifact.manifest.text_encoder.startswith("tiny-")
