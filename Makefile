@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format bench clean help
+.PHONY: quickstart test check format openapi bench clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -27,6 +27,9 @@ check: $(VENV)/.dev ## formatting, lint, types
 format: $(VENV)/.dev ## format and mend what can be mended
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+openapi: $(VENV)/.dev ## write docs/openapi.json anew
+	$(BIN)/python -m service openapi --output docs/openapi.json
 
 bench: $(VENV)/.training ## the engine against Hugging Face generate, and the trie at ten million items
 	$(BIN)/python -m deploy.bench

@@ -10,47 +10,22 @@ answered, and consistently. Histories are real ones from a dataset folder.
 """
 
 import asyncio
-import collections
 import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import httpx
-import numpy as np
 import typer
 
 from training.interactions import leave_one_out, read_dataset
 
+from .load import Load, Phase
+
 _SWITCH_LIMIT_S = 60
 _SWITCHES_PER_RUN = 10
-Expected = dict[str, list[list[str]]]
-"""Version → item ids answered to each history."""
-
-
-@dataclass
-class Report:
-    """What came of a run; latencies in seconds from the intended start."""
-
-    latency_s: list[float] = field(default_factory=list)
-    by_version: collections.Counter[str] = field(default_factory=collections.Counter)
-    failures: collections.Counter[str] = field(default_factory=collections.Counter)
-    inconsistent: int = 0
-    swaps: int = 0
-
-    def show(self) -> None:
-        milliseconds = 1e3 * np.percentile(self.latency_s or [float("nan")], [50, 95, 99, 100])
-        print(f"answered {len(self.latency_s)}, failed {sum(self.failures.values())} {dict(self.failures)}, "
-              f"inconsistent {self.inconsistent}, swaps {self.swaps}")  # fmt: skip
-        print(f"answers by version {dict(self.by_version)}")
-        print("latency ms: p50 {:.1f}, p95 {:.1f}, p99 {:.1f}, max {:.1f}".format(*milliseconds))
-
-    @property
-    def flawless(self) -> bool:
-        return bool(self.latency_s) and not self.failures and not self.inconsistent
 
 
 def load_test(
@@ -62,10 +37,11 @@ def load_test(
     swap: Annotated[str, typer.Option(help="Versions to activate in turn, comma-separated.")] = "",
 ) -> None:
     """Runs the load and prints a report."""
-    histories = _histories(data)
-    report = asyncio.run(_run(address, histories, rate, seconds, k, [v for v in swap.split(",") if v]))
-    report.show()
-    sys.exit(not report.flawless)
+    bodies = [{"history": history, "k": k} for history in _histories(data)]
+    versions = [version for version in swap.split(",") if version]
+    phase, swaps = asyncio.run(_run(address, Load([address], bodies), rate, seconds, versions))
+    _show(phase, swaps)
+    sys.exit(not phase.flawless)
 
 
 def _histories(data: Path, limit: int = 200) -> list[list[str]]:
@@ -74,26 +50,16 @@ def _histories(data: Path, limit: int = 200) -> list[list[str]]:
     return [[ids[item] for item in split.test.history(row)] for row in range(min(limit, len(split.test)))]
 
 
-async def _run(
-    address: str, histories: Sequence[list[str]], rate: float, seconds: float, k: int, versions: Sequence[str]
-) -> Report:
-    token = os.environ.get("PROREC_ADMIN_TOKEN", "")
+async def _run(address: str, load: Load, rate: float, seconds: float, versions: Sequence[str]) -> tuple[Phase, int]:
+    phase = Phase()
     limits = httpx.Limits(max_connections=256)
     async with httpx.AsyncClient(base_url=address, timeout=30, limits=limits) as client:
-        client.headers["Authorization"] = f"Bearer {token}"
-        report = Report()
-        bodies = [{"history": history, "k": k} for history in histories]
-        expected = {version: await _answers_of(client, version, bodies) for version in versions}
-        swapping = asyncio.create_task(_swap(client, versions, seconds, report)) if versions else None
-        await _arrivals(client, bodies, rate, seconds, expected, report)
-        if swapping:
-            await swapping
-    return report
-
-
-async def _answers_of(client: httpx.AsyncClient, version: str, bodies: Sequence[dict[str, Any]]) -> list[list[str]]:
-    await _activate(client, version)
-    return [_items((await client.post("/recommend", json=body)).raise_for_status().json()) for body in bodies]
+        client.headers["Authorization"] = f"Bearer {os.environ.get('PROREC_ADMIN_TOKEN', '')}"
+        for version in versions:
+            await _activate(client, version)
+            await load.learn(client, version)
+        swaps = await load.during(client, rate, phase, _swap(client, versions, seconds))
+    return phase, swaps
 
 
 async def _activate(client: httpx.AsyncClient, version: str) -> None:
@@ -106,58 +72,22 @@ async def _activate(client: httpx.AsyncClient, version: str) -> None:
         await asyncio.sleep(0.05)
 
 
-async def _swap(client: httpx.AsyncClient, versions: Sequence[str], seconds: float, report: Report) -> None:
-    """Swaps about ten times, evenly over the run."""
-    ends = time.monotonic() + seconds * (1 - 1 / _SWITCHES_PER_RUN)
-    while time.monotonic() < ends:
+async def _swap(client: httpx.AsyncClient, versions: Sequence[str], seconds: float) -> int:
+    """Lasts `seconds` and swaps about ten times meanwhile, if there are versions to swap; how often it did."""
+    swaps, ends = 0, time.monotonic() + seconds
+    while versions and time.monotonic() < ends - seconds / _SWITCHES_PER_RUN:
         await asyncio.sleep(seconds / _SWITCHES_PER_RUN)
-        await _activate(client, versions[report.swaps % len(versions)])
-        report.swaps += 1
+        await _activate(client, versions[swaps % len(versions)])
+        swaps += 1
+    await asyncio.sleep(max(0.0, ends - time.monotonic()))
+    return swaps
 
 
-async def _arrivals(
-    client: httpx.AsyncClient,
-    bodies: Sequence[dict[str, Any]],
-    rate: float,
-    seconds: float,
-    expected: Expected,
-    report: Report,
-) -> None:
-    rng = np.random.default_rng(0)
-    times = np.cumsum(rng.exponential(1 / rate, size=int(rate * seconds)))
-    begun = time.monotonic()
-    tasks = []
-    for number, moment in enumerate(times.tolist()):
-        await asyncio.sleep(max(0.0, begun + moment - time.monotonic()))
-        tasks.append(asyncio.create_task(_ask(client, number % len(bodies), bodies, begun + moment, expected, report)))
-    await asyncio.gather(*tasks)
-
-
-async def _ask(
-    client: httpx.AsyncClient,
-    number: int,
-    bodies: Sequence[dict[str, Any]],
-    intended: float,
-    expected: Expected,
-    report: Report,
-) -> None:
-    try:
-        response = await client.post("/recommend", json=bodies[number])
-    except httpx.HTTPError as error:
-        report.failures[type(error).__name__] += 1
-        return
-    if response.status_code != 200:
-        report.failures[str(response.status_code)] += 1
-        return
-    report.latency_s.append(time.monotonic() - intended)
-    answer = response.json()
-    report.by_version[answer["model_version"]] += 1
-    if expected and _items(answer) != expected[answer["model_version"]][number]:
-        report.inconsistent += 1
-
-
-def _items(answer: dict[str, Any]) -> list[str]:
-    return [item["item_id"] for item in answer["items"]]
+def _show(phase: Phase, swaps: int) -> None:
+    print(f"answered {len(phase.latency_s)}, failed {sum(phase.failures.values())} {dict(phase.failures)}, "
+          f"inconsistent {phase.mixed}, swaps {swaps}")  # fmt: skip
+    print(f"answers by version {dict(phase.versions)}")
+    print("latency ms: " + ", ".join(f"p{percent} {phase.percentile_ms(percent)}" for percent in (50, 95, 99, 100)))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,8 @@
 """`python -m service`: serves; with a command, publishes models and says which one serves."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,9 +11,10 @@ import typer
 from models.artifact import Artifact
 from models.errors import ModelError
 
-from .errors import ServiceError
+from . import listing
+from .errors import ServiceError, StoreUnavailable
 from .settings import Settings, unknown_variables
-from .store import ANY, Active, VersionInfo, open_store
+from .store import ANY, KEEP, Canary, Deployment, Store, open_store
 
 NOTHING: Final = "none"
 _VARIABLES = """
@@ -29,6 +28,9 @@ Version = Annotated[str, typer.Argument(help="Name of a published model version.
 IfActive = Annotated[
     str | None, typer.Option(help=f"Change nothing unless this version is active; '{NOTHING}': unless no version is.")
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Return when every running replica answers with it.")]
+TimeoutS = Annotated[float, typer.Option(min=0, help="How long --wait waits, in seconds.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
 @app.callback(invoke_without_command=True, help=f"Serve recommendations. {_VARIABLES}")
@@ -42,59 +44,149 @@ def serve() -> None:
     """Serve recommendations over HTTP; the same as no command at all."""
     with _one_sentence():
         settings = _settings()
-        if settings.redis_url is not None:
-            with open_store(settings):  # a wrong URL is told before anything is started
-                pass
         from .supervisor import serve as run  # the other commands need none of what it imports
+        from .supervisor.last import remembered
 
+        if settings.redis_url is not None:
+            _check_redis(settings, may_be_away=remembered(settings.data_dir) is not None)
         raise typer.Exit(run(settings))
+
+
+def _check_redis(settings: Settings, *, may_be_away: bool) -> None:
+    """A wrong URL is told before anything is started. Where something is cached Redis may be away."""
+    try:
+        with open_store(settings):
+            pass
+    except StoreUnavailable as error:
+        if not may_be_away:
+            raise
+        typer.echo(f"warning: {error}; what was served last is served from the cache", err=True)
 
 
 @app.command()
 def publish(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of an artifact, as training wrote it.")],
     activate: Annotated[bool, typer.Option("--activate", help="Make it the active version at once.")] = False,
+    wait: Wait = False,
+    timeout_s: TimeoutS = 60.0,
 ) -> None:
     """Write a model to Redis under its version; it serves once it is activated."""
-    with _one_sentence(), open_store(_settings()) as store:
+    if wait and not activate:
+        raise typer.BadParameter("--wait needs --activate")
+    with _store() as store:
         artifact = Artifact.open(folder)
         sent = store.publish(artifact, _progress())
         version = artifact.manifest.model_version
-        typer.echo(f"published {version}: {_size(sent)} in Redis at {store.redis}")
+        typer.echo(f"published {version}: {listing.size(sent)} in Redis at {store.redis}")
         if activate:
-            _tell(store.activate(version))
+            _tell(store, store.activate(version), wait, timeout_s)
 
 
 @app.command()
-def activate(version: Version, if_active: IfActive = None) -> None:
+def activate(version: Version, if_active: IfActive = None, wait: Wait = False, timeout_s: TimeoutS = 60.0) -> None:
     """Make a published version the one that serves, on every replica."""
-    with _one_sentence(), open_store(_settings()) as store:
-        _tell(store.activate(version, **_condition(if_active)))
+    with _store() as store:
+        _tell(store, store.activate(version, **_condition(if_active)), wait, timeout_s)
 
 
 @app.command()
-def rollback(if_active: IfActive = None) -> None:
-    """Go back to the version that served before this one."""
-    with _one_sentence(), open_store(_settings()) as store:
-        _tell(store.rollback(**_condition(if_active)))
+def rollback(
+    steps: Annotated[int | None, typer.Option(min=1, help="How many versions to go back; one if not given.")] = None,
+    to: Annotated[str | None, typer.Option(help="Go back to this earlier version.")] = None,
+    if_active: IfActive = None,
+    wait: Wait = False,
+    timeout_s: TimeoutS = 60.0,
+) -> None:
+    """Go back to a version that served before this one."""
+    if steps is not None and to is not None:
+        raise typer.BadParameter("--steps and --to exclude each other")
+    with _store() as store:
+        _tell(store, store.rollback(steps or 1, to, **_condition(if_active)), wait, timeout_s)
+
+
+@app.command()
+def load(version: Version) -> None:
+    """Have every replica load a version and keep it loaded, beside the one that serves."""
+    with _store() as store:
+        typer.echo(f"kept loaded: {', '.join(store.pin(version).pinned)}")
+
+
+@app.command()
+def unload(version: Version) -> None:
+    """End what `load` began."""
+    with _store() as store:
+        typer.echo(f"kept loaded: {', '.join(store.unpin(version).pinned) or 'nothing'}")
+
+
+@app.command()
+def traffic(
+    canary: Annotated[str | None, typer.Option(help="Version that answers a share of the users.")] = None,
+    percent: Annotated[float | None, typer.Option(help="That share: above 0, at most 100.")] = None,
+    shadow: Annotated[str | None, typer.Option(help="Version that gets a copy of the queries.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="End the roles that are not named.")] = False,
+) -> None:
+    """Show who answers whom, or give versions a share of the traffic; a role that is not named stays as it is."""
+    if (canary is None) != (percent is None):
+        raise typer.BadParameter("--canary and --percent need each other")
+    rest = None if clear else KEEP
+    wanted = Canary(canary, percent) if canary is not None and percent is not None else rest
+    with _store() as store:
+        shows = (canary, shadow, clear) == (None, None, False)
+        typer.echo(listing.traffic(store.deployment() if shows else store.set_traffic(wanted, shadow or rest)))
 
 
 @app.command()
 def delete(version: Version) -> None:
-    """Remove a published version from Redis; not the active one."""
-    with _one_sentence(), open_store(_settings()) as store:
+    """Remove a published version from Redis; not one that serves in any role."""
+    with _store() as store:
         store.delete(version)
         typer.echo(f"deleted {version}")
 
 
 @app.command()
-def models(
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")] = False,
-) -> None:
+def models(as_json: AsJson = False) -> None:
     """List the published versions, last published first; '*' marks the active one."""
+    with _store() as store:
+        show = listing.versions_json if as_json else listing.versions
+        typer.echo(show(store.versions(), store.deployment()))
+
+
+@app.command()
+def replicas(as_json: AsJson = False) -> None:
+    """List the replicas that run, and what each of them serves."""
+    with _store() as store:
+        typer.echo((listing.replicas_json if as_json else listing.replicas)(store.replicas()))
+
+
+@app.command()
+def events(
+    limit: Annotated[int, typer.Option(min=1, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List what was activated, rolled back and shared, newest first, and why."""
+    with _store() as store:
+        typer.echo((listing.events_json if as_json else listing.events)(store.events(limit)))
+
+
+@contextmanager
+def _store() -> Iterator[Store]:
     with _one_sentence(), open_store(_settings()) as store:
-        versions, active = store.versions(), store.active()
-        typer.echo(_as_json(versions, active) if as_json else _table(versions, active))
+        yield store
+
+
+@app.command()
+def openapi(
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write it there instead of to standard output.")
+    ] = None,
+) -> None:
+    """Write the OpenAPI document of the HTTP interface, as JSON."""
+    from .api.openapi import export  # the other commands need none of what it imports
+
+    if output is None:
+        typer.echo(export(), nl=False)
+    else:
+        output.write_text(export())
 
 
 @contextmanager
@@ -117,9 +209,10 @@ def _condition(if_active: str | None) -> dict[str, Any]:
     return {"if_active": ANY if if_active is None else None if if_active == NOTHING else if_active}
 
 
-def _tell(active: Active) -> None:
-    before = f", before it {active.previous[0]}" if active.previous else ""
-    typer.echo(f"active: {active.version} (change {active.epoch}{before})")
+def _tell(store: Store, deployment: Deployment, wait: bool, timeout_s: float) -> None:
+    typer.echo(listing.changed(deployment))
+    if wait and deployment.version is not None:
+        typer.echo(listing.followed(deployment.version, store.wait_until_active(deployment.version, timeout_s)))
 
 
 def _progress() -> Callable[[int, int], None] | None:
@@ -129,32 +222,9 @@ def _progress() -> Callable[[int, int], None] | None:
 
     def draw(done: int, total: int) -> None:
         end = "\n" if done == total else ""
-        print(f"\r{_size(done)} of {_size(total)}", end=end, file=sys.stderr, flush=True)
+        print(f"\r{listing.size(done)} of {listing.size(total)}", end=end, file=sys.stderr, flush=True)
 
     return draw
-
-
-def _size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB"
-
-
-def _as_json(versions: list[VersionInfo], active: Active | None) -> str:
-    listed = {"active": active and asdict(active), "versions": [asdict(version) for version in versions]}
-    return json.dumps(listed, default=str, indent=2)
-
-
-def _table(versions: list[VersionInfo], active: Active | None) -> str:
-    if not versions:
-        return "no models are published"
-    rows = [("", "VERSION", "ITEMS", "SIZE", "PUBLISHED")]
-    rows += [_row(version, active) for version in versions]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-
-
-def _row(info: VersionInfo, active: Active | None) -> tuple[str, str, str, str, str]:
-    mark = "*" if active is not None and active.version == info.version else ""
-    return mark, info.version, f"{info.item_count:,}", _size(info.bytes), f"{info.published_at:%Y-%m-%d %H:%M} UTC"
 
 
 if __name__ == "__main__":

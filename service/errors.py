@@ -14,6 +14,7 @@ ServiceError
 │   ├── NotReady              503  no engine is warm yet
 │   └── Draining              503  this replica is going away
 ├── DeadlineExceeded          504
+├── NotFollowed               504  not every replica serves the version yet; says which do not
 ├── EngineFailed              500  the batch raised
 ├── EngineCrashed             500  this request took an engine with it
 ├── AdminOff                  403  no admin token is set
@@ -202,6 +203,22 @@ class DeadlineExceeded(ServiceError):
     code = "deadline_exceeded"
     status = 504
     title = "Deadline exceeded"
+
+
+class NotFollowed(ServiceError):
+    """Redis knows the change, and some replicas did not follow in time; `laggards` are their ids."""
+
+    code = "not_followed"
+    status = 504
+    title = "Not every replica follows"
+
+    def __init__(self, detail: str, laggards: Sequence[str] = ()) -> None:
+        super().__init__(detail)
+        self.laggards = list(laggards)
+
+    @property
+    def members(self) -> dict[str, Any]:
+        return {"laggards": self.laggards}
 
 
 class EngineFailed(ServiceError):

@@ -1,8 +1,9 @@
 """What engines and readers are asked and answer over a Unix socket.
 
 A frame is a 4-byte little-endian length and one MessagePack message. Any number of messages may be in flight on one
-connection; each gets exactly one reply with its `query_id`, in any order: an `Answer`, the reply named in its docstring,
-or a `Failure`. Engines search (`Query`); readers look items up and never search. Both follow the catalog (`Apply`).
+connection; each gets exactly one reply with its `query_id`, in any order: an `Answer`, the reply named in its
+docstring, or a `Failure`. Engines search (`Query`); readers look items up and never search. Both follow the catalog
+(`Apply`).
 """
 
 import asyncio

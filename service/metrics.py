@@ -49,3 +49,16 @@ CATALOG_APPLY = Histogram(
     "prorec_catalog_apply_seconds", "From a change of the catalog to when every search obeys it", buckets=_CHANGE_S
 )
 REJECTED = Counter("prorec_rejected_total", "Queries an engine did not answer, by the code of the failure", ["reason"])
+
+# ---- shadows
+
+SHADOW_REQUESTS = Counter(
+    "prorec_shadow_requests_total",
+    "Answers offered to a shadow: compared, dropped because something had work, failed",
+    ["result"],
+)
+SHADOW_OVERLAP = Histogram(
+    "prorec_shadow_overlap_ratio",
+    "Share of the served items that the shadow returned too",
+    buckets=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0),
+)

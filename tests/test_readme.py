@@ -1,11 +1,14 @@
 """What the README says of settings, files and routes is held against the code."""
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from service.api.openapi import export
+from service.api.schemas import RecommendRequest
 from service.settings import Settings, variable
 from training.__main__ import app as training_cli
 
@@ -42,6 +45,20 @@ def test_the_tree_names_every_module_and_no_other() -> None:
         if path.name != "__init__.py"
     }
     assert named == files
+
+
+def test_every_route_stands_in_the_tables() -> None:
+    paths: dict[str, dict[str, object]] = json.loads(export())["paths"]
+    named = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?\s]+)[^`\n]*`", README))
+    there = {(method.upper(), path) for path, operations in paths.items() for method in operations}
+    assert there <= named
+    assert named <= there
+
+
+def test_every_field_of_a_recommendation_stands_in_the_table() -> None:
+    table = README.split("| field | default | meaning |")[1].split("\n\n")[0]
+    named = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
+    assert named == {field.alias or name for name, field in RecommendRequest.model_fields.items()}
 
 
 @pytest.mark.parametrize("command", ["run", "prepare", "train", "export", "evaluate", "fetch", "import"])

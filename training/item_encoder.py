@@ -101,7 +101,12 @@ def fit_item_encoder(
         trials = try_gains(adapted, vectors, warm, events, _RIDGE)
     gain = choose_gain(trials)
     for trial in trials:
-        _LOG.info("new items at gain %.2f: recall@50 %.4f, of known items %.4f", trial.gain, trial.new, trial.known)
+        _LOG.info(
+            "new items moved %.2f times as far from the mean: found %.4f, known items %.4f",
+            trial.gain,
+            trial.new,
+            trial.known,
+        )
     item = fit_ridge(adapted[warm], vectors[warm], _RIDGE)
     return ItemEncoderNetwork(
         standardisation,

@@ -21,14 +21,17 @@ import uvloop
 
 from service import metrics
 from service.errors import SettingsError
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .app import create_app
 from .control import Acknowledge, Report, Retry, Routes, encode, read_order
 from .engine_client import Router
+from .tracing import Tracing, start_tracing
 
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
 _LAG_INTERVAL_S = 0.1
+_COUNTS_INTERVAL_S = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +42,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the supervisor too, and it decides
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "worker")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_work(settings, socket.socket(fileno=options.fd), options.control))
     except (SettingsError, OSError) as error:
@@ -69,8 +72,10 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     router = Router(settings.queue_limit + settings.max_batch_rows)
     reader, writer = await asyncio.open_unix_connection(control)
     router.request_retry = lambda: _report(writer, Retry())
-    worker = Worker(_config(settings, router))
-    tasks = [asyncio.create_task(_follow(router, reader, writer, worker)), asyncio.create_task(_watch_lag())]
+    tracing = start_tracing()
+    worker = Worker(_config(settings, router, tracing))
+    duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))
+    tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
         await worker.serve(sockets=[listener])
@@ -80,11 +85,12 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
         await asyncio.gather(*tasks, return_exceptions=True)
         await router.close()
         writer.close()
+        await asyncio.to_thread(tracing.close)
 
 
-def _config(settings: Settings, router: Router) -> uvicorn.Config:
+def _config(settings: Settings, router: Router, tracing: Tracing) -> uvicorn.Config:
     return uvicorn.Config(
-        create_app(settings, router),
+        create_app(settings, router, tracing),
         loop="none",
         http="httptools",
         ws="none",
@@ -126,6 +132,14 @@ async def _watch_lag() -> None:
         asleep = time.perf_counter()
         await asyncio.sleep(_LAG_INTERVAL_S)
         metrics.EVENT_LOOP_LAG.observe(max(0.0, time.perf_counter() - asleep - _LAG_INTERVAL_S))
+
+
+async def _count(router: Router, writer: asyncio.StreamWriter) -> None:
+    """Tells the supervisor what each version answered."""
+    while True:
+        await asyncio.sleep(_COUNTS_INTERVAL_S)
+        for counts in router.tally.take():
+            _report(writer, counts)
 
 
 def _parse() -> argparse.Namespace:

@@ -1,63 +1,51 @@
 """The ASGI application of one worker; nothing happens at import."""
 
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
-from service.errors import PROBLEM_MEDIA_TYPE, ServiceError
+from service.errors import ServiceError
 from service.settings import Settings
 
-from .admin import create_admin_routes
+from .catalog_routes import create_catalog_routes
 from .edge import Edge
 from .engine_client import Router
+from .health_routes import create_health_routes
+from .item_routes import create_item_routes
+from .library import Library
+from .model_routes import create_model_routes
+from .openapi import describe, operation_id
 from .problems import on_http_error, on_service_error, on_validation_error
 from .routes import create_routes
-from .schemas import Problem
+from .tracing import OnlyIds, Tracing
+from .traffic_routes import create_traffic_routes
 
 _DESCRIPTION = (
     "Generative recommendation: the next items for a history, found by a beam search over semantic item codes."
 )
 
 
-def create_app(settings: Settings, router: Router) -> FastAPI:
-    """Answers with whatever engine `router` leads to."""
+def create_app(settings: Settings, router: Router, tracing: Tracing | None = None) -> FastAPI:
+    """Answers with whatever engine `router` leads to; without `tracing` trace ids only reach the log."""
     app = FastAPI(
-        title="PRORec Serve", version=version("prorec-serve"), description=_DESCRIPTION, redirect_slashes=False
+        title="PRORec Serve",
+        version=version("prorec-serve"),
+        description=_DESCRIPTION,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
     )
+    library = Library(settings)
     app.include_router(create_routes(settings, router))
-    app.include_router(create_admin_routes(settings, router))
+    app.include_router(create_item_routes(settings, router))
+    app.include_router(create_model_routes(settings, router, library))
+    app.include_router(create_traffic_routes(settings, router, library))
+    app.include_router(create_catalog_routes(settings, router, library))
+    app.include_router(create_health_routes(settings, router))
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)
-    app.add_middleware(Edge, router=router)
-    _describe_problems(app)
+    app.add_middleware(Edge, router=router, tracing=tracing or OnlyIds())
+    describe(app)
     return app
-
-
-def _describe_problems(app: FastAPI) -> None:
-    """Puts problem details where OpenAPI would show the framework's own error bodies."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        if app.openapi_schema is None:
-            document = generate()
-            schemas = document["components"]["schemas"]
-            schemas.pop("HTTPValidationError", None)
-            schemas.pop("ValidationError", None)
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas.update(problem.pop("$defs"), Problem=problem)
-            for operation in (operation for path in document["paths"].values() for operation in path.values()):
-                operation["responses"].pop("422", None)
-                operation["responses"]["default"] = _PROBLEM
-        return app.openapi_schema or {}
-
-    app.openapi = openapi  # type: ignore[method-assign]
-
-
-_PROBLEM = {
-    "description": "An error",
-    "content": {PROBLEM_MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
-}

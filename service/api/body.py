@@ -20,10 +20,14 @@ _SENTENCES: Final = {
     "string_unicode": "must be valid Unicode",
     "int_type": "must be an integer",
     "bool_type": "must be true or false",
+    "float_type": "must be a number",
+    "finite_number": "must be a finite number",
     "list_type": "must be an array",
+    "dict_type": "must be an object",
     "model_type": "must be an object",
 }
 
+_SHOULD: Final = re.compile(r"^(Input|String|List|Dictionary|Value) should ")
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")  # escaped: in UTF-8 itself there is none
 
 Body = TypeVar("Body", bound=BaseModel)
@@ -74,7 +78,7 @@ def check(value: Any, model: type[Body]) -> Body:
     try:
         return model.model_validate(value)
     except ValidationError as error:
-        raise bad_request([_field_error(detail) for detail in error.errors(include_url=False)]) from None
+        raise bad_request([field_error(detail) for detail in error.errors(include_url=False)]) from None
 
 
 def bad_request(errors: Sequence[FieldError]) -> BadRequest:
@@ -89,8 +93,9 @@ def pointer(path: Iterable[str | int]) -> str:
     return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
-def _field_error(detail: ErrorDetails) -> FieldError:
-    sentence = _SENTENCES.get(detail["type"]) or detail["msg"].replace("Input should be", "must be")
+def field_error(detail: ErrorDetails) -> FieldError:
+    """What pydantic says of one field, in this interface's words."""
+    sentence = _SENTENCES.get(detail["type"]) or _SHOULD.sub("must ", detail["msg"])
     return FieldError(pointer=pointer(detail["loc"]), detail=sentence[0].lower() + sentence[1:])
 
 

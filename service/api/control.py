@@ -43,8 +43,8 @@ class Transition(msgspec.Struct, frozen=True, array_like=True):
 class ModelState(msgspec.Struct, frozen=True):
     """What this replica does, or last did, with one version.
 
-    States: registered → fetching → verifying → loading → warming → ready → active → draining → unloaded, and from any of
-    them failed; active → restarting while a successor of a dead engine starts.
+    States: registered → fetching → verifying → loading → warming → ready → active → draining → unloaded, and from any
+    of them failed; active → restarting while a successor of a dead engine starts.
     """
 
     version: str

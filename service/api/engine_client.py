@@ -1,4 +1,4 @@
-"""A worker's side of an engine's socket, and which engine queries go to.
+"""Which engine a query of this worker goes to, and how it survives that engine's end.
 
 An engine may die at any moment. A query that was in flight on it goes to its successor once, as it was; then once more,
 alone in its batch; then it fails, so that one poisoned query cannot take engine after engine.
@@ -16,19 +16,20 @@ from typing import Final
 import msgspec
 
 from service import metrics
-from service.errors import DeadlineExceeded, Draining, EngineCrashed, NotReady, Overloaded, from_failure
-from service.frames import Answer, Cancel, EngineInfo, Failure, Query, Reply, pack, read_frame
+from service.errors import DeadlineExceeded, EngineCrashed, NotLoaded, NotReady, Overloaded, ServiceError
+from service.frames import Answer, EngineInfo, Query
 
+from .canary import chosen
 from .control import Route, Routes, Status
+from .engine_link import EngineClient, EngineLost
+from .shadow import Shadow
+from .tally import Tally
 
-_READ_BUFFER_BYTES: Final = 1 << 20
+__all__ = ["EngineClient", "EngineLost", "Router", "Served"]
+
 _ALONE: Final = 3  # the attempt that runs in a batch of its own, and the last
 
 logger = logging.getLogger(__name__)
-
-
-class EngineLost(Exception):  # noqa: N818 - never leaves this module
-    """The engine ended, or would take no more queries, before it answered."""
 
 
 @dataclass(frozen=True)
@@ -39,101 +40,26 @@ class Served:
     info: EngineInfo
 
 
-class EngineClient:
-    """One connection to one engine; any number of queries in flight."""
+@dataclass
+class Errand:
+    """What a query asks for, and which version it was sent to last."""
 
-    def __init__(self, info: EngineInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.info = info
-        self._gone = False
-        self._reader, self._writer = reader, writer
-        self._waiting: dict[int, asyncio.Future[Answer]] = {}
-        self._encoder = msgspec.msgpack.Encoder()
-        self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-        self._reading = asyncio.create_task(self._read())
-
-    @classmethod
-    async def connect(cls, route: Route) -> "EngineClient":
-        """Raises OSError when no engine listens there."""
-        return cls(route.info, *await asyncio.open_unix_connection(route.socket, limit=_READ_BUFFER_BYTES))
-
-    @property
-    def gone(self) -> bool:
-        """Whether it takes no more queries; a write that failed closes the connection before the reader notices."""
-        return self._gone or self._writer.is_closing()
-
-    async def ask(self, query: Query) -> Answer:
-        """Raises EngineLost, or the ServiceError that the engine's `Failure` stands for.
-
-        The frame is written before anything is awaited: who chose this engine a moment ago still means it. Cancelling
-        the call cancels the query in the engine.
-        """
-        if self.gone:
-            raise EngineLost
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._waiting[query.query_id] = future
-        try:
-            self._writer.write(pack(query, self._encoder))
-            return await future
-        finally:
-            if self._waiting.pop(query.query_id, None) and not self._writer.is_closing():
-                self._writer.write(pack(Cancel(query.query_id), self._encoder))
-            self._close_when_idle()
-
-    def retire(self) -> None:
-        """Takes no more queries, and closes as soon as those in flight are answered."""
-        self._gone = True
-        self._close_when_idle()
-
-    async def close(self) -> None:
-        """Closes at once; queries in flight raise EngineLost."""
-        self._reading.cancel()
-        await asyncio.gather(self._reading, self._writer.wait_closed(), return_exceptions=True)
-
-    def _close_when_idle(self) -> None:
-        if self.gone and not self._waiting:
-            self._writer.close()
-
-    async def _read(self) -> None:
-        try:
-            while (body := await read_frame(self._reader)) is not None:
-                self._settle(self._decoder.decode(body))
-        except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
-            logger.warning("the connection to the engine of %s broke: %s", self.info.model_version, error)
-        finally:
-            self._lose()
-
-    def _settle(self, reply: Reply) -> None:
-        future = self._waiting.pop(reply.query_id, None)
-        if future is None or future.done():
-            return
-        match reply:
-            case Answer():
-                future.set_result(reply)
-            case Failure(code=Draining.code):  # it came too late for this engine, and is not to blame for that
-                self._gone = True
-                future.set_exception(EngineLost())
-            case Failure(code=code, message=message):
-                future.set_exception(from_failure(code, message))
-            case EngineInfo():
-                future.set_exception(EngineLost())
-
-    def _lose(self) -> None:
-        self._gone = True
-        self._writer.close()
-        for future in self._waiting.values():
-            if not future.done():
-                future.set_exception(EngineLost())
-        self._waiting.clear()
+    version: str | None  # asked for by name
+    sticky_key: bytes | None  # may be a canary's; None: never
+    sent_to: str | None = None
+    warning: str | None = None
 
 
 class Router:
-    """Which engine serves, and how a query survives its end."""
+    """Where the supervisor says that queries go, and the connections to these engines."""
 
     def __init__(self, in_flight_limit: int) -> None:
         self.status = Status()
-        self.route: Route | None = None
+        self.routes = Routes(0, None)
+        self.tally = Tally()
         self.request_retry: Callable[[], None] = lambda: None  # asks the supervisor to try again at once what failed
-        self._engine: EngineClient | None = None
+        self._clients: dict[str, EngineClient] = {}  # socket →
+        self._shadow = Shadow()
         self._switched = asyncio.Event()
         self._alone = asyncio.Lock()
         self._ids = itertools.count(1)
@@ -141,45 +67,82 @@ class Router:
         self._in_flight_limit = in_flight_limit
 
     @property
+    def route(self) -> Route | None:
+        """Of the active version."""
+        return self.routes.route
+
+    @property
     def ready(self) -> bool:
-        """Whether an engine takes queries now."""
-        return self._engine is not None and not self._engine.gone
+        """Whether the active version's engine takes queries now."""
+        return self._client(self.routes.route) is not None
 
     @property
     def info(self) -> EngineInfo | None:
         """Of the engine that serves, or of the one whose successor is awaited; None: nothing is loaded."""
         return self.route.info if self.route else None
 
+    @property
+    def reader(self) -> EngineClient | None:
+        """Answers what is asked about items, of the version that serves or for a moment of the one before."""
+        return self._client(self.routes.reader)
+
+    def info_of(self, version: str) -> EngineInfo | None:
+        """Of a version that may be asked for by name; None where this replica has it not ready."""
+        route = self._named(version)
+        return route.info if route else None
+
     def next_id(self) -> int:
         """A query id that this worker has not used."""
         return next(self._ids)
 
     async def switch(self, routes: Routes) -> None:
-        """From the return of this call on, no new query goes to another engine than that of `routes`."""
-        engine = await _connect(routes.route)
-        old, self._engine, self.route = self._engine, engine, routes.route
+        """From the return of this call on, no new query goes to an engine that `routes` does not name."""
+        wanted = [route for route in (routes.route, *routes.others, routes.shadow, routes.reader) if route]
+        found = await asyncio.gather(*(self._connected(route) for route in wanted))
+        clients = {route.socket: client for route, client in zip(wanted, found, strict=True) if client}
+        old, self._clients, self.routes = self._clients, clients, routes
+        self._shadow.engine = self._client(routes.shadow)
         self._switched.set()
         self._switched = asyncio.Event()
-        if old is not None:
-            old.retire()
+        for socket, client in old.items():
+            if clients.get(socket) is not client:
+                client.retire()
 
     async def close(self) -> None:
-        """Lets go of the engine; queries in flight fail."""
-        engine, self._engine, self.route = self._engine, None, None
-        if engine is not None:
-            await engine.close()
+        """Lets go of the engines; queries in flight fail."""
+        await self._shadow.close()
+        clients, self._clients, self.routes = self._clients, {}, Routes(self.routes.epoch, None)
+        await asyncio.gather(*(client.close() for client in clients.values()))
 
-    async def ask(self, query: Query) -> Served:
-        """The answer of whichever engine serves.
+    async def ask(self, query: Query, *, version: str | None = None, sticky_key: bytes | None = None) -> Served:
+        """The answer of the version asked for by name, of the canary for its share of the users, or of the active one.
 
-        Raises Overloaded, NotReady, DeadlineExceeded, EngineCrashed, or what the engine's `Failure` stands for.
+        `sticky_key` is what `canary.sticky_key` makes of a request; None keeps it from the canary. Raises Overloaded,
+        NotLoaded, NotReady, DeadlineExceeded, EngineCrashed, or what the engine's `Failure` stands for.
         """
+        errand = Errand(version, sticky_key)
         with self._permit():
-            try:
-                async with asyncio.timeout(query.deadline - time.monotonic()):
-                    return await self._attempts(query)
-            except TimeoutError:
-                raise DeadlineExceeded(self._why_late()) from None
+            served = await self._counted(query, errand)
+        if errand.sent_to == self._active_version and version is None:
+            self._shadow.offer(query, served.answer, idle=not self._in_flight)
+        return served
+
+    async def _counted(self, query: Query, errand: Errand) -> Served:
+        try:
+            served = await self._in_time(query, errand)
+        except ServiceError as error:
+            if errand.sent_to:
+                self.tally.failed(errand.sent_to, error)
+            raise
+        self.tally.answered(served.info.model_version, exhausted=served.answer.exhausted)
+        return served
+
+    async def _in_time(self, query: Query, errand: Errand) -> Served:
+        try:
+            async with asyncio.timeout(query.deadline - time.monotonic()):
+                return await self._attempts(query, errand)
+        except TimeoutError:
+            raise DeadlineExceeded(self._why_late()) from None
 
     @contextmanager
     def _permit(self) -> Iterator[None]:
@@ -191,44 +154,84 @@ class Router:
         finally:
             self._in_flight -= 1
 
-    async def _attempts(self, query: Query) -> Served:
+    async def _attempts(self, query: Query, errand: Errand) -> Served:
         for attempt in range(1, _ALONE + 1):
             try:
-                return await (self._ask_alone(query) if attempt == _ALONE else self._ask(query))
+                return await (self._ask_alone(query, errand) if attempt == _ALONE else self._ask(query, errand))
             except EngineLost:
                 metrics.ENGINE_LOSSES.labels(attempt).inc()
         raise EngineCrashed("the engine ended three times while it worked on this request, the last time on it alone")
 
-    async def _ask_alone(self, query: Query) -> Served:
+    async def _ask_alone(self, query: Query, errand: Errand) -> Served:
         """One suspect at a time: the others have not been sent when this one takes the engine with it."""
         async with self._alone:
-            return await self._ask(msgspec.structs.replace(query, alone=True))
+            return await self._ask(msgspec.structs.replace(query, alone=True), errand)
 
-    async def _ask(self, query: Query) -> Served:
-        engine = await self._serving()
-        return Served(await engine.ask(query), engine.info)
+    async def _ask(self, query: Query, errand: Errand) -> Served:
+        engine = await self._engine(errand)
+        answer = await engine.ask(query)
+        if errand.warning:
+            answer.warnings = [*answer.warnings, errand.warning]
+        return Served(answer, engine.info)
 
-    async def _serving(self) -> EngineClient:
-        """The engine, or its successor as soon as there is one; NotReady when none is to be expected."""
+    async def _engine(self, errand: Errand) -> EngineClient:
+        """The engine, or its successor as soon as there is one; NotReady or NotLoaded when none is to be expected."""
         while True:
-            if self._engine is not None and not self._engine.gone:
-                return self._engine
-            if self.route is None:
+            if engine := self._by_name(errand) or self._canary(errand) or self._client(self.routes.route):
+                errand.sent_to = engine.info.model_version
+                return engine
+            if self.routes.route is None:
                 raise NotReady("no model is loaded; /health/ready says why")
+            errand.sent_to = self._active_version
             await self._switched.wait()
+
+    def _by_name(self, errand: Errand) -> EngineClient | None:
+        """None where none is asked for by name, or the active one, whose successor is worth waiting for."""
+        if errand.version is None or errand.version == self._active_version:
+            return None
+        route = self._named(errand.version)
+        if route is None:
+            raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
+        if engine := self._client(route):
+            return engine
+        raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
+
+    def _canary(self, errand: Errand) -> EngineClient | None:
+        canary = self.routes.canary
+        errand.warning = None
+        if canary is None or errand.version is not None or errand.sticky_key is None:
+            return None
+        if not chosen(errand.sticky_key, self.routes.canary_percent):
+            return None
+        engine = self._client(self._named(canary))
+        if engine is None:
+            errand.warning = f"the canary {canary} is not ready here; the active model answered instead"
+        return engine
+
+    def _named(self, version: str) -> Route | None:
+        routes = (self.routes.route, *self.routes.others)
+        return next((route for route in routes if route and route.info.model_version == version), None)
+
+    @property
+    def _active_version(self) -> str | None:
+        return self.info.model_version if self.info else None
+
+    def _client(self, route: Route | None) -> EngineClient | None:
+        """The connection, if it takes queries."""
+        client = self._clients.get(route.socket) if route else None
+        return None if client is None or client.gone else client
+
+    async def _connected(self, route: Route) -> EngineClient | None:
+        """None also for an engine that died meanwhile: the supervisor knows, and sends its successor."""
+        if client := self._client(route):
+            return client
+        try:
+            return await EngineClient.connect(route)
+        except OSError as error:
+            logger.warning("the engine of %s cannot be reached: %s", route.info.model_version, error)
+            return None
 
     def _why_late(self) -> str:
         if self.ready:
             return "no answer came before the deadline"
         return "the engine ended, and no successor was ready before the deadline"
-
-
-async def _connect(route: Route | None) -> EngineClient | None:
-    """None also for an engine that died meanwhile: the supervisor knows, and sends its successor."""
-    if route is None:
-        return None
-    try:
-        return await EngineClient.connect(route)
-    except OSError as error:
-        logger.warning("the engine of %s cannot be reached: %s", route.info.model_version, error)
-        return None

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Iterator
 from importlib.metadata import version
+from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
+
+from service.metric_files import reading
 
 from .control import Status
 from .engine_client import Router
@@ -19,15 +22,16 @@ def render(router: Router) -> bytes:
     """Reads the counters of every process from their files: not for an event loop."""
     known = CollectorRegistry()
     known.register(_Known(router))
-    return generate_latest(_counted()) + generate_latest(known)
+    return _counted() + generate_latest(known)
 
 
-def _counted() -> CollectorRegistry:
+def _counted() -> bytes:
     if _FOLDER not in os.environ:
-        return REGISTRY
+        return generate_latest(REGISTRY)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-    return registry
+    with reading(Path(os.environ[_FOLDER])):
+        return generate_latest(registry)
 
 
 class _Known(Collector):
@@ -51,13 +55,17 @@ class _Known(Collector):
 
 def _supervised(status: Status) -> Iterator[Metric]:
     swaps = CounterMetricFamily("prorec_model_swap", "Attempts to serve another model", labels=["result"])
-    for result in ("success", "failure"):
+    for result in ("success", "failure", "rolled_back"):
         swaps.add_metric([result], status.swaps.get(result, 0))
     yield swaps
     yield CounterMetricFamily("prorec_engine_restarts", "Engines started after one died", value=status.engine_restarts)
     yield GaugeMetricFamily(
         "prorec_redis_up", "1 while Redis answers the supervisor", value=status.redis in ("ok", "lost")
     )
+    yield GaugeMetricFamily(
+        "prorec_catalog_revision", "Catalog revision that every engine has applied", value=status.catalog_revision
+    )
+    yield GaugeMetricFamily("prorec_catalog_unplaced", "Added items without a place", value=len(status.unplaced))
     yield GaugeMetricFamily(
         "prorec_catalog_staleness_seconds",
         "For how long what is served may have been behind Redis",

@@ -7,15 +7,35 @@ import json
 import logging
 
 from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.errors import PROBLEM_MEDIA_TYPE, FieldError, ServiceError, problem
+from service.errors import PROBLEM_MEDIA_TYPE, ServiceError, problem
 
-from .body import bad_request, pointer
+from .body import bad_request, field_error
 
 logger = logging.getLogger(__name__)
+
+
+class FieldProblem(BaseModel):
+    pointer: str = Field(description="JSON pointer (RFC 6901) into the request's body.")
+    detail: str
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    type: str
+    title: str
+    status: int
+    code: str = Field(description="Stable, for programs.")
+    detail: str = Field(description="One sentence, for people.")
+    request_id: str
+    errors: list[FieldProblem] | None = Field(None, description="The wrong fields of a 422.")
+    active: str | None = Field(None, description="What is active, with a lost race (409).")
+    laggards: list[str] | None = Field(None, description="Replicas that did not follow in time (504).")
 
 
 class NoSuchPath(ServiceError):
@@ -65,7 +85,7 @@ async def on_http_error(request: Request, error: Exception) -> Response:
 async def on_validation_error(request: Request, error: Exception) -> Response:
     """What the framework's own parsing of parameters refuses."""
     assert isinstance(error, RequestValidationError)
-    errors = [FieldError(pointer=pointer(found["loc"][1:]), detail=found["msg"]) for found in error.errors()]
+    errors = [field_error(found | {"loc": found["loc"][1:]}) for found in error.errors()]
     return respond(bad_request(errors), request.state.request_id)
 
 

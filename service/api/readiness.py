@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from typing import Literal
 
-from .control import Route, Status
+from .control import ModelState, Route, Status
 from .engine_client import Router
-from .schemas import EngineHealth, Ready, RedisHealth, VersionFailure
+from .health_schemas import EngineHealth, Ready, RedisHealth, VersionFailure
 
 
 def health(router: Router) -> Ready:
@@ -52,7 +52,8 @@ def _reasons(router: Router) -> Iterator[str]:
 
 def _nothing_loaded(status: Status) -> Iterator[str]:
     if status.active_version is not None:
-        yield from _failures(status) if status.failed else iter([f"model {status.active_version} is being loaded"])
+        failures = [_sentence(model) for model in status.failed if model.version == status.active_version]
+        yield from failures or [f"model {status.active_version} is being loaded"]
     elif status.redis == "ok":
         yield "no model is active: publish one (python -m service publish DIR) and activate it (… activate VERSION)"
     elif status.redis == "unreachable":
@@ -69,14 +70,14 @@ def _notes(status: Status, route: Route | None) -> Iterator[str]:
         yield f"{status.redis_reason}; the loaded model keeps answering"
     if status.redis == "lost":
         yield "Redis has lost the name of the active model; the loaded one keeps answering until one is activated again"
-    if status.failed:
-        yield from _failures(status)
-    elif status.active_version not in (None, route.info.model_version):
+    yield from map(_sentence, status.failed)  # also of versions that are only loaded, canary or shadow
+    failed = {model.version for model in status.failed}
+    if status.active_version not in (None, route.info.model_version, *failed):
         yield f"model {status.active_version} is being loaded, {route.info.model_version} answers meanwhile"
 
 
-def _failures(status: Status) -> Iterator[str]:
-    return (f"model {model.version} failed: {model.reason}" for model in status.failed)
+def _sentence(model: ModelState) -> str:
+    return f"model {model.version} failed: {model.reason}"
 
 
 def _engine_health(route: Route | None) -> EngineHealth | None:

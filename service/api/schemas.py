@@ -1,39 +1,108 @@
-"""What clients send and receive, as OpenAPI shows it.
+"""What clients of `/recommend` send and receive, as OpenAPI shows it.
 
 Requests are validated by these models. Answers are built by `answers`, which does no pydantic work per item; the answer
 models here only describe them, and the tests hold the two together.
 """
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, WithJsonSchema, model_validator
+from pydantic_core import PydanticCustomError
 
-Part = Literal["metadata", "codes", "scores", "timings"]
+from .problems import Problem
 
-_LARGEST_K = 1_000_000  # fits every integer on the way; the model's largest beam decides
+Part = Literal["metadata", "codes", "scores", "explain", "timings"]
 
-_REQUEST_EXAMPLE: dict[str, JsonValue] = {
+_LARGEST_K: Final = 1_000_000  # fits every integer on the way; the model's largest beam decides
+_REQUEST: Final = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+_ANSWER: Final = ConfigDict(extra="forbid")
+
+REQUEST_EXAMPLE: Final[dict[str, JsonValue]] = {
     "history": ["B000052YAN", "B00005NDUC", "B0009RF9DW"],
     "k": 5,
     "exclude": ["B001MA0QY2"],
+    "filter": {"categories": {"any_of": ["Skin Care"]}, "price": {"lte": 25}},
+    "user_id": "user-17",
     "return": ["metadata", "scores"],
 }
-_ANSWER_EXAMPLE: dict[str, JsonValue] = {
+ANSWER_EXAMPLE: Final[dict[str, JsonValue]] = {
     "request_id": "6f1c0c1b6a0b4d0f8f0a5a2a4a8f9b1e",
     "model_version": "beauty-2",
-    "catalog_revision": 0,
-    "items": [{"rank": 1, "item_id": "B000142FVW", "score": -3.21, "metadata": {"title": "Hydrating mask"}}],
+    "catalog_revision": 7,
+    "items": [
+        {
+            "rank": 1,
+            "item_id": "B000142FVW",
+            "score": -3.21,
+            "metadata": {"item_id": "B000142FVW", "title": "Hydrating mask", "price": 12.5},
+            "scores": {"code": -4.5, "item": 1.29},
+        }
+    ],
     "exhausted": False,
     "source": "model",
     "history": {"used": 3, "unknown": 0, "truncated": 0},
     "warnings": [],
 }
 
+_PROBLEM_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "type": "urn:prorec:error:bad_request",
+    "title": "Bad request",
+    "status": 422,
+    "code": "bad_request",
+    "detail": "/requests/1/k must be greater than or equal to 1",
+    "errors": [{"pointer": "/requests/1/k", "detail": "must be greater than or equal to 1"}],
+    "request_id": ANSWER_EXAMPLE["request_id"],
+}
+
+
+def _scalar(value: object) -> str | float | bool:
+    """Integers become floats: attributes know one kind of number."""
+    if isinstance(value, str | bool):
+        return value
+    if isinstance(value, int | float):
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if math.isfinite(number):
+            return number
+    raise PydanticCustomError("scalar", "must be a string, a finite number, true or false")
+
+
+Scalar = Annotated[
+    str | float | bool, PlainValidator(_scalar), WithJsonSchema({"type": ["string", "number", "boolean"]})
+]
+
+
+class FieldFilter(BaseModel):
+    """What one attribute must be like; all that is given holds together."""
+
+    model_config = _REQUEST
+
+    any_of: list[Scalar] | None = Field(
+        None, min_length=1, description="At least one of the item's values is among these."
+    )
+    none_of: list[Scalar] | None = Field(None, min_length=1, description="None of the item's values is among these.")
+    gte: float | None = Field(None, description="The item's number is at least this.")
+    lte: float | None = Field(None, description="The item's number is at most this.")
+
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if self.any_of is None and self.none_of is None and self.gte is None and self.lte is None:
+            raise PydanticCustomError("empty_filter", "must have at least one of any_of, none_of, gte and lte")
+        return self
+
+    @property
+    def value_count(self) -> int:
+        bounds = (self.gte is not None) + (self.lte is not None)
+        return len(self.any_of or ()) + len(self.none_of or ()) + bounds
+
 
 class RecommendRequest(BaseModel):
     """A user's history, and what is wanted back."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, json_schema_extra={"example": _REQUEST_EXAMPLE})
+    model_config = ConfigDict(**_REQUEST, json_schema_extra={"example": REQUEST_EXAMPLE})
 
     history: list[str] = Field(
         description="Item ids, oldest first; unknown ids are counted and skipped, popular items answer if all are."
@@ -41,7 +110,20 @@ class RecommendRequest(BaseModel):
     k: int = Field(10, ge=1, le=_LARGEST_K, description="How many items; at most the model's largest beam width.")
     exclude: list[str] = Field([], description="Item ids that must not come back.")
     exclude_seen: bool = Field(True, description="Whether the items of the history must not come back.")
-    user_id: str | None = Field(None, max_length=256, description="Names the user; the answer does not depend on it.")
+    filter: dict[str, FieldFilter] = Field(
+        {}, description="Attribute → what it must be like; only items for which all of it holds come back."
+    )
+    include_items: list[str] | None = Field(None, description="Only these item ids may come back.")
+    diversity: float = Field(
+        0.0, ge=0, le=1, description="0: by score alone; 1: no two items whose codes begin with the same token."
+    )
+    min_score: float | None = Field(None, description="Items with a lower score do not come back.")
+    user_id: str | None = Field(
+        None, max_length=256, description="Names the user, who always gets the same version while a canary runs."
+    )
+    model_version: str | None = Field(
+        None, max_length=256, description="Only this version may answer; 409 where it is not loaded."
+    )
     beam_width: int | None = Field(
         None, ge=1, le=_LARGEST_K, description="Beams the search keeps, rounded up to a width the model has."
     )
@@ -50,14 +132,40 @@ class RecommendRequest(BaseModel):
 
 
 class Scores(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ANSWER
 
     code: float = Field(description="Log-probability of the item's code.")
     item: float = Field(description="What rescoring added.")
 
 
+class ExplainedLevel(BaseModel):
+    model_config = _ANSWER
+
+    token: int
+    log_prob: float | None = Field(
+        description="Of the token, given those before it; null where popularity answered and no model did."
+    )
+
+
+class NearItem(BaseModel):
+    model_config = _ANSWER
+
+    item_id: str = Field(description="An item of the history.")
+    shared_tokens: int = Field(description="How many tokens its code shares with the item's, from the first on.")
+
+
+class Explanation(BaseModel):
+    """Why an item came back."""
+
+    model_config = _ANSWER
+
+    levels: list[ExplainedLevel] = Field(description="The item's code, token by token.")
+    nearest: list[NearItem] = Field(description="Items of the history with the longest shared prefix, newest first.")
+    attributes: dict[str, Any] = Field(description="What filters see of the item.")
+
+
 class RecommendedItem(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ANSWER
 
     rank: int = Field(description="1 is the best.")
     item_id: str
@@ -65,10 +173,11 @@ class RecommendedItem(BaseModel):
     metadata: dict[str, Any] | None = Field(None, description="With `return: metadata`.")
     code: list[int] | None = Field(None, description="The item's tokens, with `return: codes`.")
     scores: Scores | None = Field(None, description="With `return: scores`, where the model answered.")
+    explain: Explanation | None = Field(None, description="With `return: explain`.")
 
 
 class HistoryUse(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    model_config = _ANSWER
 
     used: int = Field(description="Items that the model read.")
     unknown: int = Field(description="Items that are not in the catalog.")
@@ -76,23 +185,25 @@ class HistoryUse(BaseModel):
 
 
 class Timings(BaseModel):
-    model_config = ConfigDict(extra="forbid")
+    """Milliseconds, and how many requests shared the run."""
 
-    queue: float
-    batch: float
-    run: float
-    total: float = Field(description="From the request's headers on.")
+    model_config = _ANSWER
+
+    queue: float = Field(description="Waiting for a batch.")
+    batch: float = Field(description="Gathering the batch.")
+    run: float = Field(description="In the network.")
+    total: float = Field(description="From the request's headers to its answer.")
     batch_rows: int = Field(description="Requests that shared the run.")
 
 
 class RecommendAnswer(BaseModel):
     """Recommendations, best first, of one model version."""
 
-    model_config = ConfigDict(extra="forbid", json_schema_extra={"example": _ANSWER_EXAMPLE})
+    model_config = ConfigDict(**_ANSWER, json_schema_extra={"example": ANSWER_EXAMPLE})
 
     request_id: str
     model_version: str
-    catalog_revision: int
+    catalog_revision: int = Field(description="Of the catalog that the answer obeys.")
     items: list[RecommendedItem]
     exhausted: bool = Field(description="Fewer than `k` legal items exist, and all of them are here.")
     source: Literal["model", "popular"]
@@ -101,100 +212,47 @@ class RecommendAnswer(BaseModel):
     warnings: list[str]
 
 
-class Live(BaseModel):
-    status: Literal["live"] = "live"
+class BatchRequest(BaseModel):
+    """Several requests at once; each is checked and answered for itself."""
 
-
-class RedisHealth(BaseModel):
-    state: Literal["ok", "unreachable", "lost", "unknown"]
-    since: float | None = Field(description="Unix time of the last change, seconds.")
-
-
-class EngineHealth(BaseModel):
-    provider: str
-    item_count: int
-    beam_widths: list[int]
-    load_s: float
-    warm_s: float
-
-
-class VersionFailure(BaseModel):
-    model_version: str
-    reason: str
-    retry_at: float | None = Field(description="Unix time of the next attempt, seconds.")
-
-
-class Ready(BaseModel):
-    """Whether this replica can answer, and what is not as it should be."""
-
-    status: Literal["ready", "degraded", "not_ready"]
-    reasons: list[str] = Field(description="Why it is not ready; empty when it is.")
-    notes: list[str] = Field(description="What is wrong while it answers.")
-    model_version: str | None = Field(description="What answers now.")
-    active_version: str | None = Field(description="What Redis says should.")
-    staleness_s: float = Field(description="For how long the model may have been behind Redis.")
-    redis: RedisHealth
-    engine: EngineHealth | None
-    failures: list[VersionFailure]
-
-
-class Model(BaseModel):
-    model_version: str
-    state: str = Field(
-        description="published, fetching, loading, active, restarting, draining or failed, on the replica that answers."
+    model_config = ConfigDict(
+        **_REQUEST,
+        json_schema_extra={"example": {"requests": [REQUEST_EXAMPLE, {"history": [], "k": 3}], "timeout_ms": 500}},
     )
-    reason: str | None = Field(None, description="Why it failed.")
-    created_at: str | None = None
-    published_at: str | None = None
-    bytes: int | None = None
-    item_count: int | None = None
-    metrics: dict[str, dict[str, float]] | None = None
+
+    requests: list[Any] = Field(
+        min_length=1,
+        description="Requests as for `/recommend`.",
+        json_schema_extra={"items": {"$ref": "#/components/schemas/RecommendRequest"}},
+    )
+    timeout_ms: int | None = Field(None, ge=1, description="For every request, unless it names a shorter one.")
 
 
-class Models(BaseModel):
-    active_version: str | None
-    epoch: int
-    previous: list[str] = Field(description="Newest first.")
-    models: list[Model]
-    redis: RedisHealth
+class BatchRow(BaseModel):
+    """One request's outcome: `recommendation` with status 200, else `problem`."""
 
+    model_config = _ANSWER
 
-class Version(BaseModel):
-    service: str
-    python: str
-    onnxruntime: str
-    model_version: str | None
-
-
-class ActivateRequest(BaseModel):
-    """Optional body of an activation."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"example": {"if_active": "beauty-1"}})
-
-    if_active: str | None = Field(None, description="Activate only if this version is active at that moment.")
-
-
-class Activated(BaseModel):
-    """What Redis says from now on; every replica follows as soon as it has loaded the version."""
-
-    model_version: str
-    epoch: int
-    previous: list[str]
-
-
-class FieldProblem(BaseModel):
-    pointer: str = Field(description="JSON pointer (RFC 6901) into the request's body.")
-    detail: str
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details."""
-
-    type: str
-    title: str
     status: int
-    code: str = Field(description="Stable, for programs.")
-    detail: str = Field(description="One sentence, for people.")
+    recommendation: RecommendAnswer | None = None
+    problem: Problem | None = None
+
+
+class BatchAnswer(BaseModel):
+    """Outcomes in the order of the requests."""
+
+    model_config = ConfigDict(
+        **_ANSWER,
+        json_schema_extra={
+            "example": {
+                "request_id": ANSWER_EXAMPLE["request_id"],
+                "results": [
+                    {"status": 200, "recommendation": ANSWER_EXAMPLE},
+                    {"status": 422, "problem": _PROBLEM_EXAMPLE},
+                ],
+            }
+        },
+    )
+
     request_id: str
-    errors: list[FieldProblem] | None = Field(None, description="The wrong fields of a 422.")
-    active: str | None = Field(None, description="What is active, with a lost race (409).")
+    results: list[BatchRow]

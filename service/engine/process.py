@@ -10,6 +10,7 @@ from typing import Any
 import uvloop
 
 from service.lifetime import check_socket_path, one_line, stop_requested
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .batcher import Batcher
@@ -26,7 +27,7 @@ def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | Non
     """A warm engine; None where it could not start, with the reason as one line on stderr."""
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "engine")
         check_socket_path(socket)
         return load(artifact, settings, _tell, quietly)
     except Exception as error:

@@ -14,6 +14,7 @@ from models.artifact import Artifact
 from service.catalog.items import LiveItems
 from service.frames import EngineInfo
 from service.lifetime import check_socket_path, one_line, parse_options, stop_requested
+from service.log_format import configure_logging
 from service.settings import Settings
 
 from .server import Server
@@ -28,7 +29,7 @@ def main() -> int:
     options = parse_options("service.reader", __doc__)
     try:
         settings = Settings()
-        logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+        configure_logging(settings, "reader")
         check_socket_path(options.socket)
         # A look-up must not wait Python's usual 5 ms while a thread scans texts.
         sys.setswitchinterval(_SWITCH_INTERVAL_S)

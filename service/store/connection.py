@@ -73,8 +73,6 @@ class Connection:
             raise StoreUnavailable(
                 f"Redis at {self} refuses this user: password missing or wrong, or no rights"
             ) from None
-        except redis.exceptions.OutOfMemoryError:
-            raise StoreUnavailable(f"Redis at {self} is full: its maxmemory is reached") from None
         except MasterNotFoundError:  # its own text shows clients, and with some versions their passwords
             raise StoreUnavailable(
                 f"Redis at {self} does not answer: no Sentinel answers, or none knows such a master"
@@ -82,7 +80,15 @@ class Connection:
         except _DOWN as error:
             raise StoreUnavailable(f"Redis at {self} does not answer: {_first_line(error)}") from None
         except redis.RedisError as error:
-            raise StoreError(f"Redis at {self} answers with an error: {_first_line(error)}") from None
+            raise self._answered(error) from None
+
+    def _answered(self, error: redis.RedisError) -> StoreError:
+        """What an error that Redis answers means; one inside a script has no class of its own."""
+        if isinstance(error, redis.exceptions.OutOfMemoryError) or "-OOM " in str(error):
+            return StoreUnavailable(f"Redis at {self} is full: its maxmemory is reached")
+        if "-READONLY " in str(error):
+            return StoreUnavailable(f"Redis at {self} does not answer: it is a replica now, and takes no changes")
+        return StoreError(f"Redis at {self} answers with an error: {_first_line(error)}")
 
     def ask_node_of(self, key: str, section: str) -> dict[str, Any]:
         """INFO of the server that holds `key`."""

@@ -7,11 +7,17 @@ from dataclasses import dataclass
 class Keys:
     """Keys of one namespace.
 
-    active     hash: version, epoch, previous (names, newest first, with commas), token of the last change
+    active     hash: the deployment. version, epoch, previous and pinned (names with commas), canary, percent, shadow,
+               reason, at, and as `token` those of the last changes
     versions   hash: version → `Published` as JSON; what is not in here does not exist
     uploads    hash: upload → `Published` as JSON; uploads under way, and remains to be removed
     events     stream, capped: one entry for each change of `active`
     changes    channel: "VERSION EPOCH" for each change of `active`
+    catalog    hash: revision of the catalog, its era (changes when Redis has lost it) and tokens of the last changes
+    items      hash: item id → revision, a space, `ItemRecord` as MessagePack
+    changed    sorted set: item id by the revision of its last change
+    catalog_changes    channel: the revision of each change of the catalog
+    replicas   hash: replica → Unix time, a space, `ReplicaReport` as MessagePack
     """
 
     namespace: str
@@ -35,6 +41,34 @@ class Keys:
     @property
     def changes(self) -> str:
         return self._key("changes")
+
+    @property
+    def catalog(self) -> str:
+        return self._key("catalog")
+
+    @property
+    def items(self) -> str:
+        return self._key("catalog:items")
+
+    @property
+    def changed(self) -> str:
+        return self._key("catalog:changed")
+
+    @property
+    def catalog_changes(self) -> str:
+        return self._key("catalog:changes")
+
+    @property
+    def replicas(self) -> str:
+        return self._key("replicas")
+
+    def codes(self, version: str) -> str:
+        """Hash: added item → its code in this version, tokens with points."""
+        return self._key(f"v:{version}:codes")
+
+    def coded(self, version: str) -> str:
+        """Hash: code → the added item that has it in this version."""
+        return self._key(f"v:{version}:coded")
 
     def manifest(self, version: str) -> str:
         """String: `Record` as JSON."""

@@ -4,18 +4,28 @@ Every upload writes keys of its own. While it lives it renews a lease; an upload
 remains go with the next publish. Memory stays flat: one batch of chunks at a time.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import islice
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from models.artifact import Artifact, FileEntry
 
-from ..errors import BadArtifact, EvictionPolicy, StoreCorrupt, StoreError, UnknownVersion, VersionActive, VersionExists
+from ..errors import (
+    BadArtifact,
+    EvictionPolicy,
+    StoreCorrupt,
+    StoreError,
+    UnknownVersion,
+    VersionActive,
+    VersionExists,
+    VersionPinned,
+)
+from .batches import batches
 from .connection import Connection
+from .deployment import KEPT_EVENTS
 from .fetch import read_chunks
 from .keys import Keys
 from .records import (
@@ -37,7 +47,6 @@ LEASE_S: Final = 120  # a batch takes less, or the upload counts as killed
 _UNLINK_KEYS: Final = 256
 
 Progress = Callable[[int, int], None]
-T = TypeVar("T")
 
 # Answers: ok, exists (other bytes under that name) or late (no lease: counted as killed). A call repeated after its
 # answer was lost finds its own upload and says ok. What a commit replaces is left in `uploads`, to be removed.
@@ -57,21 +66,39 @@ redis.call('DEL', lease)
 return 'ok'
 """
 
-# Answers: ok, active or unknown. The chunks go afterwards; until then `uploads` knows of them.
+# Answers: ok, active, unknown, or which role of the deployment holds the version. The chunks go afterwards; until then
+# `uploads` knows of them. A version that was a way back changes the deployment, so its epoch grows.
 _DELETE = """
-local versions, manifest, uploads, active = unpack(KEYS)
-local version = ARGV[1]
-if redis.call('HGET', active, 'version') == version then return 'active' end
+local versions, manifest, uploads, active, events, codes, coded = unpack(KEYS)
+local version, channel, capped = unpack(ARGV)
+local serving, canary, shadow, pinned, previous =
+  unpack(redis.call('HMGET', active, 'version', 'canary', 'shadow', 'pinned', 'previous'))
+if serving == version then return 'active' end
+if canary == version then return 'the canary' end
+if shadow == version then return 'the shadow' end
+for name in string.gmatch(pinned or '', '[^,]+') do
+  if name == version then return 'loaded for an operator' end
+end
 local known = redis.call('HGET', versions, version)
 if not known then return 'unknown' end
 redis.call('HSET', uploads, cjson.decode(known).upload, known)
 redis.call('HDEL', versions, version)
 redis.call('DEL', manifest)
+redis.call('UNLINK', codes, coded)
 local kept = {}
-for name in string.gmatch(redis.call('HGET', active, 'previous') or '', '[^,]+') do
+for name in string.gmatch(previous or '', '[^,]+') do
   if name ~= version then kept[#kept + 1] = name end
 end
-if redis.call('EXISTS', active) == 1 then redis.call('HSET', active, 'previous', table.concat(kept, ',')) end
+local left = table.concat(kept, ',')
+if left == (previous or '') then return 'ok' end
+local time = redis.call('TIME')
+local epoch = string.format('%d', redis.call('HINCRBY', active, 'epoch', 1))
+redis.call('HSET', active, 'previous', left, 'reason', 'delete ' .. version,
+  'at', string.format('%d.%06d', tonumber(time[1]), tonumber(time[2])))
+redis.call('XADD', events, 'MAXLEN', '~', capped, '*', 'reason', 'delete ' .. version, 'version', serving,
+  'from', serving, 'epoch', epoch, 'pinned', pinned or '', 'canary', canary or '',
+  'percent', redis.call('HGET', active, 'percent') or '', 'shadow', shadow or '')
+redis.call('PUBLISH', channel, serving .. ' ' .. epoch)
 return 'ok'
 """
 
@@ -108,12 +135,16 @@ class Publisher:
     def delete(self, version: str) -> None:
         """Errors as in `Store.delete`."""
         check_known(version)
-        keys = [self.keys.versions, self.keys.manifest(version), self.keys.uploads, self.keys.active]
-        said = self.redis.ask(lambda client: client.eval(_DELETE, len(keys), *keys, version))
-        if said == b"active":
+        keys = [self.keys.versions, self.keys.manifest(version), self.keys.uploads, self.keys.active, self.keys.events]
+        keys += [self.keys.codes(version), self.keys.coded(version)]
+        values = [version, self.keys.changes, KEPT_EVENTS]
+        said = self.redis.ask(lambda client: client.eval(_DELETE, len(keys), *keys, *values)).decode()
+        if said == "active":
             raise VersionActive(f"version {version} is active; activate another one before deleting it")
-        if said == b"unknown":
+        if said == "unknown":
             raise UnknownVersion(f"no version named {version!r} is published")
+        if said != "ok":
+            raise VersionPinned(f"version {version} is {said}; end that before deleting it")
         self._remove_remains()
 
     def _refuse_eviction(self) -> None:
@@ -176,7 +207,7 @@ class Publisher:
         digests: dict[str, list[str]] = {name: [] for name in files}
         done = 0
         progress(done, published.bytes)
-        for batch in _batches(_chunks(folder, files), BATCH_CHUNKS):
+        for batch in batches(_chunks(folder, files), BATCH_CHUNKS):
             self._send_batch(published, batch)
             for chunk in batch:
                 digests[chunk.file].append(sha256(chunk.data).hexdigest())
@@ -226,7 +257,7 @@ class Publisher:
             for file, count in published.chunk_counts.items()
             for number in range(count)
         )
-        for batch in _batches(chunks, _UNLINK_KEYS):
+        for batch in batches(chunks, _UNLINK_KEYS):
             self._unlink(batch)
         self.redis.ask(lambda client: client.hdel(self.keys.uploads, published.upload))
 
@@ -252,12 +283,6 @@ def _read(path: Path) -> Iterator[bytes]:
                 yield data
     except OSError as error:
         raise BadArtifact(f"{path} cannot be read: {error.strerror}") from None
-
-
-def _batches(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    remaining = iter(values)
-    while batch := list(islice(remaining, size)):
-        yield batch
 
 
 def _exists(version: str) -> VersionExists:

@@ -23,15 +23,6 @@ _FILE_PATTERN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True)
-class Active:
-    """The version that serves."""
-
-    version: str
-    epoch: int  # grows by one with every change
-    previous: tuple[str, ...]  # newest first
-
-
-@dataclass(frozen=True)
 class VersionInfo:
     """A published version at a glance."""
 

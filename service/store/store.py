@@ -1,7 +1,7 @@
 """`Store`: everything the rest of the service asks of Redis."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,18 @@ from typing import Self
 
 from models.artifact import Artifact, Manifest
 
+from ..catalog.records import ItemChange, ItemRecord
 from ..embedded_redis import embedded_redis
 from ..settings import Settings
-from .activation import ANY, Activation, Unconditional
+from .catalog import Catalog, CatalogChanged, CatalogSighting
 from .connection import Connection
+from .deployment import ANY, Canary, Deployment, Deployments, Event, Unchanged, Unconditional
 from .fetch import Fetcher
 from .keys import Keys
+from .placements import Placements
 from .publish import Progress, Publisher
-from .records import Active, VersionInfo, read_published
+from .records import VersionInfo, read_published
+from .replicas import ReplicaReport, Replicas
 from .watch import Sighting, Watcher
 
 __all__ = ["ANY", "Store", "open_store"]
@@ -24,7 +28,10 @@ __all__ = ["ANY", "Store", "open_store"]
 
 @dataclass(frozen=True)
 class Store:
-    """Published versions of one namespace, and which is active. Thread-safe; any method may raise StoreUnavailable."""
+    """Everything of one namespace: versions, the deployment, the catalog, replicas.
+
+    Thread-safe; any method may raise StoreUnavailable.
+    """
 
     redis: Connection
     keys: Keys
@@ -76,33 +83,131 @@ class Store:
         """
         return Fetcher(self.redis, self.keys).fetch(version, cache)
 
-    def active(self) -> Active | None:
-        """None where nothing is active."""
-        return Activation(self.redis, self.keys).read()
+    def deployment(self) -> Deployment | None:
+        """None where nothing was ever activated or loaded. Raises StoreCorrupt."""
+        return self._deployments.read()
 
-    def activate(self, version: str, if_active: str | Unconditional | None = ANY) -> Active:
-        """Makes a published version the active one; no change where it is already.
+    def activate(
+        self, version: str, if_active: str | Unconditional | None = ANY, reason: str = "activate"
+    ) -> Deployment:
+        """Makes a published version the active one; no change where it is already. It ceases to be canary or shadow.
 
         With `if_active`, only if that version (None: no version) is active. Raises LostRace, UnknownVersion.
         """
-        return Activation(self.redis, self.keys).change(version, if_active)
+        return self._deployments.activate(version, if_active, reason)
 
-    def rollback(self, if_active: str | Unconditional | None = ANY) -> Active:
-        """Goes back to the newest earlier version that is still published. Raises NoPrevious, LostRace."""
-        return Activation(self.redis, self.keys).change(None, if_active)
+    def rollback(
+        self,
+        steps: int = 1,
+        to: str | None = None,
+        if_active: str | Unconditional | None = ANY,
+        reason: str = "rollback",
+    ) -> Deployment:
+        """Goes `steps` back among the earlier versions that are still published, or back to the one named `to`.
+
+        What it passes over is no way back any more. No change where `to` is active. Raises NoPrevious, LostRace,
+        UnknownVersion, BadRequest.
+        """
+        return self._deployments.rollback(steps, to, if_active, reason)
+
+    def pin(self, version: str) -> Deployment:
+        """Has every replica load a published version, and keep it loaded. Raises UnknownVersion."""
+        return self._deployments.pin(version)
+
+    def unpin(self, version: str) -> Deployment:
+        """Ends that; no change where it was not pinned. Raises UnknownVersion."""
+        return self._deployments.unpin(version)
+
+    def set_traffic(self, canary: Canary | Unchanged | None, shadow: str | Unchanged | None) -> Deployment:
+        """Gives versions a share of the users, or a copy of the queries; None ends that, KEEP leaves it as it is.
+
+        Raises UnknownVersion; BadRequest for a percent outside 0 < p <= 100, for the active version, for one version in
+        both roles, and where nothing is active.
+        """
+        return self._deployments.set_traffic(canary, shadow)
+
+    def events(self, limit: int = 100) -> list[Event]:
+        """The newest changes of the deployment, newest first; Redis keeps about a thousand. Raises StoreCorrupt."""
+        return self._deployments.events(limit)
 
     def delete(self, version: str) -> None:
-        """Raises UnknownVersion, VersionActive."""
+        """Removes a version, and what was placed in it. Raises UnknownVersion, VersionActive, VersionPinned."""
         self._publisher.delete(version)
 
+    def report(self, report: ReplicaReport) -> None:
+        """What a replica says of itself, to be repeated every second; its `at` is set by Redis."""
+        Replicas(self.redis, self.keys).report(report)
+
+    def leave(self, replica: str) -> None:
+        """The last word of a replica that ends; without it the others see it for some seconds more."""
+        Replicas(self.redis, self.keys).leave(replica)
+
+    def replicas(self) -> list[ReplicaReport]:
+        """Those that reported within the last 5 s, by address."""
+        return Replicas(self.redis, self.keys).live()
+
+    def wait_until_active(self, version: str, timeout_s: float) -> list[ReplicaReport]:
+        """Blocks until every live replica that is not draining serves `version`, and returns them.
+
+        Where none is live for 2 s, none is returned. A replica counts once it follows the deployment of the moment this
+        was called. Raises NotFollowed, at the end of the time or as soon as another version becomes the active one.
+        """
+        return Replicas(self.redis, self.keys).wait_until_active(version, timeout_s)
+
+    def catalog_revision(self) -> int:
+        """Grows by one with every change of the catalog; 0: there was none."""
+        return self._catalog.state()[0]
+
+    def catalog_records(self, item_ids: Iterable[str]) -> dict[str, ItemRecord]:
+        """Records of those items that differ from the trained catalogs. Raises StoreCorrupt."""
+        return self._catalog.records(item_ids)
+
+    def change_items(self, changes: Sequence[ItemChange]) -> CatalogChanged:
+        """Merges every change into its item's record: all of them in one revision, or none.
+
+        Others may change other items meanwhile; where they change the same ones, it merges again. A change that
+        changes nothing makes no revision. Raises BadItem for values that cannot be kept.
+        """
+        return self._catalog.change(changes)
+
+    def catalog_changes(self, since: int, era: str | None = None) -> CatalogSighting:
+        """What has changed after revision `since`, all as of one moment.
+
+        It is `whole` where `since` is 0, where more than 10,000 items have changed, and where Redis has lost the
+        catalog in between: its revision is lower than `since`, or its era is not the `era` given. A whole one read
+        while others change the catalog may hold records newer than its revision; the next call tells them again.
+        """
+        return self._catalog.since(since, era)
+
+    def placements(self, version: str, item_ids: Iterable[str] | None = None) -> dict[str, tuple[int, ...]]:
+        """Codes of added items (None: of all) in a version; an item without one is absent. Raises UnknownVersion."""
+        return Placements(self.redis, self.keys).read(version, item_ids)
+
+    def place(self, version: str, codes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Gives items their codes in a version, and returns the codes they have.
+
+        An item keeps the first code it was given, and a code belongs to one item for good; an item whose proposed code
+        is taken is absent: propose another. Raises UnknownVersion.
+        """
+        return Placements(self.redis, self.keys).place(version, codes)
+
     def watch(self, stop: threading.Event, poll_s: float) -> Iterator[Sighting]:
-        """What is active now, and then every change: an `Active`, `Lost`, `StoreDown`, or None if none ever was.
+        """The deployment (None: there never was one), the whole catalog, and then every change of either.
 
         Blocks between changes, for a thread of its own; ends within a moment after `stop` is set. Never raises.
-        After an outage what is active is told again, changed or not.
+        `StoreDown` is told once an outage, and after it the deployment again, changed or not. After a flush: `Lost`,
+        and nothing of the catalog, so that what is known of it stays until someone changes it again; what Redis holds
+        then is told as whole.
         """
-        watcher = Watcher(self.redis, Activation(self.redis, self.keys), self.keys.changes, poll_s)
-        return watcher.sightings(stop)
+        return Watcher(self.redis, self.keys, poll_s).sightings(stop)
+
+    @property
+    def _deployments(self) -> Deployments:
+        return Deployments(self.redis, self.keys)
+
+    @property
+    def _catalog(self) -> Catalog:
+        return Catalog(self.redis, self.keys)
 
     @property
     def _publisher(self) -> Publisher:

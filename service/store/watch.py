@@ -1,4 +1,4 @@
-"""Following the active version through everything that can happen to Redis."""
+"""Following the deployment and the catalog through everything that can happen to Redis."""
 
 import threading
 import time
@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import StoreError
-from .activation import Activation
+from .catalog import Catalog, CatalogSighting
 from .connection import Connection
-from .records import Active
+from .deployment import Deployment, Deployments
+from .keys import Keys
 
 _SLICE_S: Final = 0.1  # how late a stop may be noticed
 
@@ -25,11 +26,11 @@ class StoreDown:
 class Lost:
     """Redis answers, but the active version that was there is gone, as after a flush. Keep serving `last`."""
 
-    last: Active
+    last: Deployment
 
 
-Sighting = Active | Lost | StoreDown | None
-"""What a look at Redis finds; None: nothing has ever been active."""
+Sighting = Deployment | Lost | StoreDown | None | CatalogSighting
+"""What a look at Redis finds; None: there has never been a deployment."""
 
 
 @dataclass
@@ -37,43 +38,82 @@ class Watcher:
     """Looks whenever a change is announced, and every `poll_s` because announcements get lost in reconnects."""
 
     redis: Connection
-    activation: Activation
-    channel: str
+    keys: Keys
     poll_s: float
-    last_active: Active | None = None
+    last_deployment: Deployment | None = None
+    _told: Deployment | Lost | StoreDown | None = StoreDown("nothing was told yet")
+    _down: bool = False
+    _catalog: tuple[int, str] | None = None  # revision and era told last
     _listener: Any = None
 
     def sightings(self, stop: threading.Event) -> Iterator[Sighting]:
-        """The first sighting, then each that differs from the one before; ends after `stop` is set. Never raises."""
+        """The deployment, the whole catalog, then each change; ends after `stop` is set. Never raises.
+
+        An outage is told once, and after it the deployment again, changed or not.
+        """
         try:
-            seen = self._look()
-            yield seen
+            yield from self._news()
             while not stop.is_set():
                 self._wait(stop)
-                found = self._look()
-                if not _same(seen, found):
-                    seen = found
-                    yield seen
+                yield from self._news()
         finally:
             self._hang_up()
 
-    def _look(self) -> Sighting:
+    def _news(self) -> Iterator[Sighting]:
+        """What one look finds that was not told yet. A catalog that cannot be read does not hide a deployment."""
+        deployment = self._look()
+        if isinstance(deployment, StoreDown):
+            yield from self._outage(deployment)
+            return
+        if deployment != self._told:
+            self._told, self._down = deployment, False
+            yield deployment
+        catalog = self._look_at_catalog()
+        if isinstance(catalog, StoreDown):
+            yield from self._outage(catalog)
+            return
+        if self._down:
+            self._down = False
+            yield deployment
+        if catalog is not None:
+            yield catalog
+
+    def _outage(self, down: StoreDown) -> Iterator[StoreDown]:
+        """An outage is one event, however its reason changes."""
+        if not self._down:
+            self._down = True
+            yield down
+
+    def _look(self) -> Deployment | Lost | StoreDown | None:
         try:
             self._listen()  # before reading, so that no change falls between
-            found = self.activation.read()
+            found = Deployments(self.redis, self.keys).read()
         except StoreError as error:
             self._hang_up()
             return StoreDown(str(error))
-        if found is None and self.last_active is not None:
-            return Lost(self.last_active)
-        self.last_active = found
+        if found is None and self.last_deployment is not None and self.last_deployment.version is not None:
+            return Lost(self.last_deployment)
+        self.last_deployment = found
+        return found
+
+    def _look_at_catalog(self) -> CatalogSighting | StoreDown | None:
+        """None where nothing is new, or where Redis has lost the catalog: what is known of it stays."""
+        catalog = Catalog(self.redis, self.keys)
+        try:
+            now = catalog.state()
+            if now == self._catalog or (now[0] == 0 and self._catalog is not None):
+                return None
+            found = catalog.since(*(self._catalog or (0, None)))
+        except StoreError as error:
+            return StoreDown(str(error))
+        self._catalog = found.revision, found.era
         return found
 
     def _listen(self) -> None:
         if self._listener is None:
             listener = self.redis.ask(lambda client: client.pubsub())
             self._listener = listener
-            self.redis.ask(lambda _: listener.subscribe(self.channel))
+            self.redis.ask(lambda _: listener.subscribe(self.keys.changes, self.keys.catalog_changes))
 
     def _wait(self, stop: threading.Event) -> None:
         """Until a change is announced, `poll_s` have passed, or `stop` is set."""
@@ -99,9 +139,3 @@ class Watcher:
         listener, self._listener = self._listener, None
         if listener is not None:
             listener.close()
-
-
-def _same(one: Sighting, other: Sighting) -> bool:
-    if isinstance(one, StoreDown) and isinstance(other, StoreDown):
-        return True  # an outage is one event, however its reason changes
-    return one == other

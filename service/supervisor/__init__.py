@@ -1,7 +1,6 @@
-"""The supervisor of a replica: follows Redis, keeps an engine and the HTTP workers alive, swaps models, drains."""
+"""The supervisor of a replica: follows Redis, keeps engines and the HTTP workers alive, swaps models, drains."""
 
 import asyncio
-import logging
 import signal
 import socket
 import sys
@@ -15,10 +14,12 @@ import uvloop
 
 from service.embedded_redis import embedded_redis
 from service.errors import ServiceError, SettingsError
+from service.log_format import configure_logging
 from service.settings import Settings
 from service.store import Store
 
-from .replica import Announce, Replica
+from .announce import Announce
+from .replica import Replica
 
 __all__ = ["serve"]
 
@@ -27,7 +28,7 @@ _BACKLOG = 2048
 
 def serve(settings: Settings) -> int:
     """Serves until SIGTERM or SIGINT. Exit code: 0 after a drain, 1 with one sentence on stderr if it cannot start."""
-    logging.basicConfig(level=settings.log_level.upper(), format="%(levelname)s %(name)s: %(message)s")
+    configure_logging(settings, "supervisor")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
@@ -52,7 +53,7 @@ def _serve(settings: Settings, listener: socket.socket, *, embedded: bool) -> No
 
 
 async def _live(settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce) -> None:
-    await Replica(settings, listener, store, folder).run(announce)
+    await Replica(settings, listener, store, folder, announce).run()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

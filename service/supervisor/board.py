@@ -1,48 +1,72 @@
 """What the supervisor knows and every worker is told, in one immutable `Status`."""
 
 import time
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal
 
 import msgspec
 
-from service.api.control import ModelState, Status
+from service.api.control import ModelState, Status, Transition
 
 RedisState = Literal["ok", "unreachable", "lost"]
+
+_KEPT_TRANSITIONS: Final = 32  # of one version
+_KEPT_VERSIONS: Final = 32
+_OVER: Final = frozenset({"unloaded", "failed"})
 
 
 class Board:
     """Every change is told at once to whoever listens."""
 
-    def __init__(self) -> None:
-        self.status = Status(stale_since=None)
-        self.listener: Callable[[Status], None] | None = None
+    def __init__(self, replica: str = "") -> None:
+        self.status = Status(stale_since=None, replica=replica)
+        self.listeners: list[Callable[[Status], None]] = []
         self.serving_version: str | None = None
 
     def redis(self, state: RedisState, reason: str | None = None) -> None:
         if state != self.status.redis:
             self._change(redis=state, redis_reason=reason, redis_since=time.time())
 
-    def wanted(self, version: str, epoch: int) -> None:
-        """Redis says `version`. What was wanted before and failed is forgotten."""
-        kept = tuple(model for model in self.status.models if model.version == version or not model.reason)
-        self._change(active_version=version, active_epoch=epoch, models=kept)
+    def wanted(self, version: str | None, epoch: int) -> None:
+        """Redis says `version`."""
+        self._change(active_version=version, active_epoch=epoch)
 
-    def serving(self, version: str) -> None:
-        """`version` answers from now on."""
+    def serving(self, version: str | None) -> None:
+        """`version` answers from now on; None: nothing does."""
         self.serving_version = version
-        self.model(version, "active")
+        if version is None:
+            self._change()
+        else:
+            self.model(version, "active")
 
-    def model(self, version: str, state: str, reason: str | None = None, retry_in_s: float | None = None) -> None:
+    def model(
+        self,
+        version: str,
+        state: str,
+        reason: str | None = None,
+        retry_in_s: float | None = None,
+        note: str | None = None,
+    ) -> None:
+        """One step of a version. A `reason` is a failure's; a `note` says why the step was taken."""
         now = time.time()
-        row = ModelState(version, state, now, reason, None if retry_in_s is None else now + retry_in_s)
-        self._change(models=(*self._others(version), row))
+        before = self.model_state(version)
+        retry_at = None if retry_in_s is None else now + retry_in_s
+        if before and (before.state, before.reason, before.retry_at) == (state, reason, retry_at):
+            return
+        steps = (*(before.transitions if before else ()), Transition(state, now, reason or note))
+        row = ModelState(version, state, now, reason, retry_at, steps[-_KEPT_TRANSITIONS:])
+        others = tuple(model for model in self.status.models if model.version != version)
+        self._change(models=_newest((*others, row)))
 
-    def forget(self, version: str) -> None:
-        """Nothing is done with `version` any more."""
-        self._change(models=self._others(version))
+    def model_state(self, version: str) -> ModelState | None:
+        return next((model for model in self.status.models if model.version == version), None)
 
-    def swap(self, result: Literal["success", "failure"]) -> None:
+    def catalog(self, revision: int, unplaced: Mapping[str, str]) -> None:
+        """What the engines have applied, and what the one that serves could not take in."""
+        if (revision, unplaced) != (self.status.catalog_revision, self.status.unplaced):
+            self._change(catalog_revision=revision, unplaced=dict(unplaced))
+
+    def swap(self, result: Literal["success", "failure", "rolled_back"]) -> None:
         swaps = self.status.swaps
         self._change(swaps=swaps | {result: swaps.get(result, 0) + 1})
 
@@ -52,17 +76,21 @@ class Board:
     def drain(self) -> None:
         self._change(draining=True)
 
-    def _others(self, version: str) -> tuple[ModelState, ...]:
-        return tuple(model for model in self.status.models if model.version != version)
-
     def _change(self, **fields: Any) -> None:
         status = msgspec.structs.replace(self.status, **fields)
         self.status = msgspec.structs.replace(status, stale_since=self._stale_since(status))
-        if self.listener:
-            self.listener(self.status)
+        for listener in self.listeners:
+            listener(self.status)
 
     def _stale_since(self, status: Status) -> float | None:
         """None while Redis confirms that what serves is what should."""
         if status.redis == "ok" and self.serving_version == status.active_version:
             return None
         return status.stale_since if status.stale_since is not None else time.monotonic()
+
+
+def _newest(rows: tuple[ModelState, ...]) -> tuple[ModelState, ...]:
+    """Everything that lives, and of what is over as much as there is room for."""
+    surplus = len(rows) - _KEPT_VERSIONS
+    over = [row for row in rows if row.state in _OVER][: max(0, surplus)]
+    return tuple(row for row in rows if row not in over)

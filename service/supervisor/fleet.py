@@ -1,35 +1,63 @@
-"""Which engines run: the one that serves, its successor when it dies, and the version that is to take over.
+"""Which engines run, and where queries go: what Redis wants, as far as it can be had now.
 
-A version takes over in one step: its engine is warm and proved, every worker has acknowledged it, and only then does
-the old engine drain. Until then, and whatever fails on the way, the old one never notices.
+Every version that is wanted has a `Life`, which keeps an engine of it ready. Whenever anything changes, the fleet works
+out anew where queries should go, and tells the workers if that differs from what they were told last. So a version
+takes over in one step: its engine is warm and proved, every worker has acknowledged it, and only then may the engine
+before it go. Until then, and whatever fails on the way, that one never notices.
 """
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from models.errors import ModelError
-from service.api.control import Route
-from service.errors import ServiceError
+import psutil
 
-from .backoff import Backoff
+from service.api.control import Route, Routes
+from service.store import Deployment
+
 from .board import Board
-from .engine import Engine, StartError
+from .engine import Engine
+from .life import Life, Start, Workshop
+from .tasks import Tasks
+from .turns import Turns
 
 logger = logging.getLogger(__name__)
+
+_MEMORY_S = 3.0  # between two looks
+Key = tuple[str, bool]  # version, whether it runs in the background
 
 
 class Switchboard(Protocol):
     """Who sends queries to engines."""
 
-    async def route(self, route: Route | None) -> None:
-        """Returns once nothing new is sent anywhere else."""
+    async def route(self, routes: Routes) -> None:
+        """Returns once nothing new is sent anywhere else. Numbers the routes itself."""
+
+
+class Reading(Protocol):
+    """Who keeps the reader of the version that serves."""
+
+    @property
+    def route(self) -> Route | None:
+        """Of a reader that is ready."""
+
+    def follow(self, folder: Path) -> None:
+        """The artifact of the version that serves from now on."""
+
+    def dismiss(self) -> None:
+        """Nobody asks the readers before the present one any more."""
+
+
+def available_percent() -> float:
+    """Share of the machine's memory that is available."""
+    memory = psutil.virtual_memory()
+    return 100.0 * memory.available / memory.total
 
 
 class Fleet:
-    """Keeps one engine of the wanted version serving; `fetch` and `start` make its folder and its engine."""
+    """Keeps an engine of every wanted version ready, and queries on the right ones."""
 
     def __init__(
         self,
@@ -37,146 +65,227 @@ class Fleet:
         switchboard: Switchboard,
         *,
         fetch: Callable[[str], Awaitable[Path]],
-        start: Callable[[Path], Awaitable[Engine]],
+        start: Start,
         drain_timeout_s: float,
+        reading: Reading | None = None,
+        warm_previous: int = 0,
+        warm_memory_percent: float = 0.0,
+        memory: Callable[[], float] = available_percent,
     ) -> None:
         self._board = board
         self._switchboard = switchboard
-        self._fetch = fetch
-        self._start = start
-        self._drain_timeout_s = drain_timeout_s
-        self._serving: Engine | None = None
-        self._wanted: str | None = None
-        self._pursuit: asyncio.Task[None] | None = None
-        self._guards: set[asyncio.Task[None]] = set()
-        self._switching = asyncio.Lock()
+        self._reading = reading
+        self._warm_previous = warm_previous
+        self._warm_memory_percent = warm_memory_percent
+        self._memory = memory
+        self._deployment: Deployment | None = None
+        self._lives: dict[Key, Life] = {}
+        self._serving: str | None = None
+        self._announced = Routes(0, None)
+        self._squeezed: set[str] = set()  # earlier versions that memory was too short for
+        self._turns = Turns(self._serves)
+        self._workshop = Workshop(fetch, start, self._turns, self._pause, drain_timeout_s)
         self._nudged = asyncio.Event()
-        self._crashes = Backoff(immediate=True)
-        self._running: set[asyncio.Task[Any]] = set()
+        self._changes = asyncio.Event()
+        self._tasks = Tasks()
+        self._duties = [self._tasks.run(self._conduct()), self._tasks.run(self._watch_memory())]
         self.first_ready: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
+        self.on_switch: Callable[[Engine], None] = lambda _: None  # every worker has acknowledged a version
+        self.on_death: Callable[[str], None] = lambda _: None  # an engine of this version ended unasked
 
-    def want(self, version: str) -> None:
-        """Serve `version` from now on, as soon as it can be."""
-        if self._pursuit:
-            self._pursuit.cancel()
-        self._wanted = version
-        self._pursuit = self._run(self._pursue(version))
+    # ---- what is wanted
+
+    def follow(self, deployment: Deployment) -> None:
+        """From now on, as soon as it can be."""
+        self._deployment = deployment
+        self._squeezed.clear()
+        self._enlist()
+        self.changed()
+
+    @property
+    def versions(self) -> set[str]:
+        """Everything that is run, or about to be."""
+        return {version for version, _ in self._lives}
 
     def nudge(self) -> None:
         """Something has changed for the better: what waits to be tried again is tried now."""
         self._nudged.set()
         self._nudged = asyncio.Event()
 
+    def changed(self) -> None:
+        """Something that routes depend on is not what it was."""
+        self._turns.move()
+        self._changes.set()
+
     async def stop(self) -> None:
         """Drains and ends every engine."""
-        serving, self._serving, self._wanted = self._serving, None, None
-        for task in (self._pursuit, *self._guards):
-            if task:
-                task.cancel()
-        if serving:
-            self._run(self._retire(serving))
-        while self._running:
-            await asyncio.gather(*self._running, return_exceptions=True)
+        for duty in self._duties:
+            duty.cancel()
+        lives, self._lives = list(self._lives.values()), {}
+        for life in lives:
+            self._tasks.run(life.end())
+        await self._tasks.all_ended()
 
-    # ---- to another version
+    def _wanted(self) -> Iterator[Key]:
+        """Versions that must have an engine, the most important first."""
+        if (deployment := self._deployment) is None:
+            return
+        if deployment.version is not None:
+            yield deployment.version, False
+        if deployment.canary is not None:
+            yield deployment.canary.version, False
+        for version in deployment.pinned:
+            yield version, False
+        if deployment.shadow is not None:
+            yield deployment.shadow, True
 
-    async def _pursue(self, version: str) -> None:
-        """Tries until `version` serves, or until it is cancelled because another one is wanted."""
-        backoff = Backoff(immediate=False)
-        try:
-            while not self._serves(version):
-                try:
-                    await self._take_over(version)
-                except (ServiceError, ModelError, StartError, OSError) as error:
-                    await self._fail(version, str(error), backoff.next_s())
-        except asyncio.CancelledError:
-            if not self._serves(version):
-                self._board.forget(version)
-            raise
+    def _warm(self) -> Iterator[Key]:
+        """Earlier versions whose engines stay, newest first; none is started for that."""
+        previous = self._deployment.previous[: self._warm_previous] if self._deployment else ()
+        for version in previous:
+            life = self._lives.get((version, False))
+            if life is not None and life.alive and version not in self._squeezed:
+                yield version, False
 
-    async def _fail(self, version: str, reason: str, pause_s: float) -> None:
-        logger.error("model %s failed: %s; next attempt in %.1f s", version, reason, pause_s)
-        self._board.model(version, "failed", reason, pause_s)
-        self._board.swap("failure")
-        await self._pause(pause_s)
+    def _enlist(self) -> None:
+        for version, background in self._wanted():
+            if (version, background) not in self._lives:
+                if self._board.model_state(version) is None:
+                    self._board.model(version, "registered")
+                life = Life(version, self._workshop, self, background=background)
+                self._lives[version, background] = life
+        active = self._deployment.version if self._deployment else None
+        for (version, background), life in self._lives.items():
+            life.urgent = not background and version in (active, self._serving)
 
-    def _serves(self, version: str) -> bool:
-        return self._serving is not None and self._serving.version == version
+    # ---- where queries go
 
-    async def _take_over(self, version: str) -> None:
-        self._board.model(version, "fetching")
-        folder = await self._fetch(version)
-        self._board.model(version, "loading")
-        engine = await self._start(folder)
-        await self._switch(engine, lambda: self._wanted == version)
+    async def _conduct(self) -> None:
+        while True:
+            await self._changes.wait()
+            self._changes.clear()
+            self._choose()
+            self._enlist()
+            self._squeeze()
+            kept = self._kept()
+            routes = self._routes(kept)
+            if routes != self._announced:
+                self._announced = routes
+                await self._switchboard.route(routes)
+            self._confirm(routes)
+            self._dismiss(kept)
 
-    async def _switch(self, engine: Engine, still_wanted: Callable[[], bool]) -> None:
-        """Not to be cut in half by whatever is wanted meanwhile."""
-        await asyncio.shield(self._run(self._switch_whole(engine, still_wanted)))
+    def _choose(self) -> None:
+        """The wanted version serves as soon as it can; until then the one before it does."""
+        wanted = self._deployment.version if self._deployment else None
+        life = self._lives.get((wanted, False)) if wanted else None
+        if life is not None and life.alive:
+            self._serving = life.version
 
-    async def _switch_whole(self, engine: Engine, still_wanted: Callable[[], bool]) -> None:
-        async with self._switching:
-            retired: Engine | None = engine
-            if still_wanted():
-                retired, self._serving = self._serving, engine
-                await self._announce(engine)
-        if retired:
-            self._run(self._retire(retired))
+    def _serves(self) -> bool:
+        life = self._serving_life
+        return life is not None and life.alive
 
-    async def _announce(self, engine: Engine) -> None:
-        guard = self._run(self._guard(engine))
-        self._guards.add(guard)
-        guard.add_done_callback(self._guards.discard)
-        await self._switchboard.route(engine.route)
-        if engine.version != self._board.serving_version:
-            self._crashes = Backoff(immediate=True)
-            self._board.swap("success")
-        self._board.serving(engine.version)
-        logger.info("model %s serves on %s", engine.version, engine.route.info.provider)
+    @property
+    def _serving_life(self) -> Life | None:
+        return self._lives.get((self._serving, False)) if self._serving else None
+
+    def _routes(self, kept: set[Key]) -> Routes:
+        """What is to go is named no more, so that nobody asks it when it does."""
+        ready = [life for key, life in self._lives.items() if life.alive and key in kept]
+        canary = self._deployment.canary if self._deployment else None
+        others = (life.route for life in ready if not life.background and life.version != self._serving)
+        return Routes(
+            0,
+            self._serving_life.route if self._serving_life else None,
+            others=tuple(route for route in others if route),
+            canary=canary.version if canary else None,
+            canary_percent=canary.percent if canary else 0.0,
+            shadow=next((life.route for life in ready if life.background), None),
+            reader=self._reading.route if self._reading else None,
+        )
+
+    def _confirm(self, routes: Routes) -> None:
+        """Every worker has acknowledged `routes`."""
+        life = self._serving_life
+        if routes.route is None or life is None or life.engine is None or not life.alive:
+            return
+        before = self._board.serving_version
+        self._board.serving(life.version)
+        if before == life.version:
+            return
+        self._board.swap("success")
+        logger.info("model %s serves on %s", life.version, life.engine.route.info.provider)
+        if self._reading:
+            self._reading.follow(life.engine.folder)
         if not self.first_ready.done():
-            self.first_ready.set_result(engine)
+            self.first_ready.set_result(life.engine)
+        self.on_switch(life.engine)
 
-    async def _retire(self, engine: Engine) -> None:
-        if not self._serves(engine.version):
-            self._board.model(engine.version, "draining")
-        await engine.drain(self._drain_timeout_s)
-        if not self._serves(engine.version):
-            self._board.forget(engine.version)
+    # ---- what may go
 
-    # ---- when the engine that serves dies
+    def _kept(self) -> set[Key]:
+        kept = {*self._wanted(), *self._warm()}
+        return kept if self._serving is None else kept | {(self._serving, False)}
 
-    async def _guard(self, engine: Engine) -> None:
-        code = await engine.child.wait()
-        if engine is self._serving:
-            logger.error("the engine of model %s died: %s", engine.version, engine.child.last_sentence(code))
-            await self._replace(engine)
+    def _dismiss(self, kept: set[Key]) -> None:
+        """Whatever workers do not ask any more, unless it is wanted again meanwhile."""
+        if self._reading:
+            self._reading.dismiss()
+        for key in [key for key in self._lives if key not in kept | self._kept()]:
+            self._tasks.run(self._lives.pop(key).end())
+        self._step_down()
 
-    async def _replace(self, dead: Engine) -> None:
-        """Starts engines of the same version until one lives, or until another version has taken over."""
-        self._board.model(dead.version, "restarting")
-        while self._serving is dead:
-            await self._pause(self._crashes.next_s())
-            if self._serving is not dead:
-                return
-            self._board.restart()
-            try:
-                successor = await self._start(dead.folder)
-            except (StartError, OSError) as error:
-                logger.error("model %s could not be started again: %s", dead.version, error)
-                self._board.model(dead.version, "restarting", str(error))
-                await self._switchboard.route(None)
-                await self._mend(dead.version)
-                continue
-            await self._switch(successor, lambda: self._serving is dead)
+    def _step_down(self) -> None:
+        """What has served and stays, only waits from now on."""
+        for life in self._lives.values():
+            row = self._board.model_state(life.version)
+            if row and row.state == "active" and life.version != self._serving and not life.background:
+                self.step(life, "ready")
 
-    async def _mend(self, version: str) -> None:
-        """The files on disk may be what is broken; a fetch checks them, and replaces them if Redis answers."""
-        try:
-            await self._fetch(version)
-        except (ServiceError, ModelError, OSError) as error:
-            logger.warning("the files of model %s could not be checked: %s", version, error)
+    def _squeeze(self) -> None:
+        """Where memory is short, the oldest of the engines that are only kept warm goes."""
+        needed = {*self._wanted(), (self._serving, False)}
+        only_warm = [key for key in self._warm() if key not in needed]
+        if only_warm and self._memory() < self._warm_memory_percent:
+            version, _ = only_warm[-1]
+            logger.warning("memory is short: the engine of the earlier model %s is ended", version)
+            self._squeezed.add(version)
 
-    # ---- waiting and remembering
+    async def _watch_memory(self) -> None:
+        while True:
+            await asyncio.sleep(_MEMORY_S)
+            self.changed()
+
+    # ---- what lives tell
+
+    def step(self, life: Life, state: str, reason: str | None = None, retry_in_s: float | None = None) -> None:
+        """Told to everybody, unless another life of the same version has more to say."""
+        lives = (self._lives.get((life.version, False)), self._lives.get((life.version, True)))
+        speaker = next((one for one in lives if one), life)
+        if speaker is life:
+            self._board.model(life.version, state, reason, retry_in_s, self._note(state))
+
+    def _note(self, state: str) -> str | None:
+        """Why a version is let go."""
+        reason = self._deployment.reason if self._deployment else ""
+        return reason if state == "draining" and "rollback" in reason else None
+
+    def failed(self, life: Life) -> None:
+        """Counts as a failed swap where the version was to serve."""
+        if life.urgent:
+            self._board.swap("failure")
+
+    def died(self, life: Life) -> None:
+        """Its own life starts a successor; nothing else is sent to it meanwhile."""
+        self.changed()
+        if not life.background:
+            self.on_death(life.version)
+
+    def restarts(self) -> None:
+        self._board.restart()
+
+    # ---- waiting
 
     async def _pause(self, seconds: float) -> None:
         nudged = self._nudged
@@ -185,14 +294,3 @@ class Fleet:
                 await nudged.wait()
         except TimeoutError:
             return
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(coroutine)
-        self._running.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            logger.error("a fault in the supervisor", exc_info=error)

@@ -5,16 +5,18 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 
-from prometheus_client.multiprocess import mark_process_dead
-
+from service.metric_files import archive
 from service.settings import Settings, variable
 
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 _LINE_BYTES: Final = 1 << 16
+_archivist: Final = ThreadPoolExecutor(1, "archivist")  # its own: a Redis that hangs may keep other threads busy
 
 logger = logging.getLogger(__name__)
 
@@ -22,28 +24,41 @@ logger = logging.getLogger(__name__)
 class Child:
     """A running `python -m …`. Its stdin is a pipe that only we hold, so it reads an end when we are gone."""
 
-    def __init__(self, process: asyncio.subprocess.Process, metrics_folder: str) -> None:
+    def __init__(
+        self, process: asyncio.subprocess.Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None
+    ) -> None:
         self.pid = process.pid
         self.last_words = ""  # the last line on its stderr
         self._process = process
         self._metrics_folder = metrics_folder
+        self._on_line = on_line
         self._ended = asyncio.create_task(self._watch())
 
     @classmethod
-    async def spawn(cls, arguments: Sequence[str], environment: Mapping[str, str], fds: Sequence[int] = ()) -> "Child":
-        """Starts `python -m ARGUMENTS` in a session of its own, where no Ctrl-C of the terminal reaches it."""
+    async def spawn(
+        cls,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        fds: Sequence[int] = (),
+        on_line: Callable[[str], None] | None = None,
+    ) -> "Child":
+        """Starts `python -m ARGUMENTS` in a session of its own, where no Ctrl-C of the terminal reaches it.
+
+        `on_line` gets what it writes to stdout; without one that is our stdout.
+        """
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             *arguments,
             stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if on_line else None,
             stderr=asyncio.subprocess.PIPE,
             env=environment,
             pass_fds=fds,
             start_new_session=True,
             limit=_LINE_BYTES,
         )
-        return cls(process, environment[METRICS_FOLDER])
+        return cls(process, Path(environment[METRICS_FOLDER]), on_line)
 
     @property
     def running(self) -> bool:
@@ -67,8 +82,12 @@ class Child:
         return await self.wait()
 
     async def kill(self) -> None:
-        self.signal(signal.SIGKILL)
+        self.kill_now()
         await self.wait()
+
+    def kill_now(self) -> None:
+        """Nothing happens to one that has ended."""
+        self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
@@ -80,9 +99,9 @@ class Child:
         return self.last_words if code == 1 and self.last_words else f"it ended with {how}"
 
     async def _watch(self) -> int:
-        await self._relay_stderr()
+        await asyncio.gather(self._relay_stderr(), self._relay_stdout())
         code = await self._process.wait()
-        mark_process_dead(self.pid, self._metrics_folder)  # type: ignore[no-untyped-call]
+        await asyncio.get_running_loop().run_in_executor(_archivist, archive, self._metrics_folder, self.pid)
         return code
 
     async def _relay_stderr(self) -> None:
@@ -91,6 +110,11 @@ class Child:
         while line := await _read_line(stream):
             sys.stderr.write(line)
             self.last_words = line.strip() or self.last_words
+
+    async def _relay_stdout(self) -> None:
+        stream = self._process.stdout
+        while stream and self._on_line and (line := await _read_line(stream)):
+            self._on_line(line.strip())
 
 
 async def _read_line(stream: asyncio.StreamReader) -> str:

@@ -1,25 +1,31 @@
-"""One replica: Redis followed, one engine serving, HTTP workers in front of it."""
+"""One replica: Redis followed, engines ready, queries on the right ones, HTTP workers in front, and others told."""
 
 import asyncio
-import itertools
 import logging
-import shutil
 import signal
 import socket
-from collections.abc import Iterable
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
-from models.artifact import MANIFEST
 from service.settings import Settings
-from service.store import Active, Lost, Sighting, Store, StoreDown
+from service.store import CatalogSighting, Deployment, Lost, ReplicaReport, Sighting, Store, StoreDown
 
+from .announce import Announce
 from .board import Board
+from .catalog import Feeds
+from .codes import Codes
 from .engine import Engine
 from .fleet import Fleet
 from .follower import Follower
+from .last import remembered, remembered_catalog
+from .plant import Plant
+from .probation import AUTOMATIC, Limits, Probation
 from .processes import environment, without_secrets
+from .reading import Reading
+from .reporter import Reporter, describe
+from .scribe import Scribe
 from .workers import Workers
 
 _NOTICE_S: Final = 0.3  # answers say "Connection: close" for that long before connections are closed
@@ -32,32 +38,41 @@ logger = logging.getLogger(__name__)
 class Replica:
     """Everything between the settings and the processes; `run` is its whole life."""
 
-    def __init__(self, settings: Settings, listener: socket.socket, store: Store, folder: Path) -> None:
-        """`settings` are those of the children: they name the Redis; `folder` is short, private and fresh."""
+    def __init__(
+        self, settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce
+    ) -> None:
+        """`settings` are those of the children: they name the Redis; `folder` is short, private and fresh.
+
+        To be made inside the event loop.
+        """
         metrics = folder / "metrics"
         metrics.mkdir()
         variables = environment(settings, str(metrics))
         self._settings = settings
         self._store = store
-        self._cache = settings.data_dir / "cache"
-        self._previous: tuple[str, ...] = ()
-        self._sockets = (folder / f"engine-{number}" for number in itertools.count(1))
-        self._engine_environment = without_secrets(variables)
-        self._board = Board()
+        self._announce = announce
+        self._deployment: Deployment | None = None
+        self._board = Board(replica=uuid4().hex[:12])
+        self._feeds = Feeds(Codes(store), self._board)
+        cache = settings.data_dir / "cache"
+        self._plant = Plant(store, cache, folder, without_secrets(variables), self._feeds, self._in_use)
         self._workers = Workers(listener, folder / "control", variables, settings.workers)
+        self._reading = Reading(self._plant.reader, settings.drain_timeout_s)
+        self._fleet = self._new_fleet()
+        self._probation = Probation(_limits(settings), self._roll_back)
+        self._reporter = Reporter(store, self._report)
+        self._scribe = Scribe(settings.data_dir, self._feeds.as_last)
         self._stop = asyncio.Event()
+        self._connect()
 
-    async def run(self, announce: "Announce") -> None:
+    async def run(self) -> None:
         """Serves until SIGTERM or SIGINT, then drains; returns when every child has ended."""
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
-        self._announce = announce
-        self._fleet = self._new_fleet()
-        self._board.listener = self._workers.tell
-        self._workers.on_retry = self._fleet.nudge
         follower = Follower(self._store, self._settings.poll_interval_s, self._on_sighting)
         await self._workers.start()
         follower.start()
+        self._reporter.start()
         announcing = asyncio.create_task(self._announce_first())
         await self._stop.wait()
         announcing.cancel()
@@ -67,10 +82,22 @@ class Replica:
         return Fleet(
             self._board,
             self._workers,
-            fetch=self._fetch,
-            start=lambda folder: Engine.start(folder, next(self._sockets), self._engine_environment),
+            fetch=self._plant.fetch,
+            start=self._plant.engine,
             drain_timeout_s=self._settings.drain_timeout_s,
+            reading=self._reading,
+            warm_previous=self._settings.warm_previous,
+            warm_memory_percent=self._settings.warm_memory_percent,
         )
+
+    def _connect(self) -> None:
+        """Who hears of what."""
+        self._board.listeners += [self._workers.tell, lambda _: self._reporter.changed()]
+        self._workers.on_retry = self._fleet.nudge
+        self._workers.on_counts = self._probation.count
+        self._fleet.on_switch = self._on_switch
+        self._fleet.on_death = self._probation.died
+        self._reading.on_change = self._fleet.changed
 
     async def _drain(self, follower: Follower) -> None:
         """From the outside in: readiness, connections, workers, engines."""
@@ -78,63 +105,96 @@ class Replica:
         self._board.drain()
         await asyncio.sleep(_NOTICE_S)
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
-        await self._fleet.stop()
+        self._reporter.stop()
+        await asyncio.gather(self._fleet.stop(), self._reading.stop())
         await follower.stop(_MARGIN_S)
+        self._scribe.close()
+
+    # ---- what Redis says
 
     def _on_sighting(self, sighting: Sighting) -> None:
         match sighting:
-            case Active():
-                self._on_active(sighting)
+            case Deployment():
+                self._on_deployment(sighting)
+            case CatalogSighting():
+                self._feeds.take(sighting)
+                self._scribe.catalog_changed()
+                self._board.redis("ok")
             case Lost():
                 logger.error("Redis has lost the name of the active model; %s keeps answering", sighting.last.version)
                 self._board.redis("lost")
             case StoreDown():
-                logger.error("%s", sighting.reason)
-                self._board.redis("unreachable", sighting.reason)
+                self._on_outage(sighting.reason)
             case None:
                 self._board.redis("ok")
                 self._announce.idle()
 
-    def _on_active(self, active: Active) -> None:
-        status = self._board.status
-        self._previous = active.previous
-        if (active.version, active.epoch) != (status.active_version, status.active_epoch):
-            self._board.wanted(active.version, active.epoch)
-            self._fleet.want(active.version)
+    def _on_deployment(self, deployment: Deployment) -> None:
+        self._probation.expect(deployment)
+        before, self._deployment = self._deployment, deployment
+        if deployment != before:
+            self._board.wanted(deployment.version, deployment.epoch)
+            self._fleet.follow(deployment)
+            self._remember()
+        if before and deployment.version != before.version and deployment.reason.startswith(AUTOMATIC):
+            self._board.swap("rolled_back")
+        if deployment.version is None:
+            self._announce.idle()
         self._board.redis("ok")
         self._fleet.nudge()
+
+    def _on_outage(self, reason: str) -> None:
+        """What serves goes on; at the start, what was served last does."""
+        logger.error("%s", reason)
+        self._board.redis("unreachable", reason)
+        if self._deployment is None and (last := remembered(self._settings.data_dir)):
+            self._recall(last)
+        self._feeds.catalog.known.set()  # nothing more is to be expected
+
+    def _recall(self, last: Deployment) -> None:
+        logger.warning("serving what was served last: model %s", last.version)
+        if catalog := remembered_catalog(self._settings.data_dir):
+            self._feeds.recall(catalog)
+        self._deployment = last
+        self._board.wanted(last.version, last.epoch)
+        self._fleet.follow(last)
+
+    # ---- what the fleet says
+
+    def _on_switch(self, engine: Engine) -> None:
+        self._probation.switched(engine.version)
+        self._feeds.tell()
+        self._remember()
+
+    def _remember(self) -> None:
+        """Only what has proved that it can be served."""
+        if self._deployment and self._deployment.version == self._board.serving_version is not None:
+            self._scribe.deployment(self._deployment)
 
     async def _announce_first(self) -> None:
         engine = await self._fleet.first_ready
         await self._workers.all_follow()
         self._announce.ready(engine)
 
-    async def _fetch(self, version: str) -> Path:
-        keep = {version, self._board.serving_version, *self._previous[:_KEPT]}
-        artifact = await asyncio.to_thread(self._store.fetch, version, self._cache)
-        await asyncio.to_thread(prune, self._cache, keep)
-        return artifact.folder
+    # ---- what others ask
+
+    def _roll_back(self, version: str, reason: str) -> None:
+        self._store.rollback(if_active=version, reason=reason)
+
+    def _report(self) -> ReplicaReport:
+        return describe(self._board.status, self._announce.address, self._board.serving_version)
+
+    def _in_use(self) -> Iterator[str]:
+        yield from self._fleet.versions
+        if self._deployment:
+            yield from self._deployment.roles
+            yield from self._deployment.previous[:_KEPT]
 
 
-class Announce:
-    """What the supervisor prints: one line when it is ready, and one if it waits for a model."""
-
-    def __init__(self, address: str, redis: str) -> None:
-        self._address = address
-        self._redis = redis
-        self._print = partial(print, flush=True)
-
-    def ready(self, engine: Engine) -> None:
-        model = f"model {engine.version} on {engine.route.info.provider}"
-        self._print(f"PRORec Serve is ready at {self._address}: {model}, Redis {self._redis}")
-
-    def idle(self) -> None:
-        hint = "publish one (python -m service publish DIR) and activate it (python -m service activate VERSION)"
-        self._print(f"PRORec Serve waits at {self._address}: no model is active in Redis {self._redis}; {hint}")
-
-
-def prune(cache: Path, keep: Iterable[str | None]) -> None:
-    """Removes fetched versions nobody needs; a process that has one mapped keeps its pages."""
-    for manifest in cache.glob(f"[!.]*/{MANIFEST}"):
-        if manifest.parent.name not in set(keep):
-            shutil.rmtree(manifest.parent, ignore_errors=True)
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        window_s=settings.rollback_window_s,
+        error_percent=settings.rollback_error_percent,
+        exhausted_percent=settings.rollback_exhausted_percent,
+        min_requests=settings.rollback_min_requests,
+    )

@@ -11,7 +11,7 @@ from typing import Final
 
 import msgspec
 
-from service.api.control import Acknowledge, Order, Retry, Route, Routes, Status, encode, read_report
+from service.api.control import Acknowledge, Counts, Order, Report, Retry, Routes, Status, encode, read_report
 
 from .backoff import Backoff
 from .processes import Child
@@ -52,6 +52,7 @@ class Workers:
         self._routes = Routes(0, None)
         self._status = Status()
         self.on_retry: Callable[[], None] = lambda: None
+        self.on_counts: Callable[[Counts], None] = lambda _: None
         self._connections: set[Connection] = set()
         self._progress = asyncio.Event()
         self._children: set[Child] = set()
@@ -66,9 +67,9 @@ class Workers:
         for connection in self._connections:
             connection.send(status)
 
-    async def route(self, route: Route | None) -> None:
-        """Returns once no worker sends new queries to any engine but that of `route`."""
-        self._routes = Routes(self._routes.epoch + 1, route)
+    async def route(self, routes: Routes) -> None:
+        """Returns once no worker sends new queries to an engine that `routes` does not name. Numbers them itself."""
+        self._routes = msgspec.structs.replace(routes, epoch=self._routes.epoch + 1)
         for connection in self._connections:
             connection.send(self._routes)
         await self._all_acknowledged(self._routes.epoch)
@@ -106,17 +107,23 @@ class Workers:
         self._connections.add(connection)
         try:
             while report := await read_report(reader):
-                if isinstance(report, Acknowledge):
-                    connection.acknowledged = report.epoch
-                    self._progressed()
-                elif isinstance(report, Retry):
-                    self.on_retry()
+                self._hear(connection, report)
         except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
             logger.warning("a worker's control connection broke: %s", error)
         finally:
             self._connections.discard(connection)
             self._progressed()
             writer.close()
+
+    def _hear(self, connection: Connection, report: Report) -> None:
+        match report:
+            case Acknowledge(epoch):
+                connection.acknowledged = epoch
+                self._progressed()
+            case Retry():
+                self.on_retry()
+            case Counts():
+                self.on_counts(report)
 
     def _progressed(self) -> None:
         self._progress.set()

@@ -134,7 +134,7 @@ def test_without_an_active_model_a_replica_lives_and_says_what_to_do(
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answers(
     store: Store, first: Artifact, second: Artifact, tmp_path: Path
 ) -> None:
-    with replica(redis_url=store.url, data_dir=tmp_path, workers=2) as one:
+    with replica(redis_url=store.url, data_dir=tmp_path, workers=2, warm_previous=0) as one:
         one.first_line()
         one.wait_for(status="ready")
         rows = itertools.cycle(first.golden() + second.golden())

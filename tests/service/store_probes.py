@@ -1,5 +1,10 @@
 """What tests look at, and break, in Redis beneath a store."""
 
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+
 from service.store import Store
 from service.store.fetch import Fetcher
 
@@ -15,3 +20,51 @@ def chunk_key(store: Store, version: str, file: str, number: int = 0) -> str:
 def flip_a_byte(store: Store, key: str) -> None:
     first = store.redis.client.getrange(key, 0, 0)
     store.redis.client.setrange(key, 0, bytes([first[0] ^ 1]))
+
+
+@contextmanager
+def losing_the_first_answer(store: Store, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Store]:
+    """The same store through a relay that breaks the connection in place of the first answer to an EVAL.
+
+    `meanwhile` is called between the two.
+    """
+    lost = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=_relay_all, args=(listener, store, lost, meanwhile), daemon=True).start()
+        port = listener.getsockname()[1]
+        with closing(Store.connect(f"redis://127.0.0.1:{port}", store.keys.namespace)) as unlucky:
+            yield unlucky
+        assert lost.is_set()
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def _relay_all(listener: socket.socket, store: Store, lost: threading.Event, meanwhile: Callable[[], object]) -> None:
+    with suppress(OSError):
+        while True:
+            client, _ = listener.accept()
+            threading.Thread(target=_relay, args=(client, store, lost, meanwhile), daemon=True).start()
+
+
+def _relay(client: socket.socket, store: Store, lost: threading.Event, meanwhile: Callable[[], object]) -> None:
+    with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
+        server.connect(store.url.removeprefix("unix://"))
+        while True:
+            asked = client.recv(1 << 24)
+            if not asked:
+                return
+            server.sendall(asked)
+            while not _is_whole_request(asked):
+                more = client.recv(1 << 24)
+                server.sendall(more)
+                asked += more
+            answer = server.recv(1 << 24)
+            if b"\r\nEVAL\r\n" in asked and not lost.is_set():
+                lost.set()
+                meanwhile()
+                return
+            client.sendall(answer)
+
+
+def _is_whole_request(asked: bytes) -> bool:
+    """True unless more bytes are sure to come: enough for the commands of these tests."""
+    return asked.endswith(b"\r\n")

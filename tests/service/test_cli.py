@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from service.__main__ import app
-from service.store import Active, Store
+from service.store import Canary, Deployment, ReplicaReport, Store
 from tests.service.plain_artifact import plain_artifact
 
 
@@ -34,17 +34,119 @@ def test_a_model_is_published_activated_and_listed(store: Store, tmp_path: Path)
     assert run(store, "activate", "v1").stdout == "active: v1 (change 1)\n"
     assert run(store, "activate", "v2", "--if-active", "v1").stdout == "active: v2 (change 2, before it v1)\n"
     head, newest, oldest = run(store, "models").stdout.splitlines()
-    assert head.split() == ["VERSION", "ITEMS", "SIZE", "PUBLISHED"]
+    assert head.split() == ["VERSION", "ITEMS", "SIZE", "PUBLISHED", "ROLE"]
     assert newest.split()[:3] == ["*", "v2", "8"]
     assert oldest.split()[:2] == ["v1", "8"]
     assert run(store, "rollback").stdout == "active: v1 (change 3)\n"
     assert run(store, "delete", "v2").stdout == "deleted v2\n"
-    assert store.active() == Active("v1", 3, ())
+    assert store.deployment() == Deployment("v1", 3, (), reason="rollback")
 
 
 def test_publish_and_activate_in_one_go(store: Store, tmp_path: Path) -> None:
     result = run(store, "publish", str(plain_artifact(tmp_path).folder), "--activate")
     assert result.stdout.splitlines()[1] == "active: v1 (change 1)"
+
+
+def test_a_rollback_goes_as_far_as_wanted(store: Store, tmp_path: Path) -> None:
+    for version in ("v1", "v2", "v3", "v4"):
+        run(store, "publish", str(plain_artifact(tmp_path, version).folder), "--activate")
+    assert run(store, "rollback", "--to", "v3").stdout == "active: v3 (change 5, before it v2)\n"
+    assert run(store, "rollback", "--steps", "2", "--if-active", "v3").stdout == "active: v1 (change 6)\n"
+    assert refusal(run(store, "rollback", "--to", "v4")).startswith("error: version v4 is not among those that served")
+    assert run(store, "rollback", "--to", "v1", "--steps", "1").exit_code == 2
+
+
+@pytest.fixture
+def three(store: Store, tmp_path: Path) -> Store:
+    """v1, v2 and v3 are published, v1 is active."""
+    for version in ("v1", "v2", "v3"):
+        store.publish(plain_artifact(tmp_path, version))
+    store.activate("v1")
+    return store
+
+
+def test_traffic_is_shown_shared_and_ended(three: Store) -> None:
+    assert run(three, "traffic").stdout == "active: v1\n"
+    shared = run(three, "traffic", "--canary", "v2", "--percent", "12.5")
+    assert shared.stdout == "active: v1\ncanary: v2, for 12.5 % of the users\n"
+    both = shared.stdout + "shadow: v3\n"
+    assert run(three, "traffic", "--shadow", "v3").stdout == run(three, "traffic").stdout == both
+    assert run(three, "traffic", "--clear", "--shadow", "v3").stdout == "active: v1\nshadow: v3\n"
+    assert run(three, "traffic", "--clear").stdout == "active: v1\n"
+    assert three.deployment() == Deployment("v1", 5, reason="traffic")
+
+
+def test_traffic_that_cannot_be_shared_is_one_sentence(three: Store) -> None:
+    for words, sentence in (
+        (["--canary", "v1", "--percent", "10"], "error: the active version cannot be its own canary"),
+        (["--canary", "v2", "--percent", "0"], "error: the canary's percent is 0; it must be above 0"),
+        (["--shadow", "v9"], "error: no version named 'v9' is published"),
+    ):
+        assert refusal(run(three, "traffic", *words)).startswith(sentence)
+    assert run(three, "traffic", "--canary", "v2").exit_code == 2
+
+
+def test_versions_are_loaded_and_unloaded(three: Store) -> None:
+    run(three, "load", "v2")
+    assert run(three, "load", "v3").stdout == "kept loaded: v2, v3\n"
+    assert (
+        refusal(run(three, "delete", "v2"))
+        == "error: version v2 is loaded for an operator; end that before deleting it"
+    )
+    assert run(three, "unload", "v2").stdout == "kept loaded: v3\n"
+    assert run(three, "unload", "v3").stdout == "kept loaded: nothing\n"
+
+
+def test_models_say_what_they_are_for(three: Store) -> None:
+    three.activate("v2")
+    three.set_traffic(Canary("v3", 5.0), None)
+    three.pin("v3")
+    rows = [line.split("UTC")[1].strip() for line in run(three, "models").stdout.splitlines()[1:]]
+    assert rows == ["canary 5 %, loaded", "active", "served before"]
+
+
+def test_waiting_ends_when_the_replicas_follow(three: Store) -> None:
+    three.report(ReplicaReport("r-1", "http://a:1", epoch=9, serving="v2", ready_for=("v2", "v1"), catalog_revision=3))
+    answer = run(three, "activate", "v2", "--wait")
+    assert answer.stdout.splitlines() == ["active: v2 (change 2, before it v1)", "1 replica serves v2"]
+    late = run(three, "rollback", "--wait", "--timeout-s", "0.2")
+    assert (late.exit_code, late.stdout) == (1, "active: v1 (change 3)\n")
+    assert late.stderr == "error: 1 of 1 replicas do not serve version v1 yet: r-1 at http://a:1: unknown, v2 answers\n"
+    head, row = run(three, "replicas").stdout.splitlines()
+    assert head.split() == ["REPLICA", "ADDRESS", "SERVES", "READY", "FOR", "CHANGE", "CATALOG", "STATE"]
+    assert row.split() == ["r-1", "http://a:1", "v2", "v2", "v1", "9", "3", "waiting"]
+    assert json.loads(run(three, "replicas", "--json").stdout)[0]["serving"] == "v2"
+
+
+def test_without_replicas_there_is_nobody_to_wait_for(store: Store, tmp_path: Path) -> None:
+    folder = str(plain_artifact(tmp_path).folder)
+    assert run(store, "publish", folder, "--wait").exit_code == 2
+    told = run(store, "publish", folder, "--activate", "--wait", "--timeout-s", "0.1").stdout
+    assert told.splitlines()[-1] == "no replica is running; those that start will serve v1"
+    assert run(store, "replicas").stdout == "no replica is running\n"
+
+
+def test_events_tell_what_happened_and_why(three: Store) -> None:
+    three.activate("v2")
+    three.pin("v3")
+    three.set_traffic(Canary("v3", 5.0), None)
+    three.rollback(reason="automatic rollback: 7 % of the answers failed")
+    head, *rows = run(three, "events").stdout.splitlines()
+    assert head.split() == ["WHEN", "CHANGE", "FROM", "TO", "WHY"]
+    assert [row.split("UTC")[1].split() for row in rows] == [
+        ["5", "v2", "v1", "automatic", "rollback:", "7", "%", "of", "the", "answers", "failed"],
+        ["4", "v2", "v2", "traffic:", "canary:", "v3,", "for", "5", "%", "of", "the", "users"],
+        ["3", "v2", "v2", "load:", "v3", "kept", "loaded"],
+        ["2", "v1", "v2", "activate"],
+        ["1", "-", "v1", "activate"],
+    ]
+    (newest,) = json.loads(run(three, "events", "--json", "--limit", "1").stdout)
+    assert (newest["automatic"], newest["from"], newest["version"], newest["epoch"]) == (True, "v2", "v1", 5)
+
+
+def test_nothing_happened_yet(store: Store) -> None:
+    assert run(store, "events").stdout == "nothing was ever changed\n"
+    assert run(store, "traffic").stdout == "no version is active\n"
 
 
 def test_models_as_json(store: Store, tmp_path: Path) -> None:
@@ -66,7 +168,10 @@ def test_an_empty_store_is_told(store: Store) -> None:
         (["activate", "v9", "--if-active", "v1"], "error: another change came first: nothing is active now"),
         (["activate", "ü"], "error: no such version can exist: model version 'ü' must be"),
         (["rollback"], "error: no earlier version is left to roll back to"),
+        (["rollback", "--to", "v9"], "error: no version named 'v9' is published"),
         (["delete", "v9"], "error: no version named 'v9' is published"),
+        (["load", "v9"], "error: no version named 'v9' is published"),
+        (["unload", "v9"], "error: no version named 'v9' is published"),
     ],
 )
 def test_what_cannot_be_done_is_one_sentence(words: list[str], sentence: str, store: Store) -> None:
@@ -94,9 +199,25 @@ def test_wrong_usage_is_exit_status_2(words: list[str], store: Store) -> None:
     assert run(store, *words).exit_code == 2
 
 
-@pytest.mark.parametrize("words", [[], ["serve"], ["publish"], ["activate"], ["rollback"], ["models"], ["delete"]])
-def test_help_explains_itself(words: list[str], store: Store) -> None:
-    result = run(store, *words, "--help")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "",
+        "serve",
+        "publish",
+        "activate",
+        "rollback",
+        "load",
+        "unload",
+        "traffic",
+        "delete",
+        "models",
+        "replicas",
+        "events",
+    ],
+)
+def test_help_explains_itself(command: str, store: Store) -> None:
+    result = run(store, *filter(None, [command]), "--help")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) > 5
 

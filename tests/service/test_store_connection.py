@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import redis
 
+from service.catalog.records import ItemChange
 from service.embedded_redis import embedded_redis, find_binary
 from service.errors import SettingsError, StoreUnavailable
-from service.store import Active, Connection, Store
+from service.store import Canary, CatalogSighting, Connection, Deployment, ReplicaReport, Store
 from tests.service.plain_artifact import contents, plain_artifact
 
 
@@ -133,15 +134,33 @@ def works(store: Store, folder: Path) -> None:
     stop = Event()
     sightings = store.watch(stop, 0.05)
     assert next(sightings) is None
+    assert next(sightings) == CatalogSighting(0, [], whole=True)
     store.activate("v1", if_active=None)
-    assert next(sightings) == store.active() == Active("v1", 1, ())
+    assert next(sightings) == store.deployment() == Deployment("v1", 1, ())
     stop.set()
     assert list(sightings) == []
     store.publish(plain_artifact(folder, "v2"))
     store.activate("v2")
     assert store.rollback().version == "v1"
+    assert store.set_traffic(Canary("v2", 10.0), None).canary == Canary("v2", 10.0)
+    assert store.set_traffic(None, None).epoch == 5
+    works_live(store)
     store.delete("v2")
     assert [info.version for info in store.versions()] == ["v1"]
+
+
+def works_live(store: Store) -> None:
+    """The same of the catalog and of replicas."""
+    changed = store.change_items([ItemChange("one", available=False), ItemChange("two", item={"item_id": "two"})])
+    assert store.catalog_changes(0).records == changed.records
+    assert store.change_items([ItemChange("one", available=True)]).revision == store.catalog_revision() == 2
+    assert [record.item_id for record in store.catalog_changes(1).records] == ["one"]
+    assert store.place("v2", {"two": (1, 2)}) == store.placements("v2") == {"two": (1, 2)}
+    store.report(ReplicaReport("r-1", "http://here", epoch=5, serving="v1"))
+    assert [report.replica for report in store.wait_until_active("v1", 1.0)] == ["r-1"]
+    store.leave("r-1")
+    assert store.replicas() == []
+    assert len(store.events()) == 5
 
 
 @contextmanager

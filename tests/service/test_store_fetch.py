@@ -110,7 +110,7 @@ def test_a_version_deleted_during_a_fetch_is_unknown(store: Store, tmp_path: Pat
 def test_keys_of_another_program_are_no_crash(store: Store) -> None:
     store.redis.client.set(store.keys.active, "a string")
     with pytest.raises(StoreError, match="WRONGTYPE"):
-        store.active()
+        store.deployment()
 
 
 def test_a_cached_version_is_used_without_its_chunks(store: Store, tmp_path: Path) -> None:

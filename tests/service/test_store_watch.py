@@ -3,20 +3,16 @@
 import os
 import queue
 import signal
-import threading
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from service.embedded_redis import embedded_redis
-from service.store import Active, Lost, Sighting, Store, StoreDown
+from service.store import Deployment, Lost, Store, StoreDown
 from tests.service.plain_artifact import plain_artifact
-
-NEVER_S = 3600.0  # a poll that does not come: what is seen was announced
-SOON_S = 0.05
-WAIT_S = 20.0
+from tests.service.watching import NEVER_S, SOON_S, watching
 
 
 @pytest.fixture
@@ -28,86 +24,67 @@ def own_store(tmp_path: Path) -> Iterator[Store]:
         yield store
 
 
-@contextmanager
-def watching(store: Store, poll_s: float) -> Iterator["queue.Queue[Sighting]"]:
-    """Sightings as they come, from a thread that has ended when the block ends."""
-    stop, seen = threading.Event(), queue.Queue[Sighting]()
-
-    def follow() -> None:
-        for sighting in store.watch(stop, poll_s):
-            seen.put(sighting)
-
-    thread = threading.Thread(target=follow)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join(WAIT_S)
-        assert not thread.is_alive()
-
-
 def test_a_change_is_seen_when_it_is_announced(store: Store, tmp_path: Path) -> None:
     for version in ("a", "b"):
         store.publish(plain_artifact(tmp_path, version))
     with watching(store, NEVER_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
         store.activate("a")
-        assert seen.get(timeout=WAIT_S) == Active("a", 1, ())
+        assert seen.get() == Deployment("a", 1, ())
         store.activate("b")
-        assert seen.get(timeout=WAIT_S) == Active("b", 2, ("a",))
+        assert seen.get() == Deployment("b", 2, ("a",))
 
 
 def test_a_change_whose_announcement_got_lost_is_seen_by_polling(store: Store) -> None:
     with watching(store, SOON_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
         store.redis.client.hset(store.keys.active, mapping={"version": "a", "epoch": 7, "previous": "b"})
-        assert seen.get(timeout=WAIT_S) == Active("a", 7, ("b",))
+        assert seen.get() == Deployment("a", 7, ("b",))
 
 
 def test_a_broken_subscription_is_made_again(own_store: Store) -> None:
     with watching(own_store, NEVER_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
         assert own_store.redis.client.client_kill_filter(_type="pubsub") == 1
         own_store.activate("a")
-        assert seen.get(timeout=WAIT_S) == Active("a", 1, ())
+        assert seen.get() == Deployment("a", 1, ())
 
 
 def test_nothing_is_told_twice(store: Store, tmp_path: Path) -> None:
     store.publish(plain_artifact(tmp_path, "a"))
     with watching(store, SOON_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
         for _ in range(3):
             store.redis.client.publish(store.keys.changes, "noise")
         store.activate("a")
-        assert seen.get(timeout=WAIT_S) == Active("a", 1, ())
+        assert seen.get() == Deployment("a", 1, ())
     assert seen.empty()
 
 
 def test_a_restart_of_redis_is_an_outage_with_a_happy_end(own_store: Store) -> None:
     active = own_store.activate("a")
     with watching(own_store, SOON_S) as seen:
-        assert seen.get(timeout=WAIT_S) == active
+        assert seen.get() == active
         os.kill(own_store.redis.client.info("server")["process_id"], signal.SIGKILL)  # its keeper starts it again
-        assert isinstance(seen.get(timeout=WAIT_S), StoreDown)
-        assert seen.get(timeout=WAIT_S) == active
-        assert own_store.activate("b") == seen.get(timeout=WAIT_S) == Active("b", 2, ("a",))
+        assert isinstance(seen.get(), StoreDown)
+        assert seen.get() == active
+        assert own_store.activate("b") == seen.get() == Deployment("b", 2, ("a",))
 
 
 def test_a_flush_is_a_loss_and_not_the_absence_of_a_model(own_store: Store, tmp_path: Path) -> None:
     active = own_store.activate("a")
     with watching(own_store, SOON_S) as seen:
-        assert seen.get(timeout=WAIT_S) == active
+        assert seen.get() == active
         own_store.redis.client.flushall()
-        assert seen.get(timeout=WAIT_S) == Lost(active)
+        assert seen.get() == Lost(active)
         own_store.publish(plain_artifact(tmp_path / "again", "a"))
         own_store.activate("a")
-        assert seen.get(timeout=WAIT_S) == active
+        assert seen.get() == active
 
 
 def test_a_redis_that_was_never_there_is_told_once(tmp_path: Path) -> None:
     with closing(Store.connect(f"unix://{tmp_path}/nowhere", "prorec")) as store, watching(store, SOON_S) as seen:
-        down = seen.get(timeout=WAIT_S)
+        down = seen.get()
         assert isinstance(down, StoreDown)
         assert f"unix://{tmp_path}/nowhere does not answer" in down.reason
         with pytest.raises(queue.Empty):
@@ -120,16 +97,16 @@ def test_a_redis_that_comes_late_is_found(own_store: Store) -> None:
     admin.ping()  # signed in before there is a password
     admin.config_set("requirepass", "hunter2")
     with closing(Store.connect(own_store.url, "prorec")) as outside, watching(outside, SOON_S) as seen:
-        assert isinstance(seen.get(timeout=WAIT_S), StoreDown)
+        assert isinstance(seen.get(), StoreDown)
         admin.config_set("requirepass", "")
-        assert seen.get(timeout=WAIT_S) == active
+        assert seen.get() == active
 
 
 def test_damage_is_an_outage_too(store: Store) -> None:
     with watching(store, SOON_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
         store.redis.client.set(store.keys.active, "no hash")
-        assert isinstance(seen.get(timeout=WAIT_S), StoreDown)
+        assert isinstance(seen.get(), StoreDown)
         with store.redis.client.pipeline() as at_once:
             at_once.delete(store.keys.active)
             at_once.hset(store.keys.active, "version", "a")
@@ -137,9 +114,9 @@ def test_damage_is_an_outage_too(store: Store) -> None:
         with pytest.raises(queue.Empty):  # another reason, but the same outage
             seen.get(timeout=4 * SOON_S)
         store.redis.client.delete(store.keys.active)
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None
 
 
 def test_a_stop_ends_a_long_wait(store: Store) -> None:
     with watching(store, NEVER_S) as seen:
-        assert seen.get(timeout=WAIT_S) is None
+        assert seen.get() is None

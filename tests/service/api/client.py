@@ -7,6 +7,7 @@ import httpx
 from service.api.app import create_app
 from service.api.engine_client import Router
 from service.settings import Settings
+from service.store import Store
 
 
 def settings(**values: Any) -> Settings:
@@ -17,3 +18,10 @@ def settings(**values: Any) -> Settings:
 def client_of(router: Router, **values: Any) -> httpx.AsyncClient:
     transport = httpx.ASGITransport(create_app(settings(**values), router))
     return httpx.AsyncClient(transport=transport, base_url="http://service")
+
+
+def admin_of(router: Router, store: Store, **values: Any) -> httpx.AsyncClient:
+    """A client that knows the token, of an application whose Redis is that of `store`."""
+    client = client_of(router, redis_url=store.url, namespace=store.keys.namespace, admin_token="secret", **values)
+    client.headers["Authorization"] = "bearer secret"
+    return client

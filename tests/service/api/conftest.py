@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from service.api.engine_client import Router
+from service.store import Store
+from tests.service.plain_artifact import plain_artifact
 
 
 @pytest.fixture
@@ -24,3 +26,12 @@ async def router() -> AsyncIterator[Router]:
     router = Router(in_flight_limit=8)
     yield router
     await router.close()
+
+
+@pytest.fixture
+def published(store: Store, tmp_path: Path) -> Store:
+    """v1, v2 and v3 are there, v1 is active."""
+    for seed, version in enumerate(("v1", "v2", "v3")):
+        store.publish(plain_artifact(tmp_path, version, seed=seed))
+    store.activate("v1")
+    return store

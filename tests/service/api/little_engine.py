@@ -9,11 +9,31 @@ from typing import Any
 import msgspec
 
 from service.api.control import Route, Routes
-from service.frames import Answer, Cancel, EngineInfo, Failure, Query, Reply, Request, pack, read_frame
+from service.frames import (
+    Answer,
+    Cancel,
+    Checked,
+    CheckPatch,
+    Children,
+    Document,
+    EngineInfo,
+    Explanation,
+    Failure,
+    Find,
+    Lookup,
+    Prepare,
+    Prepared,
+    Query,
+    Reply,
+    Request,
+    pack,
+    read_frame,
+)
 
 _ROUNDS_S = 0.01
 
 Behaviour = Callable[[Query], Reply | None]
+Reading = Callable[[Request], Reply | None]
 
 
 class Die(Exception):  # noqa: N818
@@ -37,7 +57,34 @@ def answer(query: Query, **fields: Any) -> Answer:
         plain["metadata"] = [b'{"title":  "as it is"}'] * query.k
     if query.with_codes:
         plain["codes"] = [[rank, 7] for rank in range(query.k)]
+    if query.with_explain:
+        plain["explanations"] = [explanation(rank) for rank in range(query.k)]
     return Answer(query.query_id, **(plain | fields))
+
+
+def explanation(rank: int) -> Explanation:
+    return Explanation([rank, 7], [-0.5, -1.5], [("a", 1)], b'{"color":  "red"}')
+
+
+def read(message: Request) -> Reply:
+    """What a reader says that knows the items "a" and "a/b c", embeds every text as two zeros, and checks no value."""
+    number = message.query_id
+    match message:
+        case Lookup(item_id=item_id) if item_id in ("a", "a/b c"):
+            return Document(number, msgspec.json.encode({"item_id": item_id}))
+        case Lookup(item_id=item_id):
+            return Failure(number, "unknown_item", f"there is no item {item_id!r}")
+        case Find(text=text, limit=limit, offset=offset):
+            return Document(number, msgspec.json.encode({"text": text, "limit": limit, "offset": offset}))
+        case Children(prefix=prefix, limit=limit) if prefix != [9]:
+            return Document(number, msgspec.json.encode({"prefix": prefix, "limit": limit}))
+        case Children():
+            return Failure(number, "unknown_prefix", "no code begins with 9")
+        case CheckPatch(item_ids=ids):
+            return Checked(number, [item_id for item_id in ids if item_id not in ("a", "a/b c")])
+        case Prepare(items=items):
+            return Prepared(number, "minilm-0", [bytes(8)] * len(items))
+    raise AssertionError(f"no reader is asked for {message}")
 
 
 def info(version: str = "v1") -> EngineInfo:
@@ -50,6 +97,8 @@ class LittleEngine:
     def __init__(self, path: Path, behaviour: Behaviour, version: str) -> None:
         self.route = Route(str(path), info(version))
         self.behaviour = behaviour
+        self.reading: Reading = read
+        self.asked: list[Request] = []  # of a reader
         self.queries: list[Query] = []
         self.cancelled: list[int] = []
         self.heard = asyncio.Event()  # something, since it was cleared
@@ -97,11 +146,15 @@ class LittleEngine:
         self.heard.set()
         if isinstance(message, Cancel):
             self.cancelled.append(message.query_id)
+            return
         if isinstance(message, Query):
             self.queries.append(message)
             reply = self.behaviour(message)
-            if reply:
-                self.reply(reply)
+        else:
+            self.asked.append(message)
+            reply = self.reading(message)
+        if reply:
+            self.reply(reply)
 
 
 def silent(_query: Query) -> None:
@@ -129,5 +182,5 @@ async def engine(folder: Path, behaviour: Behaviour = answer, version: str = "v1
         await little.closed()
 
 
-def routes(little: LittleEngine | None) -> Routes:
-    return Routes(1, little.route if little else None)
+def routes(little: LittleEngine | None, *, reader: LittleEngine | None = None) -> Routes:
+    return Routes(1, little.route if little else None, reader=reader.route if reader else None)

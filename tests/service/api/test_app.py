@@ -220,7 +220,8 @@ async def test_the_openapi_document_shows_requests_answers_and_problems(router: 
         document = (await client.get("/openapi.json")).json()
     recommend = document["paths"]["/recommend"]["post"]
     body = recommend["requestBody"]["content"]["application/json"]["schema"]
-    assert {"history", "k", "return", "timeout_ms"} <= body["properties"].keys()
+    name = body["$ref"].removeprefix("#/components/schemas/")
+    assert {"history", "k", "return", "timeout_ms"} <= document["components"]["schemas"][name]["properties"].keys()
     assert recommend["responses"]["200"]["content"]["application/json"]["schema"]["$ref"].endswith("RecommendAnswer")
     assert recommend["responses"]["default"]["content"]["application/problem+json"]["schema"]["$ref"].endswith(
         "Problem"
@@ -322,8 +323,23 @@ async def test_metrics_count_requests_by_status_and_show_what_the_supervisor_kno
     assert any(name.startswith("prorec_model_info{") and 'model_version="v1"' in name for name in values)
 
 
-async def test_version_names_the_service_and_the_model(router: Router, folder: Path) -> None:
+async def test_version_names_programs_model_and_limits(router: Router, folder: Path) -> None:
+    router.status = Status(catalog_revision=7)
     async with serving(router, folder) as client:
         body = (await client.get("/version")).json()
-    assert body["model_version"] == "v1"
     assert body["service"]
+    assert body["python"]
+    assert body["onnxruntime"]
+    assert (body["model_version"], body["provider"], body["catalog_revision"]) == ("v1", "CPUExecutionProvider", 7)
+    assert body["codes"] == {"length": 3, "tokens_per_level": 8}
+    limits = body["limits"]
+    assert (limits["k"], limits["beam_widths"], limits["history_items"], limits["body_bytes"]) == (50, [4, 50], 5, 2000)
+    assert (limits["batch_requests"], limits["filter_values"], limits["catalog_items"]) == (100, 1000, 1000)
+    assert (limits["default_timeout_ms"], limits["queue"], limits["batch_rows"]) == (10_000, 1024, 64)
+
+
+async def test_without_a_model_its_limits_are_unknown(router: Router) -> None:
+    async with client_of(router) as client:
+        body = (await client.get("/version")).json()
+    assert (body["model_version"], body["provider"], body["codes"], body["limits"]["k"]) == (None, None, None, None)
+    assert body["limits"]["exclude_items"] == 4

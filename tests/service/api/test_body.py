@@ -46,10 +46,29 @@ WRONG: list[tuple[Any, dict[str, str]]] = [
     ({"history": [], "beam_width": -1}, {"/beam_width": "must be greater than or equal to 1"}),
     ({"history": [], "timeout_ms": 0}, {"/timeout_ms": "must be greater than or equal to 1"}),
     ({"history": [], "user_id": 5}, {"/user_id": "must be a string"}),
-    ({"history": [], "return": ["everything"]}, {"/return/0": "must be 'metadata', 'codes', 'scores' or 'timings'"}),
+    (
+        {"history": [], "return": ["everything"]},
+        {"/return/0": "must be 'metadata', 'codes', 'scores', 'explain' or 'timings'"},
+    ),
     ({"history": [], "parts": []}, {"/parts": "is not a field of this request"}),
     ({"history": [], "a/b~c": 1}, {"/a~1b~0c": "is not a field of this request"}),
-    ({"k": 0, "filter": {}}, {"/history": "", "/k": "", "/filter": ""}),
+    ({"k": 0, "filters": {}}, {"/history": "", "/k": "", "/filters": ""}),
+    ({"history": [], "filter": []}, {"/filter": "must be an object"}),
+    ({"history": [], "filter": {"color": {}}}, {"/filter/color": "must have at least one of any_of"}),
+    ({"history": [], "filter": {"color": {"like": "r"}}}, {"/filter/color/like": "is not a field of this request"}),
+    ({"history": [], "filter": {"color": {"any_of": []}}}, {"/filter/color/any_of": "must have at least 1 item"}),
+    ({"history": [], "filter": {"color": {"any_of": "red"}}}, {"/filter/color/any_of": "must be an array"}),
+    ({"history": [], "filter": {"a/b": {"none_of": [1, None]}}}, {"/filter/a~1b/none_of/1": "must be a string, a fin"}),
+    ({"history": [], "filter": {"n": {"any_of": [10**400]}}}, {"/filter/n/any_of/0": "must be a string, a finite"}),
+    (
+        {"history": [], "filter": {"n": {"gte": "1", "lte": True}}},
+        {"/filter/n/gte": "", "/filter/n/lte": "must be a n"},
+    ),
+    ({"history": [], "include_items": [1]}, {"/include_items/0": "must be a string"}),
+    ({"history": [], "diversity": 1.5}, {"/diversity": "must be less than or equal to 1"}),
+    ({"history": [], "diversity": "much"}, {"/diversity": "must be a number"}),
+    ({"history": [], "min_score": "low"}, {"/min_score": "must be a number"}),
+    ({"history": [], "model_version": 2}, {"/model_version": "must be a string"}),
 ]
 
 
@@ -72,6 +91,20 @@ def test_each_wrong_field_has_a_pointer(value: Any, expected: dict[str, str]) ->
 def test_a_number_beyond_floats_is_no_integer() -> None:
     with pytest.raises(BadRequest, match="/k"):
         parse(b'{"history": [], "k": 1e999}', RecommendRequest)
+
+
+@pytest.mark.parametrize("field", ["min_score", "diversity"])
+def test_numbers_beyond_floats_are_refused(field: str) -> None:
+    with pytest.raises(BadRequest, match=f"/{field} must be a finite number"):
+        parse(f'{{"history": [], "{field}": 1e999}}'.encode(), RecommendRequest)
+
+
+def test_filter_values_keep_their_kinds_and_integers_become_floats() -> None:
+    body = b'{"history": [], "filter": {"a": {"any_of": [1, true, "1"], "gte": 2}}}'
+    wish = parse(body, RecommendRequest).filter["a"]
+    assert wish.any_of is not None
+    assert [(type(value), value) for value in wish.any_of] == [(float, 1.0), (bool, True), (str, "1")]
+    assert (wish.gte, wish.lte, wish.value_count) == (2.0, None, 4)
 
 
 def test_a_whole_surrogate_pair_is_one_character() -> None:

@@ -1,100 +1,34 @@
-"""What runs when: the fleet with real processes that do nothing, so that a test can order every step."""
+"""What runs when: the version that serves, the one before it, and what happens when an engine dies."""
 
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
 
-from service.api.control import Route
-from service.frames import EngineInfo
-from service.supervisor.board import Board
-from service.supervisor.engine import Engine, StartError
-from service.supervisor.fleet import Fleet
 from service.supervisor.processes import METRICS_FOLDER, Child
+
+from .scene import Scene
 
 pytestmark = pytest.mark.anyio
 
 
-class Scene:
-    """A fleet, the routes it announced, the engines it started, and gates that hold it up."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.board = Board()
-        self.routes: list[str | None] = []
-        self.started: list[Engine] = []
-        self.broken: dict[str, str] = {}  # version → why it cannot start
-        self.fetched: list[str] = []
-        self.start_gate = asyncio.Event()
-        self.route_gate = asyncio.Event()
-        self.held: dict[str, asyncio.Event] = {}  # version → a gate of its own
-        self.start_gate.set()
-        self.route_gate.set()
-        self.fleet = Fleet(self.board, self, fetch=self.fetch, start=self.start, drain_timeout_s=5.0)
-
-    async def fetch(self, version: str) -> Path:
-        self.fetched.append(version)
-        return self.folder / version
-
-    async def start(self, folder: Path) -> Engine:
-        await self.start_gate.wait()
-        await self.held.get(folder.name, self.start_gate).wait()
-        if folder.name in self.broken:
-            raise StartError(self.broken[folder.name])
-        child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(self.folder)})
-        info = EngineInfo(0, folder.name, "CPUExecutionProvider", 1, [1], 1, 1, 0.0, 0.0, child.pid)
-        engine = Engine(child, Route(str(self.folder / f"{child.pid}.sock"), info), folder)
-        self.started.append(engine)
-        return engine
-
-    async def route(self, route: Route | None) -> None:
-        self.routes.append(route.info.model_version if route else None)
-        await self.route_gate.wait()
-
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(60):
-            while not condition():
-                await asyncio.sleep(0.01)
-
-    async def serves(self, version: str) -> None:
-        await self.until(lambda: self.board.serving_version == version)
-
-    def state(self, version: str) -> str | None:
-        return next((model.state for model in self.board.status.models if model.version == version), None)
-
-    @property
-    def running(self) -> list[str]:
-        return [engine.version for engine in self.started if engine.child.running]
-
-
-@pytest.fixture
-async def scene(tmp_path: Path) -> AsyncIterator[Scene]:
-    scene = Scene(tmp_path)
-    yield scene
-    scene.start_gate.set()
-    scene.route_gate.set()
-    await scene.fleet.stop()
-    assert not scene.running
-
-
 async def test_a_wanted_version_serves_and_the_one_before_it_ends(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: scene.running == ["v2"])
-    await scene.until(lambda: scene.state("v1") is None)
+    await scene.until(lambda: scene.state("v1") == "unloaded")
     assert scene.routes == ["v1", "v2"]
     assert scene.board.status.swaps == {"success": 2}
 
 
 async def test_the_old_engine_lives_until_every_worker_has_acknowledged(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.route_gate.clear()
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: scene.routes == ["v1", "v2"])
     await asyncio.sleep(0.1)
     assert scene.running == ["v1", "v2"]
@@ -103,10 +37,10 @@ async def test_the_old_engine_lives_until_every_worker_has_acknowledged(scene: S
 
 
 async def test_a_version_that_cannot_start_leaves_the_old_one_alone_and_serves_once_it_can(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.broken["v2"] = "golden request 3 has another answer"
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: scene.state("v2") == "failed")
     (failed,) = scene.board.status.failed
     assert failed.reason == "golden request 3 has another answer"
@@ -118,7 +52,7 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_alone_and_serves_o
 
 async def test_what_failed_is_tried_at_once_when_it_is_asked_for_again(scene: Scene) -> None:
     scene.broken["v1"] = "broken"
-    scene.fleet.want("v1")
+    scene.want("v1")
     for attempts in range(1, 12):  # waiting for each would take minutes
         await scene.until(lambda attempts=attempts: scene.board.status.swaps.get("failure", 0) >= attempts)  # type: ignore[misc]
         scene.fleet.nudge()
@@ -126,29 +60,29 @@ async def test_what_failed_is_tried_at_once_when_it_is_asked_for_again(scene: Sc
 
 async def test_another_version_wanted_while_one_loads_takes_its_place(scene: Scene) -> None:
     scene.start_gate.clear()
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.until(lambda: scene.state("v1") == "loading")
-    scene.fleet.want("v2")
+    scene.want("v2")
     scene.start_gate.set()
     await scene.serves("v2")
     assert scene.routes == ["v2"]
-    assert scene.state("v1") is None
+    assert scene.state("v1") == "unloaded"
 
 
 async def test_a_version_wanted_back_in_the_middle_of_a_switch_serves_in_the_end(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.route_gate.clear()
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: scene.routes == ["v1", "v2"])
-    scene.fleet.want("v1")
+    scene.want("v1")
     scene.route_gate.set()
     await scene.until(lambda: scene.routes == ["v1", "v2", "v1"])
     await scene.until(lambda: scene.running == ["v1"])
 
 
 async def test_a_dead_engine_has_a_successor_of_the_same_version_without_a_fetch(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.started[0].child.signal(signal.SIGKILL)
     await scene.until(lambda: scene.routes == ["v1", "v1"])
@@ -157,7 +91,7 @@ async def test_a_dead_engine_has_a_successor_of_the_same_version_without_a_fetch
 
 
 async def test_an_engine_that_cannot_be_replaced_is_said_to_be_gone_and_its_files_are_checked(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.broken["v1"] = "no memory"
     scene.started[0].child.signal(signal.SIGKILL)
@@ -170,39 +104,37 @@ async def test_an_engine_that_cannot_be_replaced_is_said_to_be_gone_and_its_file
 
 
 async def test_a_version_that_takes_over_while_a_successor_starts_wins(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.held["v1"] = asyncio.Event()
     scene.started[0].child.signal(signal.SIGKILL)
     await scene.until(lambda: scene.board.status.engine_restarts == 1)
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.serves("v2")
-    scene.held["v1"].set()
-    await scene.until(lambda: len(scene.started) == 3)
-    await scene.until(lambda: scene.running == ["v2"])
-    assert scene.routes == ["v1", "v2"]
+    await scene.until(lambda: not scene.starting)
+    assert (scene.running, scene.routes) == (["v2"], ["v1", "v2"])
 
 
 async def test_a_version_no_longer_wanted_when_its_turn_to_switch_comes_never_serves(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.route_gate.clear()
     scene.started[0].child.signal(signal.SIGKILL)
     await scene.until(lambda: scene.routes == ["v1", "v1"])  # the successor waits for acknowledgements
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: len(scene.started) == 3)
     await asyncio.sleep(0.05)
-    scene.fleet.want("v1")
+    scene.want("v1")
     scene.route_gate.set()
     await scene.until(lambda: scene.running == ["v1"])
     assert scene.routes == ["v1", "v1"]
 
 
 async def test_the_end_in_the_middle_of_a_start_leaves_no_process(scene: Scene) -> None:
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     scene.start_gate.clear()
-    scene.fleet.want("v2")
+    scene.want("v2")
     await scene.until(lambda: scene.state("v2") == "loading")
     await scene.fleet.stop()
     assert not scene.running
@@ -211,7 +143,7 @@ async def test_the_end_in_the_middle_of_a_start_leaves_no_process(scene: Scene) 
 async def test_staleness_counts_from_the_moment_redis_and_the_replica_part(scene: Scene) -> None:
     scene.board.wanted("v1", 1)
     scene.board.redis("ok")
-    scene.fleet.want("v1")
+    scene.want("v1")
     await scene.serves("v1")
     assert scene.board.status.stale_since is None
     scene.board.redis("unreachable", "Redis is off")
@@ -243,3 +175,15 @@ async def test_a_child_that_does_not_listen_to_sigterm_is_killed(tmp_path: Path)
     while child.last_words != "deaf":
         await asyncio.sleep(0.01)
     assert await child.stop(0.1) == -signal.SIGKILL
+
+
+async def test_every_end_of_an_engine_and_of_its_successors_is_told(scene: Scene) -> None:
+    deaths: list[str] = []
+    scene.fleet.on_death = deaths.append
+    scene.want("v1")
+    await scene.serves("v1")
+    scene.broken["v1"] = "no memory"
+    scene.started[0].child.signal(signal.SIGKILL)
+    await scene.until(lambda: deaths == ["v1", "v1"])
+    scene.fleet.nudge()
+    await scene.until(lambda: len(deaths) >= 3)

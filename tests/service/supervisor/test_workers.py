@@ -17,6 +17,8 @@ pytestmark = pytest.mark.anyio
 
 ROUTE = Route("/a/socket", EngineInfo(0, "v1", "CPUExecutionProvider", 1, [1], 1, 1, 0.0, 0.0, 1))
 
+ROUTES = Routes(0, ROUTE)
+
 
 class Worker:
     """The worker's end of a control connection."""
@@ -58,7 +60,7 @@ async def connect(path: Path) -> Worker:
 async def test_a_switch_waits_for_every_worker() -> None:
     async with control() as (workers, path):
         quick, slow = await connect(path), await connect(path)
-        switch = asyncio.create_task(workers.route(ROUTE))
+        switch = asyncio.create_task(workers.route(ROUTES))
         order = await slow.hear()
         assert isinstance(order, Routes)
         assert order.route == ROUTE
@@ -74,7 +76,7 @@ async def test_a_switch_waits_for_every_worker() -> None:
 async def test_the_word_for_an_earlier_switch_does_not_count() -> None:
     async with control() as (workers, path):
         worker = await connect(path)
-        switch = asyncio.create_task(workers.route(ROUTE))
+        switch = asyncio.create_task(workers.route(ROUTES))
         order = await worker.hear()
         assert isinstance(order, Routes)
         worker.say(Acknowledge(order.epoch - 1))
@@ -88,7 +90,7 @@ async def test_the_word_for_an_earlier_switch_does_not_count() -> None:
 async def test_a_switch_does_not_wait_for_a_worker_that_has_died() -> None:
     async with control() as (workers, path):
         worker = await connect(path)
-        switch = asyncio.create_task(workers.route(ROUTE))
+        switch = asyncio.create_task(workers.route(ROUTES))
         await worker.hear()
         await worker.close()
         await switch
@@ -97,7 +99,7 @@ async def test_a_switch_does_not_wait_for_a_worker_that_has_died() -> None:
 async def test_a_worker_that_says_nothing_is_let_go() -> None:
     async with control(acknowledge_s=0.05) as (workers, path):
         worker = await connect(path)
-        await workers.route(ROUTE)
+        await workers.route(ROUTES)
         assert isinstance(await worker.hear(), Routes)
         assert await worker.hear() is None
         await worker.close()
@@ -106,7 +108,7 @@ async def test_a_worker_that_says_nothing_is_let_go() -> None:
 async def test_a_worker_that_starts_later_hears_the_latest() -> None:
     async with control() as (workers, path):
         workers.tell(Status(active_version="v1"))
-        await workers.route(ROUTE)
+        await workers.route(ROUTES)
         worker = Worker(*await asyncio.open_unix_connection(path))
         assert await worker.hear() == Status(active_version="v1")
         assert await worker.hear() == Routes(1, ROUTE)

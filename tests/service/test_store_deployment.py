@@ -1,18 +1,17 @@
 """Which version is active: compare-and-set, rollback, and calls whose answer got lost."""
 
-import socket
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from service.errors import LostRace, NoPrevious, StoreCorrupt, UnknownVersion
-from service.store import Active, Store
-from service.store.activation import KEPT_PREVIOUS
+from service.store import Deployment, Store
+from service.store.deployment import KEPT_PREVIOUS
 from tests.service.plain_artifact import plain_artifact
+from tests.service.store_probes import losing_the_first_answer
 
 
 @pytest.fixture
@@ -26,30 +25,30 @@ def versions(store: Store, tmp_path: Path) -> list[str]:
 
 @pytest.mark.usefixtures("versions")
 def test_every_change_counts_and_remembers_what_was_before(store: Store) -> None:
-    assert store.active() is None
-    assert store.activate("a") == Active("a", 1, ())
-    assert store.activate("b") == Active("b", 2, ("a",))
-    assert store.activate("c") == store.active() == Active("c", 3, ("b", "a"))
+    assert store.deployment() is None
+    assert store.activate("a") == Deployment("a", 1, ())
+    assert store.activate("b") == Deployment("b", 2, ("a",))
+    assert store.activate("c") == store.deployment() == Deployment("c", 3, ("b", "a"))
 
 
 @pytest.mark.usefixtures("versions")
 def test_a_version_is_named_once_among_the_previous_ones(store: Store) -> None:
     for name in ("a", "b", "a", "c", "a"):
         store.activate(name)
-    assert store.active() == Active("a", 5, ("c", "b"))
+    assert store.deployment() == Deployment("a", 5, ("c", "b"))
 
 
 @pytest.mark.usefixtures("versions")
 def test_activating_what_is_active_changes_nothing(store: Store) -> None:
     store.activate("a")
-    assert store.activate("a") == Active("a", 1, ())
+    assert store.activate("a") == Deployment("a", 1, ())
     assert store.redis.client.xlen(store.keys.events) == 1
 
 
 def test_an_unknown_version_is_not_activated(store: Store) -> None:
     with pytest.raises(UnknownVersion, match="'nope'"):
         store.activate("nope")
-    assert store.active() is None
+    assert store.deployment() is None
 
 
 @pytest.mark.usefixtures("versions")
@@ -63,7 +62,7 @@ def test_a_condition_that_does_not_hold_changes_nothing_and_says_what_is(store: 
     assert lost.value.active == "a"
     with pytest.raises(LostRace, match="version a is active"):
         store.rollback(if_active="c")
-    assert store.activate("b", if_active="a") == Active("b", 2, ("a",))
+    assert store.activate("b", if_active="a") == Deployment("b", 2, ("a",))
 
 
 @pytest.mark.usefixtures("versions")
@@ -80,7 +79,7 @@ def test_of_concurrent_changes_on_one_condition_one_wins(store: Store) -> None:
 
     with ThreadPoolExecutor(8) as pool:
         won = list(pool.map(change, range(8)))
-    active = store.active()
+    active = store.deployment()
     assert active is not None
     assert active.epoch == 2
     assert sum(won) == 1
@@ -97,11 +96,11 @@ def test_unconditional_concurrent_changes_all_count(store: Store) -> None:
 def test_rolling_back_walks_back_step_by_step(store: Store) -> None:
     for name in ("a", "b", "c"):
         store.activate(name)
-    assert store.rollback() == Active("b", 4, ("a",))
-    assert store.rollback() == Active("a", 5, ())
+    assert store.rollback() == Deployment("b", 4, ("a",), reason="rollback")
+    assert store.rollback() == Deployment("a", 5, (), reason="rollback")
     with pytest.raises(NoPrevious):
         store.rollback()
-    assert store.active() == Active("a", 5, ())
+    assert store.deployment() == Deployment("a", 5, (), reason="rollback")
 
 
 def test_without_anything_active_there_is_nothing_to_roll_back(store: Store) -> None:
@@ -114,7 +113,7 @@ def test_a_deleted_version_is_no_way_back(store: Store) -> None:
     for name in ("a", "b", "c"):
         store.activate(name)
     store.delete("b")
-    assert store.active() == Active("c", 3, ("a",))
+    assert store.deployment() == Deployment("c", 4, ("a",), reason="delete b")
     assert store.rollback().version == "a"
 
 
@@ -123,7 +122,7 @@ def test_only_so_many_previous_versions_are_remembered(store: Store, tmp_path: P
     for name in names:
         store.publish(plain_artifact(tmp_path, name))
         store.activate(name)
-    active = store.active()
+    active = store.deployment()
     assert active is not None
     assert active.previous == tuple(reversed(names[2:-1]))
 
@@ -133,18 +132,15 @@ def test_changes_are_written_to_the_events(store: Store) -> None:
     store.activate("a")
     store.activate("b")
     store.rollback()
-    events = [fields for _, fields in store.redis.client.xrange(store.keys.events)]
-    assert [(e[b"event"], e[b"from"], e[b"version"], e[b"epoch"]) for e in events] == [
-        (b"activate", b"", b"a", b"1"),
-        (b"activate", b"a", b"b", b"2"),
-        (b"rollback", b"b", b"a", b"3"),
-    ]
+    told = [(e.deployment.reason, e.from_version, e.deployment.version, e.deployment.epoch) for e in store.events()]
+    assert told == [("rollback", "b", "a", 3), ("activate", "a", "b", 2), ("activate", None, "a", 1)]
+    assert store.events(limit=1) == store.events()[:1]
 
 
 def test_a_damaged_active_version_is_told(store: Store) -> None:
     store.redis.client.hset(store.keys.active, "version", "a")
     with pytest.raises(StoreCorrupt):
-        store.active()
+        store.deployment()
 
 
 @pytest.mark.usefixtures("versions")
@@ -153,9 +149,9 @@ def test_a_change_whose_answer_got_lost_is_not_made_twice(store: Store) -> None:
     for name in ("a", "b", "c"):
         store.activate(name)
     with losing_the_first_answer(store) as unlucky:
-        assert unlucky.rollback() == Active("b", 4, ("a",))
+        assert unlucky.rollback() == Deployment("b", 4, ("a",), reason="rollback")
     with losing_the_first_answer(store) as unlucky:
-        assert unlucky.activate("c", if_active="b") == Active("c", 5, ("b", "a"))
+        assert unlucky.activate("c", if_active="b") == Deployment("c", 5, ("b", "a"))
 
 
 @pytest.mark.usefixtures("store")
@@ -163,47 +159,3 @@ def test_a_publish_whose_answer_got_lost_is_published(store: Store, tmp_path: Pa
     with losing_the_first_answer(store) as unlucky:
         unlucky.publish(plain_artifact(tmp_path))
     assert store.fetch("v1", tmp_path / "cache").manifest.model_version == "v1"
-
-
-@contextmanager
-def losing_the_first_answer(store: Store) -> Iterator[Store]:
-    """The same store through a relay that breaks the connection in place of the first answer to an EVAL."""
-    lost = threading.Event()
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=_relay_all, args=(listener, store, lost), daemon=True).start()
-        port = listener.getsockname()[1]
-        with closing(Store.connect(f"redis://127.0.0.1:{port}", store.keys.namespace)) as unlucky:
-            yield unlucky
-        assert lost.is_set()
-        listener.shutdown(socket.SHUT_RDWR)
-
-
-def _relay_all(listener: socket.socket, store: Store, lost: threading.Event) -> None:
-    with suppress(OSError):
-        while True:
-            client, _ = listener.accept()
-            threading.Thread(target=_relay, args=(client, store, lost), daemon=True).start()
-
-
-def _relay(client: socket.socket, store: Store, lost: threading.Event) -> None:
-    with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-        server.connect(store.url.removeprefix("unix://"))
-        while True:
-            asked = client.recv(1 << 24)
-            if not asked:
-                return
-            server.sendall(asked)
-            while not _is_whole_request(asked):
-                more = client.recv(1 << 24)
-                server.sendall(more)
-                asked += more
-            answer = server.recv(1 << 24)
-            if b"\r\nEVAL\r\n" in asked and not lost.is_set():
-                lost.set()
-                return
-            client.sendall(answer)
-
-
-def _is_whole_request(asked: bytes) -> bool:
-    """True unless more bytes are sure to come: enough for the commands of these tests."""
-    return asked.endswith(b"\r\n")

@@ -1,0 +1,112 @@
+"""Several replicas on one Redis on this machine, as child processes, for benchmarks."""
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+
+from service.embedded_redis import embedded_redis
+from service.settings import PREFIX
+from service.store import Store
+
+TOKEN: Final = "a token for this run"
+_LOOK_S: Final = 0.02
+_START_LIMIT_S: Final = 120
+_NAMESPACE: Final = "bench"
+
+
+@dataclass(frozen=True)
+class Replica:
+    """A running `python -m service` and where it listens."""
+
+    process: "subprocess.Popen[str]"
+    address: str
+
+    def memory_bytes(self) -> int:
+        """Proportional set size of the supervisor and all its children: shared pages count once."""
+        total = 0
+        for process in (parent := psutil.Process(self.process.pid), *parent.children(recursive=True)):
+            try:
+                total += process.memory_full_info().pss
+            except psutil.NoSuchProcess:
+                continue
+        return total
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Replicas in front of one store; `client` carries the admin token."""
+
+    replicas: Sequence[Replica]
+    store: Store
+
+    def client(self) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            timeout=30,
+            limits=httpx.Limits(max_connections=256, max_keepalive_connections=256),
+            headers={"Authorization": f"Bearer {TOKEN}"},
+        )
+
+    def memory_bytes(self) -> int:
+        return sum(replica.memory_bytes() for replica in self.replicas)
+
+    async def all_serve(self, client: httpx.AsyncClient, version: str, limit_s: float = 60.0) -> float:
+        """Seconds until every replica answers with `version`; raises TimeoutError."""
+        started = time.monotonic()
+        await asyncio.gather(*(self._serves(client, replica, version, started + limit_s) for replica in self.replicas))
+        return time.monotonic() - started
+
+    @staticmethod
+    async def _serves(client: httpx.AsyncClient, replica: Replica, version: str, deadline: float) -> None:
+        while (await client.get(f"{replica.address}/health/ready")).json()["model_version"] != version:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{replica.address} does not serve {version}")
+            await asyncio.sleep(_LOOK_S)
+
+
+@contextmanager
+def cluster(folder: Path, count: int, settings: Mapping[str, Any]) -> Iterator[Cluster]:
+    """`count` replicas with these settings; everything ends with the block. Nothing is published yet."""
+    with ExitStack() as stack:
+        url = stack.enter_context(embedded_redis(folder))
+        store = Store.connect(url, _NAMESPACE)
+        stack.callback(store.close)
+        replicas = [_start(folder / f"replica-{number}", url, settings) for number in range(count)]
+        for replica in replicas:
+            stack.callback(_end, replica)
+        yield Cluster([Replica(process, _address(process)) for process in replicas], store)
+
+
+def _start(data_dir: Path, url: str, settings: Mapping[str, Any]) -> "subprocess.Popen[str]":
+    own = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    fixed = {
+        "port": 0, "redis_url": url, "namespace": _NAMESPACE, "data_dir": data_dir, "admin_token": TOKEN,
+        "engine_threads": 1, "log_level": "warning",
+    }  # fmt: skip
+    variables = {f"{PREFIX}{name.upper()}": str(value) for name, value in (fixed | dict(settings)).items()}
+    return subprocess.Popen(
+        [sys.executable, "-m", "service"], env=own | variables, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+
+
+def _address(process: "subprocess.Popen[str]") -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    address = next((word for word in line.split() if word.startswith("http://")), None)
+    if address is None:
+        raise RuntimeError(f"a replica said {line!r} instead of its address")
+    return address.rstrip(":")
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    process.terminate()
+    process.wait()

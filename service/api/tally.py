@@ -1,0 +1,30 @@
+"""What this worker answered for each version, summed until the supervisor is told."""
+
+from service.errors import ServiceError
+
+from .control import Counts
+
+_SERVER_ERROR = 500
+
+
+class Tally:
+    """Counts answers, those with 5xx, and those with fewer than k items, by version."""
+
+    def __init__(self) -> None:
+        self._counts: dict[str, tuple[int, int, int]] = {}
+
+    def answered(self, version: str, *, exhausted: bool) -> None:
+        self._add(version, 0, int(exhausted))
+
+    def failed(self, version: str, error: ServiceError) -> None:
+        """A refusal (4xx) is an answer as good as any."""
+        self._add(version, int(error.status >= _SERVER_ERROR), 0)
+
+    def take(self) -> list[Counts]:
+        """Everything since the last call, one report a version."""
+        counts, self._counts = self._counts, {}
+        return [Counts(version, *numbers) for version, numbers in counts.items()]
+
+    def _add(self, version: str, errors: int, exhausted: int) -> None:
+        before = self._counts.get(version, (0, 0, 0))
+        self._counts[version] = (before[0] + 1, before[1] + errors, before[2] + exhausted)

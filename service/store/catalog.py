@@ -1,0 +1,178 @@
+"""What differs from the trained catalogs: one record an item, every change all or nothing."""
+
+import random
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import uuid4
+
+import msgspec
+
+from ..catalog.records import ItemChange, ItemRecord
+from ..errors import BadItem, FieldError, StoreCorrupt, StoreError
+from .batches import batches
+from .catalog_script import CHANGE, SINCE
+from .connection import Connection
+from .keys import Keys
+
+LARGEST_PART: Final = 10_000  # items told as what changed; above it everything is read again
+_BATCH: Final = 1000  # items in one command
+_ATTEMPTS: Final = 100
+_PAUSE_S: Final = 0.02
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(ItemRecord)
+
+
+@dataclass(frozen=True)
+class CatalogChanged:
+    """What a change of the catalog came to."""
+
+    revision: int  # of the catalog from then on; the old one where nothing changed
+    records: list[ItemRecord]  # of every item named, as it is now; those with this `revision` have changed
+
+
+@dataclass(frozen=True)
+class CatalogSighting:
+    """What has changed since a revision, at most one record an item, in order of revision."""
+
+    revision: int  # everything up to it is in `records`, or was known before
+    records: list[ItemRecord] = field(repr=False)
+    whole: bool = False  # `records` is all there is, and replaces all that was known
+    era: str = ""  # another one: Redis lost the catalog in between, and its revisions began again
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """Reads and changes the records of one namespace."""
+
+    redis: Connection
+    keys: Keys
+
+    def state(self) -> tuple[int, str]:
+        """Revision (0: nothing was ever changed) and era."""
+        found = self.redis.ask(lambda client: client.hmget(self.keys.catalog, "revision", "era"))
+        return _number(found[0] or b"0"), (found[1] or b"").decode()
+
+    def records(self, item_ids: Iterable[str]) -> dict[str, ItemRecord]:
+        """Of those that have one. Raises StoreCorrupt."""
+        ids = list(dict.fromkeys(item_ids))
+        return {item_id: record for item_id, record in zip(ids, self._held(ids), strict=True) if record is not None}
+
+    def change(self, changes: Sequence[ItemChange]) -> CatalogChanged:
+        """Errors as in `Store.change_items`."""
+        ids = list(dict.fromkeys(change.item_id for change in changes))
+        token = uuid4().hex
+        for attempt in range(_ATTEMPTS):
+            revision, era = self.state()
+            before = dict(zip(ids, self._held(ids), strict=True))
+            after = _merged(before, changes)
+            changed = [item_id for item_id in ids if after[item_id] != (before[item_id] or ItemRecord(item_id, 0))]
+            if not changed:
+                return CatalogChanged(revision, list(after.values()))
+            made = self._write(token, revision, era, before, [after[item_id] for item_id in changed])
+            if made is not None:
+                renewed = {item_id: msgspec.structs.replace(after[item_id], revision=made) for item_id in changed}
+                return CatalogChanged(made, list((after | renewed).values()))
+            time.sleep(random.uniform(0, _PAUSE_S * min(attempt + 1, 10)))
+        raise StoreError("others keep changing these items; try again later")
+
+    def since(self, revision: int, era: str | None) -> CatalogSighting:
+        """Errors as in `Store.catalog_changes`."""
+        keys = [self.keys.catalog, self.keys.items, self.keys.changed]
+        values = [revision, "*" if era is None else era, LARGEST_PART]
+        word, now, era_now, *found = self.redis.ask(lambda client: client.eval(SINCE, len(keys), *keys, *values))
+        if word == b"whole":
+            return CatalogSighting(_number(now), self._all(), whole=True, era=era_now.decode())
+        return CatalogSighting(_number(now), _in_order(map(_record, found)), era=era_now.decode())
+
+    def _all(self) -> list[ItemRecord]:
+        """Every record. Those changed meanwhile may be newer than the revision read before; they are told again."""
+
+        def scan(client: Any) -> dict[bytes, bytes]:
+            return dict(client.hscan_iter(self.keys.items, count=_BATCH))
+
+        return _in_order(map(_record, self.redis.ask(scan).values()))
+
+    def _held(self, ids: Sequence[str]) -> list[ItemRecord | None]:
+        names = [item_id.encode(errors="surrogatepass") for item_id in ids]  # what cannot exist is not found
+
+        def read(client: Any) -> list[list[bytes | None]]:
+            pipe = client.pipeline(transaction=False)
+            for some in batches(names, _BATCH):
+                pipe.hmget(self.keys.items, some)
+            return list(pipe.execute())
+
+        return (
+            [None if value is None else _record(value) for some in self.redis.ask(read) for value in some]
+            if ids
+            else []
+        )
+
+    def _write(
+        self, token: str, revision: int, era: str, before: dict[str, ItemRecord | None], after: list[ItemRecord]
+    ) -> int | None:
+        """The revision made, or None where one of these items has changed since it was read."""
+        values: list[str | bytes | int] = [self.keys.catalog_changes, token, revision, era, uuid4().hex]
+        for record in after:
+            known = before[record.item_id]
+            values += [record.item_id, known.revision if known else "", _body(record)]
+        keys = [self.keys.catalog, self.keys.items, self.keys.changed]
+        word, made = self.redis.ask(lambda client: client.eval(CHANGE, len(keys), *keys, *values))
+        return _number(made) if word == b"ok" else None
+
+
+def merge(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
+    """The record after a change; its revision stays what it was.
+
+    `item` adds the item anew: what was known of it is gone, and only then the rest of the change counts. An attribute
+    set to None stays in the record, so that it hides the item's own.
+    """
+    now = record or ItemRecord(change.item_id, 0)
+    if change.remove:
+        now = msgspec.structs.replace(now, removed=True)
+    if change.item is not None:
+        now = ItemRecord(change.item_id, now.revision, item=change.item)
+    return msgspec.structs.replace(
+        now,
+        available=now.available if change.available is None else change.available,
+        attributes=now.attributes | (change.attributes or {}),
+        embeddings=now.embeddings | change.embeddings,
+    )
+
+
+def _merged(before: dict[str, ItemRecord | None], changes: Sequence[ItemChange]) -> dict[str, ItemRecord]:
+    """Of every item; several changes of one count in their order."""
+    after = dict(before)
+    for change in changes:
+        after[change.item_id] = merge(after[change.item_id], change)
+    return {item_id: record for item_id, record in after.items() if record is not None}
+
+
+def _body(record: ItemRecord) -> bytes:
+    """Raises BadItem for values that MessagePack cannot hold, such as an integer of more than 64 bits."""
+    try:
+        return _encoder.encode(msgspec.structs.replace(record, revision=0))
+    except (TypeError, ValueError, OverflowError) as error:
+        detail = f"item {record.item_id!a} holds a value that cannot be kept: {error}"
+        raise BadItem(detail, [FieldError(pointer="", detail=detail)]) from None
+
+
+def _record(value: bytes) -> ItemRecord:
+    revision, _, body = value.partition(b" ")
+    try:
+        return msgspec.structs.replace(_decoder.decode(body), revision=int(revision))
+    except (msgspec.MsgspecError, ValueError):
+        raise StoreCorrupt("what Redis holds about an item of the catalog is damaged") from None
+
+
+def _in_order(records: Iterable[ItemRecord]) -> list[ItemRecord]:
+    return sorted(records, key=lambda record: (record.revision, record.item_id))
+
+
+def _number(value: bytes) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise StoreCorrupt("the revision of the catalog in Redis is damaged") from None

@@ -1,0 +1,110 @@
+"""The changed catalog in the supervisor's memory, and everybody who has to hear of it."""
+
+import asyncio
+from dataclasses import dataclass
+
+from service.catalog.records import ItemRecord
+from service.store import CatalogSighting
+
+from .board import Board
+from .codes import Codes
+from .engine import Engine, StartError
+from .feed import Feed
+from .last import LastCatalog
+
+
+class Catalog:
+    """Every record that Redis holds, so that an engine can be told all of them at any moment."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        self.era = ""
+        self.records: dict[str, ItemRecord] = {}
+        self.known = asyncio.Event()  # it has been read once
+
+    def take(self, sighting: CatalogSighting) -> list[ItemRecord]:
+        """What an engine that knew everything before has to be told now."""
+        found = {record.item_id: record for record in sighting.records}
+        news = [record for record in sighting.records if self.records.get(record.item_id) != record]
+        if sighting.whole:
+            gone = [record for item_id, record in self.records.items() if item_id not in found]
+            news += [_as_trained(record, sighting.revision) for record in gone]
+            self.records = found
+        else:
+            self.records.update(found)
+        self.revision, self.era = sighting.revision, sighting.era
+        self.known.set()
+        return news
+
+
+@dataclass
+class Listener:
+    """One engine or reader that hears of the catalog."""
+
+    feed: Feed
+    task: "asyncio.Task[None]"
+    serves: bool  # queries of users
+
+
+class Feeds:
+    """One queue for each engine and reader of this replica."""
+
+    def __init__(self, codes: Codes, board: Board) -> None:
+        self.catalog = Catalog()
+        self._codes = codes
+        self._board = board
+        self._listeners: dict[Engine, Listener] = {}
+
+    def take(self, sighting: CatalogSighting) -> None:
+        """Queues what has changed for everybody."""
+        if self.catalog.era not in ("", sighting.era):
+            self._codes.forget()  # Redis has lost what it decided
+        news = self.catalog.take(sighting)
+        for listener in self._listeners.values():
+            listener.feed.put(sighting.revision, news)
+        self.tell()
+
+    def as_last(self) -> LastCatalog:
+        """What another process needs to go on from here."""
+        catalog = self.catalog
+        return LastCatalog(catalog.revision, catalog.era, list(catalog.records.values()), self._codes.all_known())
+
+    def recall(self, last: LastCatalog) -> None:
+        """Goes on from where an earlier process was, before Redis has said anything."""
+        self._codes.recall(last.codes)
+        self.take(CatalogSighting(last.revision, last.records, whole=True, era=last.era))
+
+    async def join(self, engine: Engine, *, places: bool, serves: bool) -> None:
+        """Returns when everything known so far counts there; raises StartError where it ends before that."""
+        feed = Feed(engine, self._codes, self.tell, places=places)
+        feed.put(self.catalog.revision, self.catalog.records.values())
+        listener = Listener(feed, asyncio.create_task(feed.run()), serves)
+        self._listeners[engine] = listener
+        listener.task.add_done_callback(lambda _: self._leave(engine))
+        caught_up = asyncio.create_task(feed.caught_up.wait())
+        try:
+            await asyncio.wait([caught_up, listener.task], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            caught_up.cancel()
+        if not feed.caught_up.is_set():
+            raise StartError(engine.child.last_sentence(await engine.child.wait()))
+
+    def tell(self) -> None:
+        """Shows what the engines have applied by now."""
+        serving = [one.feed for one in self._listeners.values() if one.serves and one.feed.caught_up.is_set()]
+        unplaced: dict[str, str] = {}
+        for feed in serving:
+            if feed.peer.version == self._board.serving_version:
+                unplaced |= feed.unplaced
+        self._board.catalog(min((feed.applied for feed in serving), default=0), unplaced)
+
+    def _leave(self, engine: Engine) -> None:
+        self._listeners.pop(engine, None)
+        if all(other.version != engine.version for other in self._listeners):
+            self._codes.forget(engine.version)
+        self.tell()
+
+
+def _as_trained(record: ItemRecord, revision: int) -> ItemRecord:
+    """What is left of an item of which Redis knows nothing any more."""
+    return ItemRecord(record.item_id, revision, removed=record.item is not None)

@@ -1,0 +1,182 @@
+"""The life of one version on this replica: its engine is brought up, kept up, and let go."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from models.errors import ModelError
+from service.api.control import Route
+from service.errors import ServiceError
+
+from .backoff import Backoff
+from .engine import Engine, StartError
+from .tasks import tell_fault
+from .turns import Turns
+
+FAULTS: Final = (ServiceError, ModelError, StartError, OSError)
+
+logger = logging.getLogger(__name__)
+
+
+class Start(Protocol):
+    """Starts an engine on an artifact's folder."""
+
+    def __call__(
+        self, folder: Path, *, background: bool, on_stage: Callable[[str], None]
+    ) -> Coroutine[Any, Any, Engine]:
+        """Returns when it is ready for queries; raises StartError, OSError. Cancelling leaves no process."""
+
+
+@dataclass(frozen=True)
+class Workshop:
+    """What every life needs."""
+
+    fetch: Callable[[str], Awaitable[Path]]
+    start: Start
+    turns: Turns
+    pause: Callable[[float], Awaitable[None]]  # cut short when something has changed for the better
+    drain_timeout_s: float
+
+
+class Observer(Protocol):
+    """Who hears what happens to a version."""
+
+    def step(self, life: "Life", state: str, reason: str | None = None, retry_in_s: float | None = None) -> None:
+        """It is in `state`; with a `reason` something has failed."""
+
+    def changed(self) -> None:
+        """An engine is ready, or has gone."""
+
+    def failed(self, life: "Life") -> None:
+        """One attempt to get the first engine ready has failed."""
+
+    def died(self, life: "Life") -> None:
+        """A ready engine, or the successor of one, has ended unasked; `alive` and `hopeless` say what is left."""
+
+    def restarts(self) -> None:
+        """A successor is being started."""
+
+
+class Life:
+    """Keeps one engine of `version` ready until `end`. In the background: at low priority, for a shadow."""
+
+    def __init__(self, version: str, workshop: Workshop, observer: Observer, *, background: bool = False) -> None:
+        self.version = version
+        self.background = background
+        self.engine: Engine | None = None  # the last that was ready
+        self.alive = False  # it still is
+        self.hopeless = False  # it has died, and its successor could not be started either
+        self.urgent = False
+        self._workshop = workshop
+        self._observer = observer
+        self._starting: asyncio.Task[Engine] | None = None
+        self._crashes = Backoff(immediate=True)
+        self._task = asyncio.create_task(self._live())
+        self._task.add_done_callback(tell_fault)
+
+    @property
+    def route(self) -> Route | None:
+        """Of the engine that is ready, or of a dead one that soon has a successor."""
+        return self.engine.route if self.engine and not self.hopeless else None
+
+    def give_way(self) -> None:
+        """Breaks a start off; it is tried again when its turn comes."""
+        if self._starting and not self._starting.cancelling():
+            self._starting.cancel()
+
+    async def end(self) -> None:
+        """Lets the engine answer what is in flight; returns when no process is left."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        if self.engine and self.alive:
+            self._observer.step(self, "draining")
+            await self.engine.drain(self._workshop.drain_timeout_s)
+        self.alive = False
+        self._observer.step(self, "unloaded")
+
+    async def _live(self) -> None:
+        engine = await self._first()
+        while True:
+            code = await engine.child.wait()
+            logger.error("the engine of model %s died: %s", self.version, engine.child.last_sentence(code))
+            self.alive = False
+            self._observer.step(self, "restarting")
+            self._observer.died(self)
+            engine = await self._successor(engine.folder)
+
+    async def _first(self) -> Engine:
+        backoff = Backoff(immediate=False)
+        while True:
+            try:
+                self._observer.step(self, "fetching")
+                return await self._bring_up(await self._workshop.fetch(self.version))
+            except FAULTS as error:
+                pause_s = backoff.next_s()
+                logger.error("model %s failed: %s; next attempt in %.1f s", self.version, error, pause_s)
+                self._observer.step(self, "failed", str(error), pause_s)
+                self._observer.failed(self)
+                await self._workshop.pause(pause_s)
+
+    async def _successor(self, folder: Path) -> Engine:
+        """Of a dead engine, from the files that are on the disk already."""
+        while True:
+            await self._workshop.pause(self._crashes.next_s())
+            self._observer.restarts()
+            try:
+                return await self._bring_up(folder)
+            except (StartError, OSError) as error:
+                logger.error("model %s could not be started again: %s", self.version, error)
+                self.hopeless = True
+                self._observer.step(self, "restarting", str(error))
+                self._observer.died(self)
+                await self._mend()
+
+    async def _bring_up(self, folder: Path) -> Engine:
+        engine = None
+        while engine is None:
+            await self._workshop.turns.take(self)
+            try:
+                engine = await self._start(folder)
+            finally:
+                self._workshop.turns.leave(self)
+        self.engine, self.alive, self.hopeless = engine, True, False
+        self._observer.step(self, "ready")
+        self._observer.changed()
+        return engine
+
+    async def _start(self, folder: Path) -> Engine | None:
+        """None where another start was more urgent."""
+
+        def on_stage(stage: str) -> None:
+            if stage != "ready" and self._starting is starting:
+                self._observer.step(self, stage)
+
+        self._observer.step(self, "verifying")
+        starting = asyncio.create_task(self._workshop.start(folder, background=self.background, on_stage=on_stage))
+        self._starting = starting
+        try:
+            await asyncio.wait([starting])
+        except asyncio.CancelledError:
+            await _abandon(starting)
+            raise
+        finally:
+            self._starting = None
+        return None if starting.cancelled() else starting.result()
+
+    async def _mend(self) -> None:
+        """The files on disk may be what is broken; a fetch checks them, and replaces them if Redis answers."""
+        try:
+            await self._workshop.fetch(self.version)
+        except (ServiceError, ModelError, OSError) as error:
+            logger.warning("the files of model %s could not be checked: %s", self.version, error)
+
+
+async def _abandon(starting: "asyncio.Task[Engine]") -> None:
+    """No process stays, wherever in its start it was."""
+    starting.cancel()
+    await asyncio.wait([starting])
+    if not starting.cancelled() and not starting.exception():
+        await starting.result().child.kill()

@@ -1,0 +1,93 @@
+"""Makes what a replica runs: folders from Redis or from the cache, engines and readers from folders."""
+
+import asyncio
+import itertools
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from models.artifact import MANIFEST, Artifact
+from models.errors import ArtifactError
+from service.errors import StoreUnavailable
+from service.store import Store
+
+from .catalog import Feeds
+from .engine import Engine, Program
+
+_CATALOG_S: Final = 10.0  # how long a first engine waits for the catalog to be read
+
+_ENGINE: Final = Program("service.engine")
+_BACKGROUND: Final = Program("service.engine", ("--background",))
+_READER: Final = Program("service.reader")
+
+logger = logging.getLogger(__name__)
+
+
+class Plant:
+    """What it starts has applied the whole catalog when it is handed over."""
+
+    def __init__(
+        self,
+        store: Store,
+        cache: Path,
+        sockets: Path,
+        environment: Mapping[str, str],
+        feeds: Feeds,
+        in_use: Callable[[], Iterable[str]],
+    ) -> None:
+        """`sockets` is a short, private folder; `in_use` names the versions whose files must stay in the cache."""
+        self._store = store
+        self._cache = cache
+        self._sockets = (sockets / f"engine-{number}" for number in itertools.count(1))
+        self._environment = environment
+        self._feeds = feeds
+        self._in_use = in_use
+
+    async def fetch(self, version: str) -> Path:
+        """The artifact's folder, every byte checked; without Redis what an earlier fetch left there whole."""
+        try:
+            artifact = await asyncio.to_thread(self._store.fetch, version, self._cache)
+        except StoreUnavailable as unavailable:
+            artifact = await asyncio.to_thread(_cached, self._cache / version, unavailable)
+        await asyncio.to_thread(prune, self._cache, {version, *self._in_use()})
+        return artifact.folder
+
+    async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
+        """Raises StartError, OSError."""
+        return await self._start(folder, _BACKGROUND if background else _ENGINE, on_stage, serves=not background)
+
+    async def reader(self, folder: Path) -> Engine:
+        """Raises StartError, OSError."""
+        return await self._start(folder, _READER, lambda _: None, serves=False)
+
+    async def _start(self, folder: Path, program: Program, on_stage: Callable[[str], None], *, serves: bool) -> Engine:
+        engine = await Engine.start(folder, next(self._sockets), self._environment, program, on_stage)
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_CATALOG_S):
+                    await self._feeds.catalog.known.wait()
+            await self._feeds.join(engine, places=program is not _READER, serves=serves)
+        except BaseException:
+            await engine.child.kill()
+            raise
+        return engine
+
+
+def _cached(folder: Path, unavailable: StoreUnavailable) -> Artifact:
+    try:
+        artifact = Artifact.open(folder)
+    except (OSError, ArtifactError):
+        raise unavailable from None
+    logger.warning("%s; model %s is taken from the cache", unavailable, folder.name)
+    return artifact
+
+
+def prune(cache: Path, keep: Iterable[str]) -> None:
+    """Removes fetched versions nobody needs; a process that has one mapped keeps its pages."""
+    kept = set(keep)
+    for manifest in cache.glob(f"[!.]*/{MANIFEST}"):
+        if manifest.parent.name not in kept:
+            shutil.rmtree(manifest.parent, ignore_errors=True)

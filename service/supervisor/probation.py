@@ -1,0 +1,110 @@
+"""A version that has just taken over is watched for a while, and sent back where it answers badly."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.api.control import Counts
+from service.errors import ServiceError
+from service.store import Deployment
+from service.store.deployment import AUTOMATIC
+
+from .tasks import Tasks
+
+__all__ = ["AUTOMATIC", "Limits", "Probation"]
+
+_DEATHS = 3
+_PERCENT = 100.0
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When a version is sent back, as in `Settings`; a window of 0 s: never."""
+
+    window_s: float
+    error_percent: float
+    exhausted_percent: float
+    min_requests: int
+
+
+class Probation:
+    """Sums what this replica's workers answered since it switched to a newly activated version."""
+
+    def __init__(self, limits: Limits, roll_back: Callable[[str, str], object]) -> None:
+        """`roll_back(version, reason)` is called in a thread; it may block, and raise ServiceError."""
+        self._limits = limits
+        self._roll_back = roll_back
+        self._deployment: Deployment | None = None
+        self._arrival: str | None = None  # the version that an activation has brought, until it serves
+        self._version: str | None = None  # watched now
+        self._until = 0.0
+        self._answers = self._errors = self._exhausted = self._deaths = 0
+        self._tasks = Tasks()
+
+    def expect(self, deployment: Deployment) -> None:
+        """What Redis says; the first time nothing is new."""
+        before, self._deployment = self._deployment, deployment
+        if before is not None and deployment.version != before.version:
+            self._version = None
+            self._arrival = None if "rollback" in deployment.reason else deployment.version
+
+    def switched(self, version: str) -> None:
+        """Every worker sends its queries to `version` from now on."""
+        if version == self._arrival and self._limits.window_s > 0:
+            self._version, self._until = version, time.monotonic() + self._limits.window_s
+            self._answers = self._errors = self._exhausted = self._deaths = 0
+        self._arrival = None
+
+    def count(self, counts: Counts) -> None:
+        """One worker's report."""
+        if self._watches(counts.version):
+            self._answers += counts.answers
+            self._errors += counts.errors
+            self._exhausted += counts.exhausted
+            self._judge()
+
+    def died(self, version: str) -> None:
+        """An engine of `version` has ended unasked."""
+        if self._watches(version):
+            self._deaths += 1
+            if self._deaths >= _DEATHS:
+                self._send_back(f"the engine of {version} ended {self._deaths} times")
+
+    @property
+    def judging(self) -> bool:
+        """Whether a version is being sent back now."""
+        return bool(self._tasks)
+
+    def _watches(self, version: str) -> bool:
+        return version == self._version and time.monotonic() <= self._until
+
+    def _judge(self) -> None:
+        if self._answers < self._limits.min_requests:
+            return
+        verdicts = [
+            (self._errors, self._limits.error_percent, "errors"),
+            (self._exhausted, self._limits.exhausted_percent, "short of items"),
+        ]
+        for count, limit, what in verdicts:
+            percent = _PERCENT * count / self._answers
+            if percent > limit:
+                of = f"{percent:.1f} % of {self._answers} answers of {self._version}"
+                self._send_back(f"{of} were {what}, the limit is {limit:g} %")
+                return
+
+    def _send_back(self, why: str) -> None:
+        assert self._version is not None
+        version, self._version = self._version, None
+        self._tasks.run(self._try(version, f"{AUTOMATIC}: {why}"))
+
+    async def _try(self, version: str, reason: str) -> None:
+        """Another replica or an operator may have been faster, or there may be nothing to go back to."""
+        logger.error("%s", reason)
+        try:
+            await asyncio.to_thread(self._roll_back, version, reason)
+        except ServiceError as error:
+            logger.error("model %s was not rolled back: %s", version, error)

@@ -1,0 +1,85 @@
+"""Tells the other replicas, through Redis, what this one does."""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final, Protocol
+
+from service.api.control import Status
+from service.errors import ServiceError
+from service.store import ReplicaReport
+
+_EVERY_S: Final = 1.0
+_READY: Final = frozenset({"ready", "active"})
+
+logger = logging.getLogger(__name__)
+
+
+class Notices(Protocol):
+    """The part of the store that keeps reports."""
+
+    def report(self, report: ReplicaReport) -> None: ...
+
+    def leave(self, replica: str) -> None: ...
+
+
+class Reporter:
+    """Reports at once whatever has changed, and every second that nothing has; in a thread that may hang with Redis."""
+
+    def __init__(self, store: Notices, latest: Callable[[], ReplicaReport]) -> None:
+        """`latest` is called in the thread."""
+        self._store = store
+        self._latest = latest
+        self._changed = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._repeat, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def changed(self) -> None:
+        """There may be news."""
+        self._changed.set()
+
+    def stop(self) -> None:
+        """Takes its leave, soon; waits for nothing."""
+        self._stopped.set()
+        self._changed.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _repeat(self) -> None:
+        told: ReplicaReport | None = None
+        while not self._stopped.is_set():
+            woken = self._changed.wait(_EVERY_S)
+            self._changed.clear()
+            report = self._latest()
+            if not woken or report != told:
+                told = report if self._tell(report) else None
+        with suppress(ServiceError):
+            self._store.leave(self._latest().replica)
+
+    def _tell(self, report: ReplicaReport) -> bool:
+        try:
+            self._store.report(report)
+        except ServiceError as error:
+            logger.debug("this replica could not report: %s", error)
+            return False
+        return True
+
+
+def describe(status: Status, address: str, serving: str | None) -> ReplicaReport:
+    """What `status` means to others."""
+    states = {model.version: model.state for model in status.models if model.state != "unloaded"}
+    return ReplicaReport(
+        replica=status.replica,
+        address=address,
+        epoch=status.active_epoch,
+        serving=serving,
+        ready_for=tuple(version for version, state in states.items() if state in _READY),
+        catalog_revision=status.catalog_revision,
+        states=states,
+        draining=status.draining,
+    )

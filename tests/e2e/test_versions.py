@@ -1,0 +1,133 @@
+"""A whole replica with several versions: instant ways back, loaded versions, automatic rollback, other replicas."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.store import Store
+
+from .replica import Load, RedisServer, Replica, replica, wait_until
+
+
+@contextmanager
+def serving(store: Store, folder: Path, **settings: Any) -> Iterator[Replica]:
+    """One worker, with the first model loaded."""
+    with replica(redis_url=store.url, data_dir=folder, **settings) as one:
+        one.first_line()
+        one.wait_for(status="ready", model_version="tiny-1")
+        yield one
+
+
+@pytest.fixture
+def running(store: Store, tmp_path: Path) -> Iterator[Replica]:
+    # Tests run where memory may be short, and that is not what they test.
+    with serving(store, tmp_path, warm_memory_percent=0) as one:
+        yield one
+
+
+def engines(one: Replica) -> set[int]:
+    return {child.pid for child in one.children("service.engine")}
+
+
+def state(one: Replica, version: str) -> str:
+    rows = one.client.get("/models").json()["models"]
+    return str(next(row["state"] for row in rows if row["model_version"] == version))
+
+
+def test_the_way_back_to_the_version_before_starts_no_engine_and_fails_no_request(
+    running: Replica, store: Store
+) -> None:
+    with Load(lambda: running.recommend("item-1"), threads=2) as load:
+        store.activate("tiny-2")
+        running.wait_for(status="ready", model_version="tiny-2")
+        both = engines(running)
+        assert len(both) == 2
+        assert state(running, "tiny-1") == "ready"
+        store.rollback()
+        running.wait_for(status="ready", model_version="tiny-1")
+        load.more(20)
+        assert engines(running) <= both
+    assert {answer.status_code for answer in load.answers if not isinstance(answer, Exception)} == {200}
+    assert not [answer for answer in load.answers if isinstance(answer, Exception)]
+    wait_until(lambda: state(running, "tiny-2") == "unloaded")
+    assert running.metric("prorec_engine_losses_total") == 0
+
+
+def test_a_loaded_version_takes_over_with_the_engine_it_has(running: Replica, store: Store) -> None:
+    store.pin("tiny-2")
+    wait_until(lambda: state(running, "tiny-2") == "ready")
+    both = engines(running)
+    assert running.ready()["model_version"] == "tiny-1"
+    store.activate("tiny-2")
+    running.wait_for(status="ready", model_version="tiny-2")
+    assert engines(running) == both
+
+
+def test_a_replica_tells_the_others_what_it_serves_and_that_it_goes(running: Replica, store: Store) -> None:
+    (report,) = store.wait_until_active("tiny-1", 60.0)
+    assert report.address == str(running.client.base_url)
+    store.activate("tiny-2")
+    (report,) = store.wait_until_active("tiny-2", 60.0)
+    assert set(report.ready_for) == {"tiny-1", "tiny-2"}
+    assert running.recommend("item-1").headers["X-Model-Version"] == "tiny-2"
+    running.end()
+    assert store.replicas() == []
+
+
+def test_a_new_version_whose_engine_keeps_ending_is_rolled_back(store: Store, tmp_path: Path) -> None:
+    with serving(store, tmp_path, warm_memory_percent=0, rollback_window_s=600) as one:
+        first = engines(one)
+        store.activate("tiny-2")
+        one.wait_for(status="ready", model_version="tiny-2")
+        killed: set[int] = set(first)
+        while len(killed) < len(first) + 3:
+            for child in one.children("service.engine"):
+                if child.pid not in killed and one.ready()["status"] == "ready":
+                    killed.add(child.pid)
+                    child.kill()
+        one.wait_for(status="ready", model_version="tiny-1")
+        deployment = store.deployment()
+        assert deployment is not None
+        assert deployment.reason == "automatic rollback: the engine of tiny-2 ended 3 times"
+        assert one.metric('prorec_model_swap_total{result="rolled_back"}') == 1
+        assert first <= engines(one)
+
+
+def test_what_a_worker_counted_outlives_it(running: Replica) -> None:
+    for _ in range(5):
+        running.recommend("item-1")
+    (worker,) = running.children("service.api")
+    worker.kill()
+    worker.wait()
+    wait_until(lambda: bool(running.children("service.api")))
+    running.connect(str(running.client.base_url))
+    running.recommend("item-1")
+    assert running.metric('prorec_requests_total{status="200"}') == 6
+
+
+def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then_follows(
+    store: Store, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with serving(store, tmp_path) as one:
+        store.activate("tiny-2")
+        one.wait_for(status="ready", model_version="tiny-2")
+        wait_until((tmp_path / "last.json").exists)
+        wait_until(lambda: "tiny-2" in (tmp_path / "last.json").read_text())
+    redis_server.kill()
+    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+        one.first_line()
+        readiness = one.wait_for(status="degraded", model_version="tiny-2")
+        assert readiness["notes"]
+        assert one.recommend("item-1").headers["X-Model-Version"] == "tiny-2"
+        redis_server.start()
+        one.wait_for(status="ready", model_version="tiny-2")
+        assert one.activate("tiny-1").status_code == 200
+        one.wait_for(status="ready", model_version="tiny-1")
+
+
+def test_a_replica_with_nothing_cached_does_not_start_without_redis(tmp_path: Path) -> None:
+    with replica(redis_url=f"unix://{tmp_path}/nobody", data_dir=tmp_path) as one:
+        assert one.process.wait() == 1

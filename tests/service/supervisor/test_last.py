@@ -1,0 +1,44 @@
+"""What was served last survives on the disk."""
+
+from pathlib import Path
+
+from service.catalog.records import ItemRecord
+from service.store import Canary, Deployment
+from service.supervisor.last import (
+    CATALOG_FILE,
+    FILE,
+    LastCatalog,
+    remember,
+    remember_catalog,
+    remembered,
+    remembered_catalog,
+)
+
+
+def test_a_deployment_comes_back_as_it_was(tmp_path: Path) -> None:
+    deployment = Deployment("v2", 7, ("v1",), ("v3",), Canary("v4", 2.5), "v5", "activate", 12.5)
+    remember(tmp_path, Deployment("v1", 1))
+    remember(tmp_path, deployment)
+    assert remembered(tmp_path) == deployment
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_a_catalog_comes_back_as_it_was(tmp_path: Path) -> None:
+    record = ItemRecord("fresh", 3, item={"item_id": "fresh"}, embeddings={"minilm-1": b"\0\1"})
+    catalog = LastCatalog(3, "era", [record, ItemRecord("item-1", 2, available=False)], {"v1": {"fresh": (1, 0)}})
+    remember_catalog(tmp_path, catalog)
+    assert remembered_catalog(tmp_path) == catalog
+    assert remembered_catalog(tmp_path / "nowhere") is None
+    (tmp_path / CATALOG_FILE).write_bytes(b"damaged")
+    assert remembered_catalog(tmp_path) is None
+
+
+def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(tmp_path: Path) -> None:
+    assert remembered(tmp_path) is None
+    (tmp_path / FILE).write_text('{"version": 1')
+    assert remembered(tmp_path) is None
+
+
+def test_a_disk_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
+    remember(tmp_path / "nowhere", Deployment("v1", 1))
+    assert remembered(tmp_path / "nowhere") is None

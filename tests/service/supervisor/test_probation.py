@@ -1,0 +1,121 @@
+"""A version that answers badly is sent back, in a real Redis, and no other is."""
+
+from pathlib import Path
+
+import pytest
+
+from service.api.control import Counts
+from service.store import Deployment, Store
+from service.supervisor.probation import Limits, Probation
+from tests.service.plain_artifact import plain_artifact
+
+from .waiting import until
+
+pytestmark = pytest.mark.anyio
+
+LIMITS = Limits(window_s=600.0, error_percent=5.0, exhausted_percent=50.0, min_requests=100)
+
+
+@pytest.fixture
+def published(store: Store, tmp_path: Path) -> Store:
+    for version in ("v1", "v2"):
+        store.publish(plain_artifact(tmp_path, version))
+    return store
+
+
+def watching(store: Store, limits: Limits = LIMITS) -> Probation:
+    """A replica that has served v1 and has just switched to v2."""
+    probation = Probation(limits, lambda version, reason: store.rollback(if_active=version, reason=reason))
+    for version in ("v1", "v2"):
+        probation.expect(store.activate(version))
+        probation.switched(version)
+    return probation
+
+
+async def rolled_back(store: Store) -> Deployment:
+    await until(lambda: store.deployment() is not None and found(store).version == "v1")
+    return found(store)
+
+
+def found(store: Store) -> Deployment:
+    deployment = store.deployment()
+    assert deployment is not None
+    return deployment
+
+
+async def test_too_many_errors_send_a_new_version_back(published: Store) -> None:
+    probation = watching(published)
+    probation.count(Counts("v2", 75, 5, 0))
+    probation.count(Counts("v2", 75, 6, 0))
+    reason = "automatic rollback: 7.3 % of 150 answers of v2 were errors, the limit is 5 %"
+    assert (await rolled_back(published)).reason == reason
+
+
+async def test_too_many_short_answers_send_a_new_version_back(published: Store) -> None:
+    probation = watching(published)
+    probation.count(Counts("v2", 100, 0, 51))
+    assert "51.0 % of 100 answers of v2 were short of items" in (await rolled_back(published)).reason
+
+
+async def test_an_engine_that_keeps_ending_sends_a_new_version_back(published: Store) -> None:
+    probation = watching(published)
+    for _ in range(3):
+        probation.died("v2")
+    assert "ended 3 times" in (await rolled_back(published)).reason
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        Counts("v2", 99, 99, 99),  # too few to judge
+        Counts("v2", 100, 5, 50),  # at the limits, not above
+        Counts("v1", 500, 500, 0),  # another version's
+    ],
+)
+async def test_nothing_else_sends_it_back(published: Store, counts: Counts) -> None:
+    probation = watching(published)
+    probation.count(counts)
+    probation.died("v1")
+    probation.died("v2")
+    probation.died("v2")
+    assert not probation.judging
+    assert found(published).version == "v2"
+
+
+async def test_without_a_window_nothing_is_watched(published: Store) -> None:
+    probation = watching(published, Limits(0.0, 5.0, 50.0, 100))
+    probation.count(Counts("v2", 100, 100, 100))
+    assert not probation.judging
+
+
+async def test_after_a_rollback_what_it_went_back_to_is_not_watched(published: Store) -> None:
+    probation = watching(published)
+    probation.expect(published.rollback())
+    probation.switched("v1")
+    probation.count(Counts("v1", 100, 100, 0))
+    assert not probation.judging
+
+
+async def test_a_version_that_served_when_the_replica_started_is_not_watched(published: Store) -> None:
+    probation = Probation(LIMITS, lambda version, _: published.rollback(if_active=version))
+    probation.expect(published.activate("v1"))
+    probation.switched("v1")
+    probation.count(Counts("v1", 100, 100, 0))
+    assert not probation.judging
+
+
+async def test_a_change_beside_the_activation_does_not_end_the_watch(published: Store) -> None:
+    probation = watching(published)
+    probation.expect(published.pin("v1"))
+    probation.count(Counts("v2", 100, 100, 0))
+    assert (await rolled_back(published)).version == "v1"
+
+
+async def test_a_race_lost_to_another_replica_is_no_fault(published: Store) -> None:
+    one, other = watching(published), watching(published)
+    one.count(Counts("v2", 100, 100, 0))
+    await rolled_back(published)
+    epoch = found(published).epoch
+    other.count(Counts("v2", 100, 100, 0))
+    await until(lambda: not other.judging)
+    assert found(published).epoch == epoch
