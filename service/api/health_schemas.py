@@ -10,6 +10,8 @@ _READY: Final[dict[str, JsonValue]] = {
     "notes": ["model beauty-3 is being loaded, beauty-2 answers meanwhile"],
     "model_version": "beauty-2",
     "active_version": "beauty-3",
+    "canary_version": None,
+    "shadow_version": None,
     "staleness_s": 1.25,
     "redis": {"state": "ok", "since": 1790000000.0},
     "engine": {
@@ -81,6 +83,8 @@ class Ready(BaseModel):
     notes: list[str] = Field(description="What is wrong while it answers.")
     model_version: str | None = Field(description="What answers now.")
     active_version: str | None = Field(description="What Redis says should.")
+    canary_version: str | None = Field(description="What answers a share of the users now.")
+    shadow_version: str | None = Field(description="What is asked too, and not waited for.")
     staleness_s: float = Field(description="For how long the model may have been behind Redis.")
     redis: RedisHealth
     engine: EngineHealth | None

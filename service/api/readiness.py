@@ -18,6 +18,8 @@ def health(router: Router) -> Ready:
         notes=notes,
         model_version=route.info.model_version if route else None,
         active_version=status.active_version,
+        canary_version=_canary(router),
+        shadow_version=router.routes.shadow.info.model_version if router.routes.shadow else None,
         staleness_s=round(status.staleness_s, 3),
         redis=redis_health(status),
         engine=_engine_health(route),
@@ -26,6 +28,12 @@ def health(router: Router) -> Ready:
             for model in status.failed
         ],
     )
+
+
+def _canary(router: Router) -> str | None:
+    """The canary's version, where an engine of it is ready."""
+    ready = {route.info.model_version for route in router.routes.others}
+    return router.routes.canary if router.routes.canary in ready else None
 
 
 def redis_health(status: Status) -> RedisHealth:
