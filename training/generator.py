@@ -216,7 +216,7 @@ def eager_search(
         asked = request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
         inputs = catalog | {name: torch.from_numpy(array) for name, array in asked.items()}
         with torch.no_grad():
-            item, score, code_score = search(*(inputs[name] for name in search.input_names))
+            item, score, code_score, _ = search(*(inputs[name] for name in search.input_names))
         item_score = torch.where(item >= 0, score - code_score, 0.0)
         parts.append((item.numpy(), code_score.numpy(), item_score.numpy()))
     items, code_scores, item_scores = zip(*parts, strict=True)
