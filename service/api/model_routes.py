@@ -146,7 +146,7 @@ def create_model_routes(settings: Settings, router: Router, library: Library) ->
     def optional(model: type[Any]) -> dict[str, Any]:
         return request_body(model, required=False)
 
-    api.get("/models", responses=answer(MODELS_EXAMPLE))(routes.models)
+    api.get("/models", dependencies=token, responses=errors(*ADMIN) | answer(MODELS_EXAMPLE))(routes.models)
     api.post("/models/rollback", dependencies=token, openapi_extra=optional(RollbackRequest), responses=back)(
         routes.rollback
     )

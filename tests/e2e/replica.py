@@ -112,6 +112,10 @@ class Replica:
     def admin(self, path: str) -> httpx.Response:
         return self.client.post(path, headers={"Authorization": f"Bearer {TOKEN}"})
 
+    def models(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.client.get("/models", headers={"Authorization": f"Bearer {TOKEN}"}).json()
+        return answer
+
     def metric(self, name: str) -> float:
         """The value of one series, or without labels the sum over a metric's series."""
         rows = [line.rsplit(" ", 1) for line in self.client.get("/metrics").text.splitlines() if line[0] != "#"]

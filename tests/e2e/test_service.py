@@ -194,7 +194,7 @@ def test_a_version_that_fails_its_golden_requests_never_serves(
     assert readiness["failures"][0]["model_version"] == "tiny-bad"
     assert readiness["failures"][0]["retry_at"] is not None
     assert readiness["staleness_s"] > 0
-    rows = {row["model_version"]: row for row in running.client.get("/models").json()["models"]}
+    rows = {row["model_version"]: row for row in running.models()["models"]}
     assert "golden" in rows["tiny-bad"]["reason"]
     assert rows["tiny-1"]["state"] == "active"
     assert running.metric('prorec_model_swap_total{result="failure"}') >= 1
@@ -267,7 +267,7 @@ def test_without_redis_a_replica_keeps_answering_and_replaces_its_engine(
     assert "keeps answering" in readiness.json()["notes"][0]
     assert running.recommend("item-1").status_code == 200
     assert running.activate("tiny-2").json()["code"] == "store_unavailable"
-    assert running.client.get("/models").json()["active_version"] == "tiny-1"
+    assert running.models()["active_version"] == "tiny-1"
     assert running.metric("prorec_catalog_staleness_seconds") > 0
     running.engine().kill()
     wait_until(lambda: running.metric("prorec_engine_restarts_total") == 1)

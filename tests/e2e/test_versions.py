@@ -33,7 +33,7 @@ def engines(one: Replica) -> set[int]:
 
 
 def state(one: Replica, version: str) -> str:
-    rows = one.client.get("/models").json()["models"]
+    rows = one.models()["models"]
     return str(next(row["state"] for row in rows if row["model_version"] == version))
 
 

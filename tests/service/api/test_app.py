@@ -300,8 +300,8 @@ async def test_changing_models_needs_the_token(
 
 async def test_models_are_listed_without_redis_as_far_as_they_are_known(router: Router) -> None:
     router.status = Status(redis="unreachable", active_version="v1", models=(FAILED,))
-    async with client_of(router) as client:
-        body = (await client.get("/models")).json()
+    async with client_of(router, admin_token="secret") as client:
+        body = (await client.get("/models", headers={"Authorization": "Bearer secret"})).json()
     assert (body["active_version"], body["redis"]["state"]) == ("v1", "unreachable")
     assert [(row["model_version"], row["state"], row["reason"]) for row in body["models"]] == [
         ("v2", "failed", "checksum differs")

@@ -225,6 +225,7 @@ async def test_what_cannot_be_done_changes_nothing(
 
 
 ADMIN_ROUTES = [
+    ("GET", "/models"),
     *(("GET", "/models/v1"), ("DELETE", "/models/v1"), ("POST", "/models/v1/load"), ("POST", "/models/v1/unload")),
     *(("POST", "/models/v1/activate"), ("POST", "/models/rollback"), ("GET", "/traffic"), ("PUT", "/traffic")),
     *(("GET", "/replicas"), ("GET", "/events"), ("PATCH", "/catalog/items"), ("POST", "/catalog/items")),
