@@ -3,14 +3,12 @@
 How far the start is is told on stdout, a line for each stage: `stage verifying`, `loading`, `warming`, `ready`.
 """
 
-import os
 import sys
 from functools import partial
 from importlib import import_module
 
 from service.lifetime import parse_options
-
-from .quiet import LOWEST, quiet_thread
+from service.quiet import LOWEST, NORMAL, lower_process, quiet_thread
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -21,10 +19,10 @@ def main() -> int:
         "service.engine", __doc__, {"--background": "lowest priority, for an engine nobody waits for"}
     )
     if options.background:
-        os.nice(LOWEST)
+        lower_process(LOWEST)
     # The search thread must not wait Python's usual 5 ms for the interpreter when a run ends.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with quiet_thread() as quietly:
+    with quiet_thread(LOWEST if options.background else NORMAL) as quietly:
         quietly(partial(import_module, "service.engine.process"))  # a second of work, beside engines that serve
         from .process import load_quietly, serve
 

@@ -11,11 +11,11 @@ import uvloop
 
 from service.lifetime import check_socket_path, one_line, stop_requested
 from service.log_format import configure_logging
+from service.quiet import Quietly
 from service.settings import Settings
 
 from .batcher import Batcher
 from .changes import Changes
-from .quiet import Quietly
 from .server import Server
 from .slots import Slots
 from .startup import Engine, load

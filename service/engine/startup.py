@@ -15,13 +15,13 @@ from models.artifact import Artifact
 from models.graph import SearchRow
 from service.catalog.items import LiveItems
 from service.frames import Answer, EngineInfo, Query
+from service.quiet import Quietly, at_once
 from service.settings import Settings
 
 from .catalog import Catalog, Place
 from .index import LiveIndex
 from .live import LiveSearch
 from .newcomers import Newcomers
-from .quiet import Quietly, at_once
 from .search import GraphSearch, Search, Shape
 
 _TOLERANCE = 1e-3  # of a score, between the machine that exported and this one

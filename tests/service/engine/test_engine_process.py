@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -298,11 +299,30 @@ def test_only_the_start_is_quiet_and_a_background_engine_always(artifact: Artifa
 
     with running(artifact, socket_path, PROREC_ENGINE_THREADS="2") as process:
         talk(socket_path, nothing)
-        assert priorities(process).count(0) >= 4  # the event loop, the search, and a thread of each graph
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert priorities(process).count(own) >= 4  # the event loop, the search, and a thread of each graph
     with start(artifact.folder, socket_path, "--background") as process:
         talk(socket_path, nothing)
         assert set(priorities(process)) == {19}
         process.kill()
+
+
+@pytest.mark.parametrize(("program", "flags", "priority"), [
+    ("service.engine", [], 0), ("service.engine", ["--background"], 19), ("service.reader", [], 10),
+])  # fmt: skip
+def test_a_process_in_a_session_of_its_own_has_its_priority_among_sessions(
+    artifact: Artifact, socket_path: Path, program: str, flags: list[str], priority: int
+) -> None:
+    command = [sys.executable, "-m", program, *flags, "--artifact", str(artifact.folder), "--socket", str(socket_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True) as process:
+        while not socket_path.exists():
+            assert process.poll() is None
+            time.sleep(0.01)
+        session = Path(f"/proc/{process.pid}/autogroup")
+        if session.exists():  # a kernel that shares the processor out among sessions
+            assert session.read_text().endswith(f" nice {priority}\n")
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 def test_a_socket_path_the_system_cannot_hold_is_named(artifact: Artifact, tmp_path: Path) -> None:
