@@ -23,8 +23,10 @@ from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
 from models.graph import Inputs
 from models.item_text import item_text
+from models.network import TemporalGenerator
 from models.quantizer import quantize
 
+from .code_writer import CodeWriter, fit_code_writer
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
 from .config import TrainingConfig
 from .errors import ConfigError
@@ -32,7 +34,7 @@ from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask, eager_search
 from .interactions import Split, leave_one_out, read_dataset
-from .item_encoder import ItemEncoderPart, fit_item_encoder
+from .item_encoder import ItemEncoderNetwork, ItemEncoderPart, fit_item_encoder
 from .item_gain import Events
 from .loop import Progress, fit
 from .package import Package, write_artifact
@@ -186,17 +188,34 @@ class Run:
     def _item_encoder(self, model: GeneratorModel) -> ItemEncoderPart:
         """Fitted on what the items of training events have become."""
         temporal = model.temporal
+        warm = torch.from_numpy(self.split.train.counts(self.item_count) > 0)
+        events = Events.of(self.split.valid, self.item_count, model.user_states)
         network = fit_item_encoder(
             self.stage1()[0],
             model.item.detach(),
-            torch.from_numpy(self.split.train.counts(self.item_count) > 0),
-            Events.of(self.split.valid, self.item_count, model.user_states),
+            warm,
+            events,
             self.standardisation(),
             model.project if temporal else None,
             self.config.integrated,
         )
-        token_input = model.token_input.detach().numpy() if temporal else None
-        return ItemEncoderPart(network, self.codebooks(), token_input, self.raw_semantic()[:_PROOF_ITEMS])
+        return ItemEncoderPart(
+            network,
+            self.codebooks(),
+            model.token_input.detach().numpy() if temporal else None,
+            self.raw_semantic()[:_PROOF_ITEMS],
+            self._code_writer(model, network, warm, events.queries),
+        )
+
+    def _code_writer(
+        self, model: GeneratorModel, network: ItemEncoderNetwork, warm: torch.Tensor, states: torch.Tensor
+    ) -> CodeWriter | None:
+        """None where codes have one token or a user is more than one state."""
+        if not isinstance(model.generator, TemporalGenerator) or self.config.model.code_length == 1:
+            return None
+        integrated = torch.from_numpy(network.encode(self.raw_semantic()[warm.numpy()]).integrated)
+        vectors, codes = model.item.detach()[warm], model.codes[warm]
+        return fit_code_writer(model.generator, integrated, vectors, codes, states, self.codebooks()[0])
 
     def _tables(self, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
         """What the artifact's items are: learned, or where training never saw them in an event, from their text."""
