@@ -7,7 +7,6 @@ import pytest
 
 from deploy.cold_items import Ask, add_items, hold_out, last_events, recall, taken_codes, untouched, write_without
 from models.artifact import Artifact
-from tests.models.conftest import open_to_new_items  # noqa: F401, a fixture
 from tests.tiny import random_codes
 from tests.training.ring import ITEMS, write_ring
 from training.export import GraphSearch
@@ -39,7 +38,7 @@ def test_users_are_asked_for_by_their_last_event(ring: Interactions) -> None:
     assert not {item for group in asks.values() for ask in group for item in ask.history} & gone
 
 
-def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) -> None:  # noqa: F811
+def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) -> None:
     records = [{"item_id": f"new-{n}", "title": f"red tent {n}"} for n in range(3)]
     before, after = untouched(open_to_new_items), add_items(open_to_new_items, records)
     after.trie.check()
