@@ -18,7 +18,8 @@ from .free_codes import Taken, first_free, free_codes, taken_or_among
 OUTPUTS = ("integrated", "item_output", "item_input")
 CANDIDATES = "candidates"
 _ROWS_PER_RUN = 4096
-_ROWS_PER_WRITING = 64
+ROWS_PER_WRITING = 16
+"""What the code writer's graph takes at once, no more and no fewer."""
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,14 @@ class CodeWriterGraph:
 
     def __call__(self, integrated: NDArray[np.float32]) -> NDArray[np.int32]:
         """Integrated embeddings float32 [M, D_I] → codes to try, int32 [M, C, L], the most probable first."""
-        parts = [
-            self.session.run([CANDIDATES], {"integrated": integrated[begin : begin + _ROWS_PER_WRITING]})[0]
-            for begin in range(0, len(integrated), _ROWS_PER_WRITING)
-        ]
-        return np.asarray(np.concatenate(parts), dtype=np.int32)
+        parts = [self.session.run([CANDIDATES], {"integrated": part})[0] for part in np.split(*padded_rows(integrated))]
+        return np.asarray(np.concatenate(parts)[: len(integrated)], dtype=np.int32)
+
+
+def padded_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+    """Rows [M, D] repeated up to a multiple of ROWS_PER_WRITING, and how many runs that makes."""
+    runs = -(-len(rows) // ROWS_PER_WRITING)
+    return np.resize(rows, (runs * ROWS_PER_WRITING, rows.shape[1])), runs
 
 
 def _open(path: Path) -> ort.InferenceSession:
