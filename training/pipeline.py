@@ -3,12 +3,8 @@
 Everything a step leaves lies in `<out>.work/`; a step whose result is there is not done again.
 """
 
-import fcntl
-import hashlib
 import json
 import logging
-import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -40,6 +36,7 @@ from .loop import Progress, fit
 from .package import Package, write_artifact
 from .text import Standardisation, encode_items, is_precomputed, load_encoder
 from .text_export import TextEncoderFiles, export_text_encoder
+from .work_folder import fingerprint, lock, write_once
 
 _PROOF_HISTORIES = 64
 _PROOF_ITEMS = 256
@@ -302,13 +299,13 @@ class Run:
                 "raise model.tokens_per_level or model.code_length"
             )
         self.work.mkdir(parents=True, exist_ok=True)
-        _lock(self, self.work / "lock")
-        found = {"sha256": _fingerprint(self.split, self.config.text_encoder)}
+        lock(self, self.work / "lock")
+        found = {"sha256": fingerprint(self.split, self.config.text_encoder)}
         path = self.work / "data.json"
         if path.exists() and json.loads(path.read_text()) != found:
             raise ConfigError(f"{self.data} has changed since {self.work} was begun; remove the folder to start anew")
-        _write_once(path, json.dumps(found))
-        _write_once(self.work / "config.json", self.config.model_dump_json(indent=2))
+        write_once(path, json.dumps(found))
+        write_once(self.work / "config.json", self.config.model_dump_json(indent=2))
         self._claimed = True
 
     def _report(self, name: str, progress: Progress) -> None:
@@ -316,36 +313,6 @@ class Run:
             "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training",
             name, progress.best, progress.best_epoch, progress.epoch, progress.seconds,
         )  # fmt: skip
-
-
-def _fingerprint(split: Split, text_encoder: str) -> str:
-    """SHA-256 over all that is read: events of every split, items with their metadata, precomputed embeddings."""
-    data, digest = split.interactions, hashlib.sha256()
-    for array in (data.offsets, data.events):
-        digest.update(array.tobytes())
-    for item in data.items:
-        digest.update(json.dumps(item).encode())
-    if text_encoder.endswith(".npy"):
-        with Path(text_encoder).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _lock(owner: Run, path: Path) -> None:
-    """Held as long as `owner` lives, and dropped by the kernel when its process ends in any way."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    weakref.finalize(owner, os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"another process is training in {path.parent}") from None
-
-
-def _write_once(path: Path, text: str) -> None:
-    if not path.exists():
-        aside = path.with_suffix(".writing")
-        aside.write_text(text)
-        aside.replace(path)
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:
