@@ -3,12 +3,8 @@
 Everything a step leaves lies in `<out>.work/`; a step whose result is there is not done again.
 """
 
-import fcntl
-import hashlib
 import json
 import logging
-import os
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,8 +19,10 @@ from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
 from models.graph import Inputs
 from models.item_text import item_text
+from models.network import TemporalGenerator
 from models.quantizer import quantize
 
+from .code_writer import CodeWriter, fit_code_writer
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
 from .config import TrainingConfig
 from .errors import ConfigError
@@ -32,12 +30,13 @@ from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask, eager_search
 from .interactions import Split, leave_one_out, read_dataset
-from .item_encoder import ItemEncoderPart, fit_item_encoder
+from .item_encoder import ItemEncoderNetwork, ItemEncoderPart, fit_item_encoder
 from .item_gain import Events
 from .loop import Progress, fit
 from .package import Package, write_artifact
 from .text import Standardisation, encode_items, is_precomputed, load_encoder
 from .text_export import TextEncoderFiles, export_text_encoder
+from .work_folder import fingerprint, lock, write_once
 
 _PROOF_HISTORIES = 64
 _PROOF_ITEMS = 256
@@ -186,17 +185,34 @@ class Run:
     def _item_encoder(self, model: GeneratorModel) -> ItemEncoderPart:
         """Fitted on what the items of training events have become."""
         temporal = model.temporal
+        warm = torch.from_numpy(self.split.train.counts(self.item_count) > 0)
+        events = Events.of(self.split.valid, self.item_count, model.user_states)
         network = fit_item_encoder(
             self.stage1()[0],
             model.item.detach(),
-            torch.from_numpy(self.split.train.counts(self.item_count) > 0),
-            Events.of(self.split.valid, self.item_count, model.user_states),
+            warm,
+            events,
             self.standardisation(),
             model.project if temporal else None,
             self.config.integrated,
         )
-        token_input = model.token_input.detach().numpy() if temporal else None
-        return ItemEncoderPart(network, self.codebooks(), token_input, self.raw_semantic()[:_PROOF_ITEMS])
+        return ItemEncoderPart(
+            network,
+            self.codebooks(),
+            model.token_input.detach().numpy() if temporal else None,
+            self.raw_semantic()[:_PROOF_ITEMS],
+            self._code_writer(model, network, warm, events.queries),
+        )
+
+    def _code_writer(
+        self, model: GeneratorModel, network: ItemEncoderNetwork, warm: torch.Tensor, states: torch.Tensor
+    ) -> CodeWriter | None:
+        """None where codes have one token or a user is more than one state."""
+        if not isinstance(model.generator, TemporalGenerator) or self.config.model.code_length == 1:
+            return None
+        integrated = torch.from_numpy(network.encode(self.raw_semantic()[warm.numpy()]).integrated)
+        vectors, codes = model.item.detach()[warm], model.codes[warm]
+        return fit_code_writer(model.generator, integrated, vectors, codes, states, self.codebooks()[0])
 
     def _tables(self, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
         """What the artifact's items are: learned, or where training never saw them in an event, from their text."""
@@ -283,13 +299,13 @@ class Run:
                 "raise model.tokens_per_level or model.code_length"
             )
         self.work.mkdir(parents=True, exist_ok=True)
-        _lock(self, self.work / "lock")
-        found = {"sha256": _fingerprint(self.split, self.config.text_encoder)}
+        lock(self, self.work / "lock")
+        found = {"sha256": fingerprint(self.split, self.config.text_encoder)}
         path = self.work / "data.json"
         if path.exists() and json.loads(path.read_text()) != found:
             raise ConfigError(f"{self.data} has changed since {self.work} was begun; remove the folder to start anew")
-        _write_once(path, json.dumps(found))
-        _write_once(self.work / "config.json", self.config.model_dump_json(indent=2))
+        write_once(path, json.dumps(found))
+        write_once(self.work / "config.json", self.config.model_dump_json(indent=2))
         self._claimed = True
 
     def _report(self, name: str, progress: Progress) -> None:
@@ -297,36 +313,6 @@ class Run:
             "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training",
             name, progress.best, progress.best_epoch, progress.epoch, progress.seconds,
         )  # fmt: skip
-
-
-def _fingerprint(split: Split, text_encoder: str) -> str:
-    """SHA-256 over all that is read: events of every split, items with their metadata, precomputed embeddings."""
-    data, digest = split.interactions, hashlib.sha256()
-    for array in (data.offsets, data.events):
-        digest.update(array.tobytes())
-    for item in data.items:
-        digest.update(json.dumps(item).encode())
-    if text_encoder.endswith(".npy"):
-        with Path(text_encoder).open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
-
-
-def _lock(owner: Run, path: Path) -> None:
-    """Held as long as `owner` lives, and dropped by the kernel when its process ends in any way."""
-    descriptor = os.open(path, os.O_CREAT | os.O_RDWR, 0o644)
-    weakref.finalize(owner, os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ConfigError(f"another process is training in {path.parent}") from None
-
-
-def _write_once(path: Path, text: str) -> None:
-    if not path.exists():
-        aside = path.with_suffix(".writing")
-        aside.write_text(text)
-        aside.replace(path)
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:

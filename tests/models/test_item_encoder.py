@@ -7,14 +7,16 @@ from numpy.typing import NDArray
 
 from models.artifact import ITEM_ENCODER, Artifact
 from models.errors import ItemEncodingError, NoItemEncoderError
-from models.item_encoder import ItemEncoder
+from models.item_encoder import EncodedItems, ItemEncoder, ItemGraph
 from tests.service.plain_artifact import plain_artifact
-from tests.tiny import SEMANTIC_WIDTH, build_tiny_artifact, tiny_package
+from tests.tiny import SEMANTIC_WIDTH, tiny_package
+from training.errors import ExportError
+from training.item_encoder import ItemEncoderNetwork, export_item_encoder
 
 
 @pytest.fixture(scope="module")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return build_tiny_artifact(tmp_path_factory.mktemp("items"))
+def artifact(open_to_new_items: Artifact) -> Artifact:
+    return open_to_new_items
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,10 @@ def test_like_items_get_like_codes(artifact: Artifact, encoder: ItemEncoder) -> 
 
 
 def test_the_encoder_decoder_has_no_vector_for_histories(tmp_path: Path) -> None:
-    encoder = ItemEncoder.open(build_tiny_artifact(tmp_path, generator="encoder_decoder"))
+    part = tiny_package(generator="encoder_decoder").item_encoder
+    assert part is not None
+    export_item_encoder(part.network, part.semantic, tmp_path)
+    encoder = ItemEncoder(ItemGraph(tmp_path / ITEM_ENCODER), SEMANTIC_WIDTH, part.codebooks, part.token_input)
     encoded = encoder.encode(embeddings(3))
     assert encoded.item_output.shape == (3, 16)
     assert encoder.item_input(encoded, np.zeros((3, 3), dtype=np.int32)).shape == (3, 0)
@@ -96,10 +101,22 @@ def test_embeddings_that_do_not_fit_are_refused(
 
 def test_the_manifest_says_what_can_be_added(artifact: Artifact) -> None:
     manifest = artifact.manifest
-    assert (manifest.item_encoder, manifest.semantic_width, manifest.text_encoder) == (True, SEMANTIC_WIDTH, None)
+    assert (manifest.item_encoder, manifest.semantic_width) == (True, SEMANTIC_WIDTH)
     assert {ITEM_ENCODER, "codebooks.npy", "token_input.npy"} <= set(manifest.files)
 
 
 def test_an_artifact_without_item_encoder_says_so(tmp_path: Path) -> None:
     with pytest.raises(NoItemEncoderError, match="the model v1 has no item encoder"):
         ItemEncoder.open(plain_artifact(tmp_path))
+
+
+def test_an_encoder_that_differs_from_torch_is_refused(tmp_path: Path) -> None:
+    class Noisy(ItemEncoderNetwork):
+        def encode(self, semantic: NDArray[np.float32]) -> EncodedItems:
+            return super().encode(semantic + np.float32(0.01))
+
+    part = tiny_package().item_encoder
+    assert part is not None
+    part.network.__class__ = Noisy
+    with pytest.raises(ExportError, match="differs from torch"):
+        export_item_encoder(part.network, part.semantic, tmp_path)

@@ -11,7 +11,8 @@ from sentence_transformers import SentenceTransformer
 from models.artifact import TEXT_ENCODER, TOKENIZER, Artifact
 from models.errors import NoTextEncoderError
 from models.text_encoder import TextEncoder
-from tests.tiny import SEMANTIC_WIDTH, build_tiny_artifact, build_tiny_sentence_encoder, tiny_text_encoder
+from tests.service.plain_artifact import edit_manifest, plain_artifact
+from tests.tiny import SEMANTIC_WIDTH, build_tiny_sentence_encoder, tiny_text_encoder
 from training.errors import ExportError
 from training.text import load_encoder
 from training.text_export import export_text_encoder
@@ -54,20 +55,26 @@ def test_a_text_does_not_depend_on_its_neighbours(encoder: TextEncoder) -> None:
         np.testing.assert_allclose(encoder.encode([text])[0], together[place + 35], atol=1e-5)
 
 
+<<<<<<< HEAD
 def test_an_artifact_carries_it(tmp_path: Path, encoder: TextEncoder) -> None:
     artifact = build_tiny_artifact(tmp_path, with_text_encoder=True)
     assert artifact.manifest.text_encoder is not None
     assert artifact.manifest.text_encoder.startswith("tiny-")
     found = TextEncoder.open(Artifact.open(artifact.folder)).encode(TEXTS)
+=======
+def test_an_artifact_carries_it(open_to_new_items: Artifact, encoder: TextEncoder) -> None:
+    assert open_to_new_items.manifest.text_encoder is not None
+    assert open_to_new_items.manifest.text_encoder.startswith("tiny-")
+    found = TextEncoder.open(open_to_new_items).encode(TEXTS)
+>>>>>>> training
     assert found.shape == (len(TEXTS), SEMANTIC_WIDTH)
-    assert found.dtype == np.float32
     np.testing.assert_allclose(found, encoder.encode(TEXTS), atol=1e-6)
 
 
 def test_an_artifact_without_it_asks_for_embeddings(tmp_path: Path) -> None:
-    artifact = build_tiny_artifact(tmp_path)
+    edit_manifest(plain_artifact(tmp_path), semantic_width=8)
     with pytest.raises(NoTextEncoderError, match="give embeddings of 8 numbers"):
-        TextEncoder.open(artifact)
+        TextEncoder.open(Artifact.open(tmp_path / "v1"))
 
 
 def test_a_missing_tokenizers_package_is_named(folder: Path) -> None:
@@ -86,16 +93,11 @@ except NoTextEncoderError as error:
     assert "install prorec-serve[text]" in ran.stdout
 
 
-def test_the_name_tells_encoders_apart(tmp_path: Path, folder: Path) -> None:
-    same = export_text_encoder(load_encoder(str(folder / "sentence")), "tiny", TEXTS, tmp_path)
+def test_the_name_tells_encoders_apart(tmp_path: Path, folder: Path, open_to_new_items: Artifact) -> None:
+    same = export_text_encoder(load_encoder(str(folder / "sentence")), "tiny", ["red"], tmp_path)
     shorter = build_tiny_sentence_encoder(tmp_path / "shorter", longest=8)
-    other = export_text_encoder(load_encoder(str(shorter)), "tiny", TEXTS, tmp_path)
-    first = tiny_name(folder)
-    assert same.name == first != other.name
-
-
-def tiny_name(folder: Path) -> str:
-    return export_text_encoder(load_encoder(str(folder / "sentence")), "tiny", ["red"], folder).name
+    other = export_text_encoder(load_encoder(str(shorter)), "tiny", ["red"], tmp_path)
+    assert same.name == open_to_new_items.manifest.text_encoder != other.name
 
 
 def test_an_encoder_that_is_not_what_was_traced_is_refused(tmp_path: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from models.artifact import Artifact
 from models.errors import ModelError
+from models.item_encoder import ItemEncoder
 from training.__main__ import app
 from training.batches import Windows
 from training.collaborative import Collaborative, CollaborativeTask
@@ -61,6 +62,18 @@ def test_a_second_evaluation_gives_the_same_numbers(trained: tuple[Run, Artifact
     again = evaluate_artifact(trained[1], trained[0].split)
     for method, values in again.items():
         assert values == pytest.approx(trained[1].manifest.metrics[method])
+
+
+def test_the_artifact_takes_new_items_by_their_embeddings(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    artifact = trained[1]
+    assert (artifact.manifest.semantic_width, artifact.manifest.text_encoder) == (8, None)
+    encoder = ItemEncoder.open(artifact)
+    encoded = encoder.encode(np.load(ring / "text.npy"))
+    # An item like item 7 scores like item 7: the ring's embeddings tell everything.
+    scores = encoded.item_output @ artifact.array("item_output").T
+    assert np.mean(np.abs((scores.argmax(axis=1) - np.arange(ITEMS) + 20) % ITEMS - 20) <= 1) > 0.9
+    codes = encoder.propose(encoded.integrated, lambda asked: np.zeros(len(asked), dtype=bool))
+    assert len(np.unique(codes, axis=0)) == ITEMS
 
 
 def test_held_out_events_do_not_reach_the_codes(ring: Path, trained: tuple[Run, Artifact]) -> None:
@@ -129,9 +142,10 @@ def test_a_killed_loop_resumes_to_the_same_weights(ring: Path, tmp_path: Path) -
         ("model.generator=encoder_decoder", "stage2.epochs=20", "stage2.learning_rate=3e-3"),
         ("recommender=din", "stage2.epochs=12"),
         ("integrated=gate",),
+        ("integrated=semantic",),
         ("integrated=collaborative", "cka_weight=0", "ikd_weight=0"),
     ],
-    ids=["encoder-decoder", "din", "gate", "no-alignment-no-distillation"],
+    ids=["encoder-decoder", "din", "gate", "text-alone", "no-alignment-no-distillation"],
 )
 def test_every_variant_learns_the_rule(ring: Path, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id

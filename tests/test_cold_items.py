@@ -1,0 +1,59 @@
+"""The benchmark of items added after training: what is taken out, who is asked for, and what adding does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.cold_items import Ask, add_items, hold_out, last_events, recall, taken_codes, untouched, write_without
+from models.artifact import Artifact
+from tests.tiny import random_codes
+from tests.training.ring import ITEMS, write_ring
+from training.export import GraphSearch
+from training.interactions import Interactions, read_dataset
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Interactions:
+    return read_dataset(write_ring(tmp_path_factory.mktemp("ring") / "data"), tie_seed=0)
+
+
+def test_held_out_items_leave_no_trace(ring: Interactions, tmp_path: Path) -> None:
+    cold = hold_out(ITEMS, 0.2, seed=0)
+    write_without(ring, cold, tmp_path / "data")
+    left = read_dataset(tmp_path / "data", tie_seed=0)
+    gone = {ring.item_ids[item] for item in np.flatnonzero(cold).tolist()}
+    assert len(gone) == 8
+    assert set(left.item_ids) == set(ring.item_ids) - gone
+    kept = [ring.item_ids[item] for item in ring.events[~cold[ring.events]].tolist()]
+    assert [left.item_ids[item] for item in left.events.tolist()] == kept
+
+
+def test_users_are_asked_for_by_their_last_event(ring: Interactions) -> None:
+    cold = hold_out(ITEMS, 0.2, seed=0)
+    asks = last_events(ring, cold)
+    gone = {ring.item_ids[item] for item in np.flatnonzero(cold).tolist()}
+    assert {ask.target for ask in asks["added"]} <= gone
+    assert not {ask.target for ask in asks["known"]} & gone
+    assert not {item for group in asks.values() for ask in group for item in ask.history} & gone
+
+
+def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) -> None:
+    records = [{"item_id": f"new-{n}", "title": f"red tent {n}"} for n in range(3)]
+    before, after = untouched(open_to_new_items), add_items(open_to_new_items, records)
+    after.trie.check()
+    assert list(after.item_index) == [*before.item_index, "new-0", "new-1", "new-2"]
+    manifest = open_to_new_items.manifest
+    everything = list(before.item_index)  # with all of it in the history, only added items are left to recommend
+    asks = [Ask(everything, f"new-{n}") for n in range(3)]
+    for catalog, found in ((before, 0.0), (after, 1.0)):
+        graph = open_to_new_items.graph_path(manifest.beam_widths[-1])
+        search = GraphSearch(graph, catalog.inputs, manifest.config.code_length, manifest.history_buckets)
+        assert recall(search, catalog, asks, 1.0) == found
+
+
+def test_taken_codes_are_those_of_the_table() -> None:
+    table = random_codes(50, 3, 8, seed=0)
+    asked = np.concatenate([table.tokens[:5], np.array([[0, 0, 0]], dtype=np.int32)])
+    free = not (table.tokens == 0).all(axis=1).any()
+    assert taken_codes(table)(asked).tolist() == [True] * 5 + [not free]
