@@ -55,18 +55,10 @@ def test_a_text_does_not_depend_on_its_neighbours(encoder: TextEncoder) -> None:
         np.testing.assert_allclose(encoder.encode([text])[0], together[place + 35], atol=1e-5)
 
 
-<<<<<<< HEAD
-def test_an_artifact_carries_it(tmp_path: Path, encoder: TextEncoder) -> None:
-    artifact = build_tiny_artifact(tmp_path, with_text_encoder=True)
-    assert artifact.manifest.text_encoder is not None
-    assert artifact.manifest.text_encoder.startswith("tiny-")
-    found = TextEncoder.open(Artifact.open(artifact.folder)).encode(TEXTS)
-=======
 def test_an_artifact_carries_it(open_to_new_items: Artifact, encoder: TextEncoder) -> None:
     assert open_to_new_items.manifest.text_encoder is not None
     assert open_to_new_items.manifest.text_encoder.startswith("tiny-")
     found = TextEncoder.open(open_to_new_items).encode(TEXTS)
->>>>>>> training
     assert found.shape == (len(TEXTS), SEMANTIC_WIDTH)
     np.testing.assert_allclose(found, encoder.encode(TEXTS), atol=1e-6)
 
