@@ -15,14 +15,21 @@ logger = logging.getLogger(__name__)
 
 
 class Reading:
-    """Keeps one reader of the artifact it follows; the one before it answers until it is ready."""
+    """Keeps one reader of the artifact it follows; the one before it answers until it is ready.
 
-    def __init__(self, start: Callable[[Path], Awaitable[Engine]], drain_timeout_s: float) -> None:
+    The readers of the newest `warm_previous` artifacts before it stay, as the engines of their versions do, so that a
+    way back starts nothing.
+    """
+
+    def __init__(
+        self, start: Callable[[Path], Awaitable[Engine]], drain_timeout_s: float, warm_previous: int = 0
+    ) -> None:
         """`start` returns a reader that is ready; raises StartError, OSError, and leaves no process when cancelled."""
         self._start = start
         self._drain_timeout_s = drain_timeout_s
+        self._warm_previous = warm_previous
         self._reader: Engine | None = None
-        self._past: list[Engine] = []
+        self._past: list[Engine] = []  # oldest first; nobody is sent to them any more after `dismiss`
         self._keeper: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self.on_change: Callable[[], None] = lambda: None  # `route` is another one
@@ -40,9 +47,7 @@ class Reading:
 
     def dismiss(self) -> None:
         """Nobody asks the readers before the present one any more."""
-        past, self._past = self._past, []
-        for reader in past:
-            self._tasks.run(reader.drain(self._drain_timeout_s))
+        self._let_go(self._warm_previous)
 
     async def stop(self) -> None:
         """Ends every reader."""
@@ -50,14 +55,14 @@ class Reading:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._change(None)
-        self.dismiss()
+        self._let_go(0)
         await self._tasks.all_ended()
 
     async def _keep(self, folder: Path) -> None:
         backoff = Backoff(immediate=True)
         while True:
             try:
-                reader = await self._start(folder)
+                reader = self._kept(folder) or await self._start(folder)
                 self._change(reader)
                 reason = reader.child.last_sentence(await reader.child.wait())
                 self._change(None)
@@ -66,6 +71,22 @@ class Reading:
             pause_s = backoff.next_s()
             logger.error("the reader of %s ended: %s; next in %.1f s", folder.name, reason, pause_s)
             await asyncio.sleep(pause_s)
+
+    def _kept(self, folder: Path) -> Engine | None:
+        """A reader of that artifact from before, which is in use again."""
+        for reader in self._past:
+            if reader.folder == folder and reader.child.running:
+                self._past.remove(reader)
+                return reader
+        return None
+
+    def _let_go(self, keep: int) -> None:
+        """Ends all but the newest `keep` readers that are not in use."""
+        alive = [reader for reader in self._past if reader.child.running]
+        self._past = alive[len(alive) - keep :] if keep else []
+        for reader in alive:
+            if reader not in self._past:
+                self._tasks.run(reader.drain(self._drain_timeout_s))
 
     def _change(self, reader: Engine | None) -> None:
         if self._reader:

@@ -57,7 +57,7 @@ class Replica:
         cache = settings.data_dir / "cache"
         self._plant = Plant(store, cache, folder, without_secrets(variables), self._feeds, self._in_use)
         self._workers = Workers(listener, folder / "control", variables, settings.workers)
-        self._reading = Reading(self._plant.reader, settings.drain_timeout_s)
+        self._reading = Reading(self._plant.reader, settings.drain_timeout_s, settings.warm_previous)
         self._fleet = self._new_fleet()
         self._probation = Probation(_limits(settings), self._roll_back)
         self._reporter = Reporter(store, self._report)
