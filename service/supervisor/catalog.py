@@ -20,7 +20,7 @@ class Catalog:
         self.revision = 0
         self.era = ""
         self.records: dict[str, ItemRecord] = {}
-        self.known = asyncio.Event()  # it has been read once
+        self.known = asyncio.Event()  # it has been read once, or Redis is away and cannot be asked
 
     def take(self, sighting: CatalogSighting) -> list[ItemRecord]:
         """What an engine that knew everything before has to be told now."""
@@ -75,7 +75,11 @@ class Feeds:
         self.take(CatalogSighting(last.revision, last.records, whole=True, era=last.era))
 
     async def join(self, engine: Engine, *, places: bool, serves: bool) -> None:
-        """Returns when everything known so far counts there; raises StartError where it ends before that."""
+        """Returns when everything that Redis holds, or held last, counts there; raises StartError where it ends before.
+
+        A catalog of millions takes its time to be read, and an engine that did not wait would recommend hidden items.
+        """
+        await self.catalog.known.wait()
         feed = Feed(engine, self._codes, self.tell, places=places)
         feed.put(self.catalog.revision, self.catalog.records.values())
         listener = Listener(feed, asyncio.create_task(feed.run()), serves)

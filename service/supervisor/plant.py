@@ -5,7 +5,6 @@ import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -16,8 +15,6 @@ from service.store import Store
 
 from .catalog import Feeds
 from .engine import Engine, Program
-
-_CATALOG_S: Final = 10.0  # how long a first engine waits for the catalog to be read
 
 _ENGINE: Final = Program("service.engine")
 _BACKGROUND: Final = Program("service.engine", ("--background",))
@@ -66,9 +63,6 @@ class Plant:
     async def _start(self, folder: Path, program: Program, on_stage: Callable[[str], None], *, serves: bool) -> Engine:
         engine = await Engine.start(folder, next(self._sockets), self._environment, program, on_stage)
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CATALOG_S):
-                    await self._feeds.catalog.known.wait()
             await self._feeds.join(engine, places=program is not _READER, serves=serves)
         except BaseException:
             await engine.child.kill()

@@ -147,14 +147,19 @@ class Replica:
         """What serves goes on; at the start, what was served last does."""
         logger.error("%s", reason)
         self._board.redis("unreachable", reason)
+        if not self._feeds.catalog.known.is_set():
+            self._recall_catalog()
         if self._deployment is None and (last := remembered(self._settings.data_dir)):
             self._recall(last)
+
+    def _recall_catalog(self) -> None:
+        """Also where Redis told the deployment and then fell silent: what was hidden stays hidden."""
+        if catalog := remembered_catalog(self._settings.data_dir):
+            self._feeds.recall(catalog)
         self._feeds.catalog.known.set()  # nothing more is to be expected
 
     def _recall(self, last: Deployment) -> None:
         logger.warning("serving what was served last: model %s", last.version)
-        if catalog := remembered_catalog(self._settings.data_dir):
-            self._feeds.recall(catalog)
         self._deployment = last
         self._board.wanted(last.version, last.epoch)
         self._fleet.follow(last)

@@ -36,6 +36,7 @@ class Scene:
         self.store, self.folder = store, folder
         self.board = Board()
         self.feeds = Feeds(Codes(store), self.board)
+        self.feeds.catalog.known.set()
         self.engines: list[Engine] = []
 
     def change(self, *changes: ItemChange) -> None:
@@ -112,6 +113,16 @@ async def test_an_engine_that_starts_later_is_ready_only_with_everything(scene: 
     assert (await known(engine, "item-1"))["item"]["available"] is False
     assert (await known(engine, "item-2"))["item"]["attributes"] == {"price": 3}
     assert scene.board.status.catalog_revision == 1
+
+
+async def test_no_engine_is_ready_before_the_catalog_has_been_read(scene: Scene) -> None:
+    scene.feeds.catalog.known.clear()
+    start = asyncio.create_task(scene.start())
+    await until(lambda: bool(scene.engines))
+    await asyncio.sleep(0.1)
+    assert not start.done()
+    scene.change(ItemChange("item-1", available=False))
+    assert (await known(await start, "item-1"))["item"]["available"] is False
 
 
 async def test_an_added_item_gets_the_same_code_in_every_engine_of_a_version(scene: Scene) -> None:
