@@ -56,7 +56,9 @@ class Feeds:
         self._listeners: dict[Engine, Listener] = {}
 
     def take(self, sighting: CatalogSighting) -> None:
-        """Queues what has changed for everybody."""
+        """Queues what has changed for everybody. Where Redis has lost the catalog, what is known of it stays."""
+        if sighting.revision < 1 <= self.catalog.revision:
+            return
         if self.catalog.era not in ("", sighting.era):
             self._codes.forget()  # Redis has lost what it decided
         news = self.catalog.take(sighting)

@@ -119,15 +119,19 @@ class Replica:
             case CatalogSighting():
                 self._feeds.take(sighting)
                 self._scribe.catalog_changed()
-                self._board.redis("ok")
-            case Lost():
-                logger.error("Redis has lost the name of the active model; %s keeps answering", sighting.last.version)
-                self._board.redis("lost")
+            case Lost(last):
+                self._on_loss(last.version)
             case StoreDown():
                 self._on_outage(sighting.reason)
+            case None if self._deployment and self._deployment.version:  # Redis was away at the start, and is empty
+                self._on_loss(self._deployment.version)
             case None:
                 self._board.redis("ok")
                 self._announce.idle()
+
+    def _on_loss(self, version: str | None) -> None:
+        logger.error("Redis has lost the name of the active model; %s keeps answering", version)
+        self._board.redis("lost")
 
     def _on_deployment(self, deployment: Deployment) -> None:
         self._probation.expect(deployment)

@@ -183,6 +183,17 @@ async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: 
     assert scene.feeds.catalog.records == {}
 
 
+async def test_what_an_empty_redis_has_lost_stays_as_it_is_known(scene: Scene) -> None:
+    engine = await scene.start()
+    scene.change(ItemChange("item-1", available=False))
+    await scene.settled()
+    scene.feeds.take(CatalogSighting(0, [], whole=True))
+    scene.change(ItemChange("item-2", available=False))
+    await availability(engine, "item-2", False)
+    await availability(engine, "item-1", False)
+    assert set(scene.feeds.catalog.records) == {"item-1", "item-2"}
+
+
 async def test_without_redis_an_engine_is_told_what_an_earlier_process_knew(scene: Scene) -> None:
     await scene.start()
     scene.change(ItemChange("item-1", available=False), added("fresh"))
