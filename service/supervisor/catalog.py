@@ -98,11 +98,8 @@ class Feeds:
     def tell(self) -> None:
         """Shows what the engines have applied by now."""
         serving = [one.feed for one in self._listeners.values() if one.serves and one.feed.caught_up.is_set()]
-        unplaced: dict[str, str] = {}
-        for feed in serving:
-            if feed.peer.version == self._board.serving_version:
-                unplaced |= feed.unplaced
-        self._board.catalog(min((feed.applied for feed in serving), default=0), unplaced)
+        mine = [feed.unplaced for feed in serving if feed.peer.version == self._board.serving_version]
+        self._board.catalog(min((feed.applied for feed in serving), default=0), mine[-1] if mine else {})
 
     def _leave(self, engine: Engine) -> None:
         self._listeners.pop(engine, None)

@@ -14,7 +14,7 @@ import pytest
 from service.catalog.records import ItemChange, ItemRecord
 from service.frames import Document, Lookup
 from service.store import CatalogSighting, Store
-from service.supervisor.board import Board
+from service.supervisor.board import KEPT_UNPLACED, Board
 from service.supervisor.catalog import Feeds
 from service.supervisor.codes import Codes
 from service.supervisor.engine import Engine, Program, StartError
@@ -160,6 +160,16 @@ async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: S
     assert await code(engine, "fresh") == [0, 0]
     scene.change(ItemChange("misfit-1", remove=True))
     await until(lambda: not scene.board.status.unplaced)
+
+
+async def test_workers_are_told_how_many_fit_nowhere_but_only_the_newest_of_many(scene: Scene) -> None:
+    scene.board.serving("v1")
+    await scene.start()
+    scene.change(*(added(f"misfit-{number}") for number in range(KEPT_UNPLACED)))
+    scene.change(added("misfit-new"))
+    await until(lambda: scene.board.status.unplaced_count == KEPT_UNPLACED + 1)
+    assert len(scene.board.status.unplaced) == KEPT_UNPLACED
+    assert "misfit-new" in scene.board.status.unplaced
 
 
 async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(scene: Scene) -> None:
