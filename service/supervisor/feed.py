@@ -102,11 +102,22 @@ class Feed:
             return self._codes.known(self.peer.version, added)
 
     async def _apply(self, revision: int, records: list[ItemRecord], codes: dict[str, list[int]]) -> None:
+        """Where the peer refuses, which is a defect, it is told half by half, so that one item costs no other."""
         reply = await self._request(Apply(0, revision, records, codes))
-        missing = set(reply.missing) if isinstance(reply, Applied) else set()
-        for record in records:
-            if record.item_id in missing:
-                self._homeless[record.item_id] = record
+        if not isinstance(reply, Applied):
+            await self._apply_halves(revision, records, codes)
+            return
+        missing = set(reply.missing)
+        self._homeless.update((record.item_id, record) for record in records if record.item_id in missing)
+
+    async def _apply_halves(self, revision: int, records: list[ItemRecord], codes: dict[str, list[int]]) -> None:
+        if len(records) < 2:
+            self.unplaced.update((record.item_id, "the model did not take its change") for record in records)
+            return
+        middle = len(records) // 2
+        for half in (records[:middle], records[middle:]):
+            ids = {record.item_id for record in half}
+            await self._apply(revision, half, {item_id: code for item_id, code in codes.items() if item_id in ids})
 
     async def _settle_homeless(self) -> None:
         """Each once; what is left is tried again later."""
@@ -149,7 +160,7 @@ class Feed:
                 self.unplaced[record.item_id] = "the model has no room for its code"
 
     async def _request(self, message: Asked) -> Reply | None:
-        """None where the peer refuses, which is a defect, and must not hold up what comes next."""
+        """None where the peer refuses, which must not hold up what comes next."""
         try:
             return await self.peer.request(message)
         except ServiceError as error:

@@ -172,6 +172,17 @@ async def test_workers_are_told_how_many_fit_nowhere_but_only_the_newest_of_many
     assert "misfit-new" in scene.board.status.unplaced
 
 
+async def test_an_item_that_an_engine_refuses_costs_no_other_its_change(scene: Scene) -> None:
+    scene.board.serving("v1")
+    engine = await scene.start()
+    scene.change(added("fresh"), *(ItemChange(name, available=False) for name in ("item-1", "poison", "item-2")))
+    await scene.settled()
+    for item_id in ("item-1", "item-2"):
+        await availability(engine, item_id, False)
+    assert await code(engine, "fresh") == [0, 0]
+    assert scene.board.status.unplaced == {"poison": "the model did not take its change"}
+
+
 async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(scene: Scene) -> None:
     scene.change(ItemChange("item-1", available=False))
     socket = scene.folder / "dead.sock"
