@@ -11,6 +11,7 @@ from .codes import Codes
 from .engine import Engine, StartError
 from .feed import Feed
 from .last import LastCatalog
+from .tasks import tell_fault
 
 
 class Catalog:
@@ -86,7 +87,7 @@ class Feeds:
         feed.put(self.catalog.revision, self.catalog.records.values())
         listener = Listener(feed, asyncio.create_task(feed.run()), serves)
         self._listeners[engine] = listener
-        listener.task.add_done_callback(lambda _: self._leave(engine))
+        listener.task.add_done_callback(lambda task: self._leave(engine, task))
         caught_up = asyncio.create_task(feed.caught_up.wait())
         try:
             await asyncio.wait([caught_up, listener.task], return_when=asyncio.FIRST_COMPLETED)
@@ -101,8 +102,11 @@ class Feeds:
         mine = [feed.unplaced for feed in serving if feed.peer.version == self._board.serving_version]
         self._board.catalog(min((feed.applied for feed in serving), default=0), mine[-1] if mine else {})
 
-    def _leave(self, engine: Engine) -> None:
+    def _leave(self, engine: Engine, task: "asyncio.Task[None]") -> None:
         self._listeners.pop(engine, None)
+        if not task.cancelled() and task.exception():
+            tell_fault(task)
+            engine.child.kill_now()  # it would hear of no change any more; its successor does
         if all(other.version != engine.version for other in self._listeners):
             self._codes.forget(engine.version)
         self.tell()

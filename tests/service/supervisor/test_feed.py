@@ -194,6 +194,14 @@ async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(sce
     assert scene.board.status.catalog_revision == 0
 
 
+async def test_an_engine_that_can_be_told_nothing_more_is_ended_and_nobody_waits_for_it(scene: Scene) -> None:
+    unspeakable = ItemRecord("item-1", 1, attributes={"price": object()})
+    scene.feeds.take(CatalogSighting(1, [unspeakable], whole=True))
+    with pytest.raises(StartError):
+        await scene.start()
+    assert not scene.engines[0].child.running
+
+
 async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: Scene) -> None:
     engine = await scene.start()
     scene.change(ItemChange("item-1", available=False), added("fresh"))
