@@ -120,8 +120,9 @@ class Feed:
             await self._apply(revision, half, {item_id: code for item_id, code in codes.items() if item_id in ids})
 
     async def _settle_homeless(self) -> None:
-        """Each once; what is left is tried again later."""
-        for chunk in chunks(list(self._homeless.values())):
+        """Each once; what is left is tried again later. Who places nothing can do something only for known codes."""
+        ids = self._homeless if self._places else self._codes.known(self.peer.version, self._homeless)
+        for chunk in chunks([self._homeless[item_id] for item_id in ids]):
             try:
                 codes = await self._codes_of(chunk)
             except StoreError as error:
