@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from service.store import Sighting, Store
 
+from .aside import aside
+
 
 class Follower:
     """Calls `handle` on the event loop with every sighting, in order."""
@@ -24,7 +26,7 @@ class Follower:
 
     async def stop(self, timeout_s: float) -> None:
         self._stop.set()
-        await asyncio.to_thread(self._thread.join, timeout_s)
+        await aside(self._thread.join, timeout_s)
 
     def _follow(self) -> None:
         for sighting in self._store.watch(self._stop, self._poll_s):

@@ -1,6 +1,5 @@
 """Makes what a replica runs: folders from Redis or from the cache, engines and readers from folders."""
 
-import asyncio
 import itertools
 import logging
 import shutil
@@ -13,6 +12,7 @@ from models.errors import ArtifactError
 from service.errors import StoreUnavailable
 from service.store import Store
 
+from .aside import aside
 from .catalog import Feeds
 from .engine import Engine, Program
 
@@ -46,10 +46,10 @@ class Plant:
     async def fetch(self, version: str) -> Path:
         """The artifact's folder, every byte checked; without Redis what an earlier fetch left there whole."""
         try:
-            artifact = await asyncio.to_thread(self._store.fetch, version, self._cache)
+            artifact = await aside(self._store.fetch, version, self._cache)
         except StoreUnavailable as unavailable:
-            artifact = await asyncio.to_thread(_cached, self._cache / version, unavailable)
-        await asyncio.to_thread(prune, self._cache, {version, *self._in_use()})
+            artifact = await aside(_cached, self._cache / version, unavailable)
+        await aside(prune, self._cache, {version, *self._in_use()})
         return artifact.folder
 
     async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:

@@ -1,6 +1,5 @@
 """A version that has just taken over is watched for a while, and sent back where it answers badly."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from service.errors import ServiceError
 from service.store import Deployment
 from service.store.deployment import AUTOMATIC
 
+from .aside import aside
 from .tasks import Tasks
 
 __all__ = ["AUTOMATIC", "Limits", "Probation"]
@@ -105,6 +105,6 @@ class Probation:
         """Another replica or an operator may have been faster, or there may be nothing to go back to."""
         logger.error("%s", reason)
         try:
-            await asyncio.to_thread(self._roll_back, version, reason)
+            await aside(self._roll_back, version, reason)
         except ServiceError as error:
             logger.error("model %s was not rolled back: %s", version, error)
