@@ -34,12 +34,12 @@ class Board:
         self._change(active_version=version, active_epoch=epoch)
 
     def serving(self, version: str | None) -> None:
-        """`version` answers from now on; None: nothing does."""
-        self.serving_version = version
-        if version is None:
-            self._change()
-        else:
+        """`version` answers from now on; None: nothing does, or not every worker sends its queries to the same."""
+        before, self.serving_version = self.serving_version, version
+        if version is not None:
             self.model(version, "active")
+        if version != before:
+            self._change()
 
     def model(
         self,
