@@ -190,11 +190,11 @@ class Router:
         if errand.version is None or errand.version == self._active_version:
             return None
         route = self._named(errand.version)
-        if route is None:
-            raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
         if engine := self._client(route):
             return engine
-        raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
+        if route or self.status.state_of(errand.version) == "restarting":
+            raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
+        raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
 
     def _canary(self, errand: Errand) -> EngineClient | None:
         canary = self.routes.canary

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from service.api.canary import chosen, sticky_key
-from service.api.control import Counts, Routes
+from service.api.control import Counts, ModelState, Routes, Status
 from service.api.engine_client import Router
 from service.api.shadow import overlap
 from service.errors import NotLoaded, NotReady, ServiceError
@@ -70,6 +70,10 @@ async def test_a_version_whose_engine_has_died_is_not_waited_for_by_name(router:
         with pytest.raises(NotReady, match="v2"):
             await router.ask(query(router), version="v2")
         assert (await router.ask(query(router))).info.model_version == "v1"
+        await router.switch(routes(active))
+        router.status = Status(models=(ModelState("v2", "restarting", 0.0),))
+        with pytest.raises(NotReady, match="v2"):
+            await router.ask(query(router), version="v2")
 
 
 async def test_a_switch_keeps_connections_that_stay(router: Router, folder: Path) -> None:
