@@ -105,6 +105,19 @@ async def test_a_worker_that_says_nothing_is_let_go() -> None:
         await worker.close()
 
 
+async def test_a_worker_that_reads_nothing_holds_only_one_switch_up() -> None:
+    async with control(acknowledge_s=0.5) as (workers, path):
+        deaf = socket.socket(socket.AF_UNIX)
+        deaf.connect(str(path))
+        while not workers.connections:
+            await asyncio.sleep(0.01)
+        workers.tell(Status(redis_reason="x" * 10_000_000))  # more than a socket holds
+        await workers.route(ROUTES)
+        while workers.connections:
+            await asyncio.sleep(0.01)
+        deaf.close()
+
+
 async def test_a_worker_that_starts_later_hears_the_latest() -> None:
     async with control() as (workers, path):
         workers.tell(Status(active_version="v1"))
