@@ -58,6 +58,15 @@ async def test_a_model_has_its_roles_its_way_here_and_what_other_replicas_say(ro
     ]
 
 
+async def test_a_deleted_model_is_gone_though_it_was_loaded_here_once(router: Router, published: Store) -> None:
+    router.status = Status(redis="ok", models=(ModelState("v2", "unloaded", 0.0),))
+    async with admin_of(router, published) as client:
+        assert (await client.get("/models/v2")).json()["state"] == "unloaded"
+        assert (await client.delete("/models/v2")).status_code == 204
+        assert (await client.get("/models/v2")).status_code == 404
+        assert len((await client.get("/models")).json()["models"]) == 2
+
+
 async def test_canary_and_shadow_are_roles_too(router: Router, published: Store) -> None:
     published.set_traffic(Canary("v2", 5.0), "v3")
     async with admin_of(router, published) as client:
