@@ -100,14 +100,13 @@ class Replica:
         self._reading.on_change = self._fleet.changed
 
     async def _drain(self, follower: Follower) -> None:
-        """From the outside in: readiness, connections, workers, engines."""
+        """From the outside in: readiness, connections, workers, engines. What Redis wants from now on is not heard."""
         logger.info("draining")
         self._board.drain()
-        await asyncio.sleep(_NOTICE_S)
+        await asyncio.gather(asyncio.sleep(_NOTICE_S), follower.stop(_MARGIN_S))
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
-        await follower.stop(_MARGIN_S)
         self._scribe.close()
 
     # ---- what Redis says
