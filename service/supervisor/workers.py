@@ -85,10 +85,11 @@ class Workers:
             await self._progress.wait()
 
     async def stop(self, timeout_s: float) -> None:
-        """Drains and ends all workers."""
+        """Drains and ends all workers; nobody listens any more."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._listener.close()  # who comes now is refused at once, and does not wait in a queue that nobody serves
         await asyncio.gather(*(child.stop(timeout_s) for child in self._children))
         self._server.close()
 

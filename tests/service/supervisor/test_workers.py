@@ -128,6 +128,16 @@ async def test_a_worker_that_starts_later_hears_the_latest() -> None:
         await worker.close()
 
 
+async def test_at_the_end_whoever_connects_is_refused_at_once() -> None:
+    with tempfile.TemporaryDirectory(prefix="t-") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        workers = Workers(listener, Path(folder) / "control", {}, 0)
+        await workers.start()
+        await workers.stop(1.0)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
+
+
 async def test_a_worker_may_ask_for_another_attempt() -> None:
     async with control() as (workers, path):
         asked = asyncio.Event()
