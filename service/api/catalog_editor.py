@@ -32,7 +32,7 @@ class CatalogEditor:
         self._settings = settings
         self._router = router
         self._library = library
-        self._reader_timeout_s = settings.default_timeout_ms / 1000
+        self._reader_timeout_s = settings.max_timeout_ms / 1000  # a thousand texts take an encoder its time
 
     async def patch(self, items: Sequence[ItemPatch], wait_ms: int | None) -> CatalogAnswer:
         ids = [item.item_id for item in items]
