@@ -38,13 +38,14 @@ class Feed:
     def __init__(self, peer: Peer, codes: Codes, on_progress: Callable[[], None], *, places: bool) -> None:
         """`places`: the peer proposes codes of items that have none; others wait for what engines propose."""
         self.peer = peer
-        self.applied = 0  # revision
+        self.applied = 0  # revision that counts there, its added items placed or in `unplaced`
         self.unplaced: dict[str, str] = {}  # added item → why it cannot be recommended
         self.caught_up = asyncio.Event()  # once everything that was known at the start counts
         self._codes = codes
         self._on_progress = on_progress
         self._places = places
         self._revision = 0
+        self._told = 0  # revision that the peer knows
         self._pending: dict[str, ItemRecord] = {}
         self._homeless: dict[str, ItemRecord] = {}  # added items without a code
         self._work = asyncio.Event()
@@ -63,6 +64,7 @@ class Feed:
             while True:
                 await self._apply_pending()
                 await self._settle_homeless()
+                self.applied = self._told
                 self.caught_up.set()
                 self._on_progress()
                 await self._wait()
@@ -84,7 +86,7 @@ class Feed:
         self._work.clear()
         pending, revision = self._pending, self._revision
         self._pending = {}
-        if revision == self.applied and not pending:
+        if revision == self._told and not pending:
             return
         for item_id in pending:
             self._homeless.pop(item_id, None)
@@ -92,7 +94,7 @@ class Feed:
         for chunk in chunks(pending.values()):
             added = [record.item_id for record in chunk if record.item is not None and not record.removed]
             await self._apply(revision, chunk, await self._find(added))
-        self.applied = revision
+        self._told = revision
 
     async def _find(self, added: list[str]) -> dict[str, list[int]]:
         try:
@@ -155,7 +157,7 @@ class Feed:
         for record in records:
             self._homeless.pop(record.item_id, None)
             self.unplaced.pop(record.item_id, None)
-        await self._apply(self.applied, records, {record.item_id: codes[record.item_id] for record in records})
+        await self._apply(self._told, records, {record.item_id: codes[record.item_id] for record in records})
         for record in records:
             if self._homeless.pop(record.item_id, None):
                 self.unplaced[record.item_id] = "the model has no room for its code"

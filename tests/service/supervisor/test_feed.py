@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from service.frames import Document, Lookup
 from service.store import CatalogSighting, Store
 from service.supervisor.board import KEPT_UNPLACED, Board
 from service.supervisor.catalog import Feeds
-from service.supervisor.codes import Codes
+from service.supervisor.codes import Code, Codes
 from service.supervisor.engine import Engine, Program, StartError
 from service.supervisor.feed import chunks
 from service.supervisor.processes import METRICS_FOLDER
@@ -54,6 +55,19 @@ class Scene:
 
     async def settled(self) -> None:
         await until(lambda: self.board.status.catalog_revision == self.feeds.catalog.revision)
+
+
+class SlowPlacements:
+    """A store that takes its time, for one version, until the gate is open."""
+
+    def __init__(self, store: Store, version: str) -> None:
+        self.store, self.version, self.gate = store, version, threading.Event()
+        self.placements = store.placements
+
+    def place(self, version: str, codes: Mapping[str, Code]) -> dict[str, Code]:
+        if version == self.version:
+            self.gate.wait()
+        return self.store.place(version, codes)
 
 
 async def known(engine: Engine, item_id: str) -> dict[str, Any]:
@@ -150,6 +164,20 @@ async def test_a_code_that_another_item_has_is_not_used_and_another_one_is_found
     scene.change(added("fresh"))
     assert await code(engine, "fresh") == [1, 0]
     await until(lambda: not scene.board.status.unplaced)
+
+
+async def test_a_revision_is_reported_only_when_its_added_items_count_in_every_engine(scene: Scene) -> None:
+    slow = SlowPlacements(scene.store, "v2")
+    scene.feeds = Feeds(Codes(slow), scene.board)
+    scene.feeds.catalog.known.set()
+    quick, other = await scene.start("v1"), await scene.start("v2")
+    scene.change(added("fresh"))
+    assert await code(quick, "fresh") == [0, 0]
+    await asyncio.sleep(0.1)
+    assert scene.board.status.catalog_revision == 0
+    slow.gate.set()
+    await scene.settled()
+    assert (await known(other, "fresh"))["code"] == [0, 0]
 
 
 async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: Scene) -> None:
