@@ -73,6 +73,9 @@ class Reporter:
         except ServiceError as error:
             logger.debug("this replica could not report: %s", error)
             return False
+        except Exception:  # silent from then on, it would be missing where others wait for every replica
+            logger.exception("a fault while reporting")
+            return False
         return True
 
 
