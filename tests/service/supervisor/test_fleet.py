@@ -168,6 +168,13 @@ async def test_the_last_line_of_a_child_is_its_reason(tmp_path: Path) -> None:
     assert "socket path" in child.last_sentence(await child.wait())
 
 
+async def test_the_death_of_a_child_is_told_also_where_nothing_can_be_written(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(metrics)})
+    assert await child.stop(60.0) in (0, -signal.SIGTERM)
+    assert not child.running
+
+
 async def test_a_child_that_does_not_listen_to_sigterm_is_killed(tmp_path: Path) -> None:
     lines = [
         "import signal, sys, time",
