@@ -32,7 +32,7 @@ class CatalogEditor:
         self._settings = settings
         self._router = router
         self._library = library
-        self._reader_timeout_s = settings.default_timeout_ms / 1000
+        self._reader_timeout_s = settings.max_timeout_ms / 1000  # a thousand texts take an encoder its time
 
     async def patch(self, items: Sequence[ItemPatch], wait_ms: int | None) -> CatalogAnswer:
         ids = [item.item_id for item in items]
@@ -72,8 +72,12 @@ class CatalogEditor:
             raise bad_request(wrong)
 
     async def _unknown(self, ids: Sequence[str], attributes: list[bytes | None]) -> list[str] | None:
-        """Ids that the model that serves does not have; None where none serves and nobody can tell."""
-        if self._router.reader is None:
+        """Ids that the model that serves does not have; None where nobody can tell.
+
+        Attributes are checked where a model serves, so a reader that restarts is told of (NotReady), and not passed by.
+        """
+        unchecked = self._router.route is None or not any(attributes)
+        if self._router.reader is None and unchecked:
             return None
         checked = await ask_reader(
             self._router, lambda number: CheckPatch(number, list(ids), attributes), Checked, self._reader_timeout_s

@@ -2,7 +2,16 @@
 
 from fastapi import APIRouter, Depends, Request
 
-from service.errors import BadItem, CatalogFull, Draining, EngineFailed, NoTextEncoder, NotFollowed, NotReady
+from service.errors import (
+    BadItem,
+    CatalogFull,
+    DeadlineExceeded,
+    Draining,
+    EngineFailed,
+    NoTextEncoder,
+    NotFollowed,
+    NotReady,
+)
 from service.settings import Settings
 
 from .access import token_check
@@ -39,7 +48,7 @@ def create_catalog_routes(settings: Settings, router: Router, library: Library) 
         async with cancelled_with_client(request.receive):
             return await editor.remove(wanted.item_ids, wanted.wait_ms)
 
-    changing = (*ADMIN, *BODY, BadItem, EngineFailed, NotReady, Draining, NotFollowed)
+    changing = (*ADMIN, *BODY, BadItem, EngineFailed, NotReady, Draining, DeadlineExceeded, NotFollowed)
     plain = errors(*changing) | answer(CATALOG_EXAMPLE)
     adding = errors(*changing, CatalogFull, NoTextEncoder) | answer(CATALOG_EXAMPLE)
     api.patch(_PATH, openapi_extra=request_body(PatchItems), responses=plain)(patch_items)

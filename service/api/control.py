@@ -70,12 +70,17 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     draining: bool = False
     replica: str = ""  # id of this replica, as other replicas see it
     catalog_revision: int = 0  # that every engine of this replica has applied
-    unplaced: dict[str, str] = {}  # added item → why the model that serves cannot recommend it
+    unplaced: dict[str, str] = {}  # added item → why the model that serves cannot recommend it; those changed last
+    unplaced_count: int = 0  # of all such items
 
     @property
     def staleness_s(self) -> float:
         """Seconds for which what is served may have been behind Redis."""
         return 0.0 if self.stale_since is None else max(0.0, time.monotonic() - self.stale_since)
+
+    def state_of(self, version: str) -> str | None:
+        """As in `ModelState`; None: this replica never had to do with it, or long ago."""
+        return next((model.state for model in self.models if model.version == version), None)
 
     @property
     def failed(self) -> tuple[ModelState, ...]:

@@ -46,6 +46,7 @@ class Errand:
 
     version: str | None  # asked for by name
     sticky_key: bytes | None  # may be a canary's; None: never
+    beams: int  # that it needs at least
     sent_to: str | None = None
     warning: str | None = None
 
@@ -120,7 +121,7 @@ class Router:
         `sticky_key` is what `canary.sticky_key` makes of a request; None keeps it from the canary. Raises Overloaded,
         NotLoaded, NotReady, DeadlineExceeded, EngineCrashed, or what the engine's `Failure` stands for.
         """
-        errand = Errand(version, sticky_key)
+        errand = Errand(version, sticky_key, max(query.k, query.beam_width or 0))
         with self._permit():
             served = await self._counted(query, errand)
         if errand.sent_to == self._active_version and version is None:
@@ -190,11 +191,11 @@ class Router:
         if errand.version is None or errand.version == self._active_version:
             return None
         route = self._named(errand.version)
-        if route is None:
-            raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
         if engine := self._client(route):
             return engine
-        raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
+        if route or self.status.state_of(errand.version) == "restarting":
+            raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
+        raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
 
     def _canary(self, errand: Errand) -> EngineClient | None:
         canary = self.routes.canary
@@ -204,9 +205,11 @@ class Router:
         if not chosen(errand.sticky_key, self.routes.canary_percent):
             return None
         engine = self._client(self._named(canary))
-        if engine is None:
-            errand.warning = f"the canary {canary} is not ready here; the active model answered instead"
-        return engine
+        if engine is not None and errand.beams <= engine.info.beam_widths[-1]:
+            return engine
+        why = "is not ready here" if engine is None else "has no beam that wide"
+        errand.warning = f"the canary {canary} {why}; the active model answered instead"
+        return None
 
     def _named(self, version: str) -> Route | None:
         routes = (self.routes.route, *self.routes.others)

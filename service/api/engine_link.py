@@ -32,6 +32,9 @@ Asked = Query | Ping | Apply | Place | Prepare | CheckPatch | Lookup | Find | Ch
 
 _READ_BUFFER_BYTES: Final = 1 << 20
 
+# Of every connection until its end: once it is retired nothing else refers to what reads it.
+_reading: Final[set["asyncio.Task[None]"]] = set()
+
 logger = logging.getLogger(__name__)
 
 
@@ -50,6 +53,8 @@ class EngineClient:
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
         self._reading = asyncio.create_task(self._read())
+        _reading.add(self._reading)
+        self._reading.add_done_callback(_reading.discard)
 
     @classmethod
     async def connect(cls, route: Route) -> "EngineClient":

@@ -65,7 +65,7 @@ def _supervised(status: Status) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "prorec_catalog_revision", "Catalog revision that every engine has applied", value=status.catalog_revision
     )
-    yield GaugeMetricFamily("prorec_catalog_unplaced", "Added items without a place", value=len(status.unplaced))
+    yield GaugeMetricFamily("prorec_catalog_unplaced", "Added items without a place", value=status.unplaced_count)
     yield GaugeMetricFamily(
         "prorec_catalog_staleness_seconds",
         "For how long what is served may have been behind Redis",

@@ -9,10 +9,12 @@ from .model_schemas import CanaryShare, Deployed, Event, Model, ModelDetail, Mod
 from .readiness import redis_health
 
 
-def list_models(deployment: Deployment | None, published: Sequence[VersionInfo], status: Status) -> Models:
-    """What is published, and what else this replica has loaded."""
+def list_models(deployment: Deployment | None, published: Sequence[VersionInfo] | None, status: Status) -> Models:
+    """What is published (None: Redis did not answer), and what else this replica has loaded."""
     states = {model.version: model for model in status.models}
-    rows = [_model(info, states.pop(info.version, None)) for info in published]
+    rows = [_model(info, states.pop(info.version, None)) for info in published or ()]
+    if published is not None:  # what is neither there nor here has been deleted
+        states = {version: state for version, state in states.items() if state.state != "unloaded"}
     return Models(
         active_version=deployment.version if deployment else status.active_version,
         epoch=deployment.epoch if deployment else status.active_epoch,

@@ -57,7 +57,7 @@ class ModelRoutes:
         try:
             deployment, published = await self._library.ask(lambda store: (store.deployment(), store.versions()))
         except StoreUnavailable:
-            deployment, published = None, []
+            deployment, published = None, None
         return list_models(deployment, published, self._router.status)
 
     async def model(self, version: str) -> ModelDetail:

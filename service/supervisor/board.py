@@ -1,7 +1,8 @@
 """What the supervisor knows and every worker is told, in one immutable `Status`."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from itertools import islice
 from typing import Any, Final, Literal
 
 import msgspec
@@ -12,6 +13,7 @@ RedisState = Literal["ok", "unreachable", "lost"]
 
 _KEPT_TRANSITIONS: Final = 32  # of one version
 _KEPT_VERSIONS: Final = 32
+KEPT_UNPLACED: Final = 2000  # every worker is told them again with every change of anything
 _OVER: Final = frozenset({"unloaded", "failed"})
 
 
@@ -32,12 +34,12 @@ class Board:
         self._change(active_version=version, active_epoch=epoch)
 
     def serving(self, version: str | None) -> None:
-        """`version` answers from now on; None: nothing does."""
-        self.serving_version = version
-        if version is None:
-            self._change()
-        else:
+        """`version` answers from now on; None: nothing does, or not every worker sends its queries to the same."""
+        before, self.serving_version = self.serving_version, version
+        if version is not None:
             self.model(version, "active")
+        if version != before:
+            self._change()
 
     def model(
         self,
@@ -61,10 +63,12 @@ class Board:
     def model_state(self, version: str) -> ModelState | None:
         return next((model for model in self.status.models if model.version == version), None)
 
-    def catalog(self, revision: int, unplaced: Mapping[str, str]) -> None:
-        """What the engines have applied, and what the one that serves could not take in."""
-        if (revision, unplaced) != (self.status.catalog_revision, self.status.unplaced):
-            self._change(catalog_revision=revision, unplaced=dict(unplaced))
+    def catalog(self, revision: int, unplaced: dict[str, str]) -> None:
+        """What the engines have applied, and what the one that serves could not take in, in order of change."""
+        newest = dict(islice(reversed(unplaced.items()), KEPT_UNPLACED))
+        news = {"catalog_revision": revision, "unplaced": newest, "unplaced_count": len(unplaced)}
+        if any(getattr(self.status, name) != value for name, value in news.items()):
+            self._change(**news)
 
     def swap(self, result: Literal["success", "failure", "rolled_back"]) -> None:
         swaps = self.status.swaps

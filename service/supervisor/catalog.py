@@ -11,6 +11,7 @@ from .codes import Codes
 from .engine import Engine, StartError
 from .feed import Feed
 from .last import LastCatalog
+from .tasks import tell_fault
 
 
 class Catalog:
@@ -20,7 +21,7 @@ class Catalog:
         self.revision = 0
         self.era = ""
         self.records: dict[str, ItemRecord] = {}
-        self.known = asyncio.Event()  # it has been read once
+        self.known = asyncio.Event()  # it has been read once, or Redis is away and cannot be asked
 
     def take(self, sighting: CatalogSighting) -> list[ItemRecord]:
         """What an engine that knew everything before has to be told now."""
@@ -56,7 +57,9 @@ class Feeds:
         self._listeners: dict[Engine, Listener] = {}
 
     def take(self, sighting: CatalogSighting) -> None:
-        """Queues what has changed for everybody."""
+        """Queues what has changed for everybody. Where Redis has lost the catalog, what is known of it stays."""
+        if sighting.revision < 1 <= self.catalog.revision:
+            return
         if self.catalog.era not in ("", sighting.era):
             self._codes.forget()  # Redis has lost what it decided
         news = self.catalog.take(sighting)
@@ -75,12 +78,16 @@ class Feeds:
         self.take(CatalogSighting(last.revision, last.records, whole=True, era=last.era))
 
     async def join(self, engine: Engine, *, places: bool, serves: bool) -> None:
-        """Returns when everything known so far counts there; raises StartError where it ends before that."""
+        """Returns when everything that Redis holds, or held last, counts there; raises StartError where it ends before.
+
+        A catalog of millions takes its time to be read, and an engine that did not wait would recommend hidden items.
+        """
+        await self.catalog.known.wait()
         feed = Feed(engine, self._codes, self.tell, places=places)
         feed.put(self.catalog.revision, self.catalog.records.values())
         listener = Listener(feed, asyncio.create_task(feed.run()), serves)
         self._listeners[engine] = listener
-        listener.task.add_done_callback(lambda _: self._leave(engine))
+        listener.task.add_done_callback(lambda task: self._leave(engine, task))
         caught_up = asyncio.create_task(feed.caught_up.wait())
         try:
             await asyncio.wait([caught_up, listener.task], return_when=asyncio.FIRST_COMPLETED)
@@ -92,14 +99,14 @@ class Feeds:
     def tell(self) -> None:
         """Shows what the engines have applied by now."""
         serving = [one.feed for one in self._listeners.values() if one.serves and one.feed.caught_up.is_set()]
-        unplaced: dict[str, str] = {}
-        for feed in serving:
-            if feed.peer.version == self._board.serving_version:
-                unplaced |= feed.unplaced
-        self._board.catalog(min((feed.applied for feed in serving), default=0), unplaced)
+        mine = [feed.unplaced for feed in serving if feed.peer.version == self._board.serving_version]
+        self._board.catalog(min((feed.applied for feed in serving), default=0), mine[-1] if mine else {})
 
-    def _leave(self, engine: Engine) -> None:
+    def _leave(self, engine: Engine, task: "asyncio.Task[None]") -> None:
         self._listeners.pop(engine, None)
+        if not task.cancelled() and task.exception():
+            tell_fault(task)
+            engine.child.kill_now()  # it would hear of no change any more; its successor does
         if all(other.version != engine.version for other in self._listeners):
             self._codes.forget(engine.version)
         self.tell()

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Iterable, Mapping
 from typing import Protocol
 
+from .aside import aside
+
 Code = tuple[int, ...]
 
 
@@ -43,13 +45,13 @@ class Codes:
         """Asks Redis for what is not known. Raises StoreError."""
         unknown = [item_id for item_id in ids if item_id not in self._known.get(version, {})]
         if unknown:
-            self._learn(version, await asyncio.to_thread(self._store.placements, version, unknown))
+            self._learn(version, await aside(self._store.placements, version, unknown))
         return self.known(version, ids)
 
     async def place(self, version: str, proposals: Mapping[str, list[int]]) -> dict[str, list[int]]:
         """What counts of the proposals, or instead of them. Raises StoreError."""
         wishes = {item_id: tuple(code) for item_id, code in proposals.items()}
-        self._learn(version, await asyncio.to_thread(self._store.place, version, wishes))
+        self._learn(version, await aside(self._store.place, version, wishes))
         return self.known(version, proposals)
 
     def forget(self, version: str | None = None) -> None:

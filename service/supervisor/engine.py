@@ -118,6 +118,7 @@ class Engine:
             await self.child.wait_at_most(pulse.every_s)
         self.child.kill_now()
         await link.close()
+        Path(self.route.socket).unlink(missing_ok=True)
 
 
 def _tell_stage(line: str, on_stage: Callable[[str], None]) -> None:

@@ -38,13 +38,14 @@ class Feed:
     def __init__(self, peer: Peer, codes: Codes, on_progress: Callable[[], None], *, places: bool) -> None:
         """`places`: the peer proposes codes of items that have none; others wait for what engines propose."""
         self.peer = peer
-        self.applied = 0  # revision
+        self.applied = 0  # revision that counts there, its added items placed or in `unplaced`
         self.unplaced: dict[str, str] = {}  # added item → why it cannot be recommended
         self.caught_up = asyncio.Event()  # once everything that was known at the start counts
         self._codes = codes
         self._on_progress = on_progress
         self._places = places
         self._revision = 0
+        self._told = 0  # revision that the peer knows
         self._pending: dict[str, ItemRecord] = {}
         self._homeless: dict[str, ItemRecord] = {}  # added items without a code
         self._work = asyncio.Event()
@@ -63,6 +64,7 @@ class Feed:
             while True:
                 await self._apply_pending()
                 await self._settle_homeless()
+                self.applied = self._told
                 self.caught_up.set()
                 self._on_progress()
                 await self._wait()
@@ -84,7 +86,7 @@ class Feed:
         self._work.clear()
         pending, revision = self._pending, self._revision
         self._pending = {}
-        if revision == self.applied and not pending:
+        if revision == self._told and not pending:
             return
         for item_id in pending:
             self._homeless.pop(item_id, None)
@@ -92,7 +94,7 @@ class Feed:
         for chunk in chunks(pending.values()):
             added = [record.item_id for record in chunk if record.item is not None and not record.removed]
             await self._apply(revision, chunk, await self._find(added))
-        self.applied = revision
+        self._told = revision
 
     async def _find(self, added: list[str]) -> dict[str, list[int]]:
         try:
@@ -102,15 +104,27 @@ class Feed:
             return self._codes.known(self.peer.version, added)
 
     async def _apply(self, revision: int, records: list[ItemRecord], codes: dict[str, list[int]]) -> None:
+        """Where the peer refuses, which is a defect, it is told half by half, so that one item costs no other."""
         reply = await self._request(Apply(0, revision, records, codes))
-        missing = set(reply.missing) if isinstance(reply, Applied) else set()
-        for record in records:
-            if record.item_id in missing:
-                self._homeless[record.item_id] = record
+        if not isinstance(reply, Applied):
+            await self._apply_halves(revision, records, codes)
+            return
+        missing = set(reply.missing)
+        self._homeless.update((record.item_id, record) for record in records if record.item_id in missing)
+
+    async def _apply_halves(self, revision: int, records: list[ItemRecord], codes: dict[str, list[int]]) -> None:
+        if len(records) < 2:
+            self.unplaced.update((record.item_id, "the model did not take its change") for record in records)
+            return
+        middle = len(records) // 2
+        for half in (records[:middle], records[middle:]):
+            ids = {record.item_id for record in half}
+            await self._apply(revision, half, {item_id: code for item_id, code in codes.items() if item_id in ids})
 
     async def _settle_homeless(self) -> None:
-        """Each once; what is left is tried again later."""
-        for chunk in chunks(list(self._homeless.values())):
+        """Each once; what is left is tried again later. Who places nothing can do something only for known codes."""
+        ids = self._homeless if self._places else self._codes.known(self.peer.version, self._homeless)
+        for chunk in chunks([self._homeless[item_id] for item_id in ids]):
             try:
                 codes = await self._codes_of(chunk)
             except StoreError as error:
@@ -143,13 +157,13 @@ class Feed:
         for record in records:
             self._homeless.pop(record.item_id, None)
             self.unplaced.pop(record.item_id, None)
-        await self._apply(self.applied, records, {record.item_id: codes[record.item_id] for record in records})
+        await self._apply(self._told, records, {record.item_id: codes[record.item_id] for record in records})
         for record in records:
             if self._homeless.pop(record.item_id, None):
                 self.unplaced[record.item_id] = "the model has no room for its code"
 
     async def _request(self, message: Asked) -> Reply | None:
-        """None where the peer refuses, which is a defect, and must not hold up what comes next."""
+        """None where the peer refuses, which must not hold up what comes next."""
         try:
             return await self.peer.request(message)
         except ServiceError as error:

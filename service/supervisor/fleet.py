@@ -81,6 +81,7 @@ class Fleet:
         self._deployment: Deployment | None = None
         self._lives: dict[Key, Life] = {}
         self._serving: str | None = None
+        self._confirmed: str | None = None  # what every worker has acknowledged last
         self._announced = Routes(0, None)
         self._squeezed: set[str] = set()  # earlier versions that memory was too short for
         self._turns = Turns(self._serves)
@@ -171,6 +172,8 @@ class Fleet:
             routes = self._routes(kept)
             if routes != self._announced:
                 self._announced = routes
+                if routes.route is None or routes.route.info.model_version != self._board.serving_version:
+                    self._board.serving(None)  # until every worker has acknowledged it, none can be vouched for
                 await self._switchboard.route(routes)
             self._confirm(routes)
             self._dismiss(kept)
@@ -210,10 +213,10 @@ class Fleet:
         life = self._serving_life
         if routes.route is None or life is None or life.engine is None or not life.alive:
             return
-        before = self._board.serving_version
         self._board.serving(life.version)
-        if before == life.version:
+        if self._confirmed == life.version:
             return
+        self._confirmed = life.version
         self._board.swap("success")
         logger.info("model %s serves on %s", life.version, life.engine.route.info.provider)
         if self._reading:

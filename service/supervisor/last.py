@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -12,6 +13,8 @@ from service.store import Deployment
 
 FILE: Final = "last.json"
 CATALOG_FILE: Final = "last-catalog.msgpack"
+_PART_RECORDS: Final = 2000
+_LENGTH_BYTES: Final = 4
 
 logger = logging.getLogger(__name__)
 
@@ -39,20 +42,42 @@ def remembered_catalog(data_dir: Path) -> LastCatalog | None:
     """None where there was none, or what was written cannot be read."""
     body = _read(data_dir / CATALOG_FILE)
     try:
-        return None if body is None else msgspec.msgpack.decode(body, type=LastCatalog)
+        parts = list(_parts(body or b""))
     except msgspec.MsgspecError as error:
         logger.warning("the catalog as it was last cannot be read: %s", error)
         return None
+    if not parts:
+        return None
+    return msgspec.structs.replace(parts[0], records=[record for part in parts for record in part.records])
 
 
 def remember(data_dir: Path, deployment: Deployment) -> None:
     """A disk that is full costs only the memory."""
-    _replace(data_dir / FILE, msgspec.json.encode(deployment))
+    _replace(data_dir / FILE, [msgspec.json.encode(deployment)])
 
 
 def remember_catalog(data_dir: Path, catalog: LastCatalog) -> None:
     """A disk that is full costs only the memory."""
-    _replace(data_dir / CATALOG_FILE, msgspec.msgpack.encode(catalog))
+    _replace(data_dir / CATALOG_FILE, _pieces(catalog))
+
+
+def _pieces(catalog: LastCatalog) -> Iterator[bytes]:
+    """A length and a part of the records, again and again: one call of the encoder for all would stop every thread."""
+    for first in range(0, max(1, len(catalog.records)), _PART_RECORDS):
+        records = catalog.records[first : first + _PART_RECORDS]
+        part = msgspec.structs.replace(catalog, records=records, codes={} if first else catalog.codes)
+        body = msgspec.msgpack.encode(part)
+        yield len(body).to_bytes(_LENGTH_BYTES, "little")
+        yield body
+
+
+def _parts(body: bytes) -> Iterator[LastCatalog]:
+    """What `_pieces` wrote; raises MsgspecError for anything else."""
+    at, whole = 0, memoryview(body)
+    while at < len(whole):
+        start = at + _LENGTH_BYTES
+        at = start + int.from_bytes(whole[at:start], "little")
+        yield msgspec.msgpack.decode(whole[start:at], type=LastCatalog)
 
 
 def _read(path: Path) -> bytes | None:
@@ -65,11 +90,12 @@ def _read(path: Path) -> bytes | None:
         return None
 
 
-def _replace(target: Path, body: bytes) -> None:
+def _replace(target: Path, pieces: Iterable[bytes]) -> None:
     """In one step."""
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        aside.write_bytes(body)
+        with aside.open("wb") as stream:
+            stream.writelines(pieces)
         aside.replace(target)
     except OSError as error:
         logger.warning("what is served cannot be written to %s: %s", target, error)

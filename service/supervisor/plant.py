@@ -1,11 +1,9 @@
 """Makes what a replica runs: folders from Redis or from the cache, engines and readers from folders."""
 
-import asyncio
 import itertools
 import logging
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,10 +12,9 @@ from models.errors import ArtifactError
 from service.errors import StoreUnavailable
 from service.store import Store
 
+from .aside import aside
 from .catalog import Feeds
 from .engine import Engine, Program
-
-_CATALOG_S: Final = 10.0  # how long a first engine waits for the catalog to be read
 
 _ENGINE: Final = Program("service.engine")
 _BACKGROUND: Final = Program("service.engine", ("--background",))
@@ -49,10 +46,10 @@ class Plant:
     async def fetch(self, version: str) -> Path:
         """The artifact's folder, every byte checked; without Redis what an earlier fetch left there whole."""
         try:
-            artifact = await asyncio.to_thread(self._store.fetch, version, self._cache)
+            artifact = await aside(self._store.fetch, version, self._cache)
         except StoreUnavailable as unavailable:
-            artifact = await asyncio.to_thread(_cached, self._cache / version, unavailable)
-        await asyncio.to_thread(prune, self._cache, {version, *self._in_use()})
+            artifact = await aside(_cached, self._cache / version, unavailable)
+        await aside(prune, self._cache, {version, *self._in_use()})
         return artifact.folder
 
     async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
@@ -66,9 +63,6 @@ class Plant:
     async def _start(self, folder: Path, program: Program, on_stage: Callable[[str], None], *, serves: bool) -> Engine:
         engine = await Engine.start(folder, next(self._sockets), self._environment, program, on_stage)
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_CATALOG_S):
-                    await self._feeds.catalog.known.wait()
             await self._feeds.join(engine, places=program is not _READER, serves=serves)
         except BaseException:
             await engine.child.kill()

@@ -7,15 +7,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from service.api.control import Counts
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreUnavailable
 from service.store import Deployment
 from service.store.deployment import AUTOMATIC
 
+from .aside import aside
 from .tasks import Tasks
 
 __all__ = ["AUTOMATIC", "Limits", "Probation"]
 
 _DEATHS = 3
+_AGAIN_S = 1.0  # after Redis was asked in vain
 _PERCENT = 100.0
 
 logger = logging.getLogger(__name__)
@@ -102,9 +104,18 @@ class Probation:
         self._tasks.run(self._try(version, f"{AUTOMATIC}: {why}"))
 
     async def _try(self, version: str, reason: str) -> None:
-        """Another replica or an operator may have been faster, or there may be nothing to go back to."""
+        """Another replica or an operator may have been faster, or there may be nothing to go back to.
+
+        Redis may be away just now, and `version` answers badly until it is back.
+        """
         logger.error("%s", reason)
-        try:
-            await asyncio.to_thread(self._roll_back, version, reason)
-        except ServiceError as error:
-            logger.error("model %s was not rolled back: %s", version, error)
+        while self._deployment and self._deployment.version == version:
+            try:
+                await aside(self._roll_back, version, reason)
+                return
+            except StoreUnavailable as error:
+                logger.error("model %s cannot be rolled back yet: %s", version, error)
+                await asyncio.sleep(_AGAIN_S)
+            except ServiceError as error:
+                logger.error("model %s was not rolled back: %s", version, error)
+                return

@@ -101,14 +101,18 @@ class Child:
     async def _watch(self) -> int:
         await asyncio.gather(self._relay_stderr(), self._relay_stdout())
         code = await self._process.wait()
-        await asyncio.get_running_loop().run_in_executor(_archivist, archive, self._metrics_folder, self.pid)
+        try:
+            await asyncio.get_running_loop().run_in_executor(_archivist, archive, self._metrics_folder, self.pid)
+        except Exception as error:  # a full disk or a damaged file must not keep its death from those who wait for it
+            logger.warning("what process %d counted is lost: %s", self.pid, error)
         return code
 
     async def _relay_stderr(self) -> None:
         stream = self._process.stderr
         assert stream is not None
         while line := await _read_line(stream):
-            sys.stderr.write(line)
+            with suppress(OSError, ValueError):  # whoever read our own has gone; the child must not block on its pipe
+                sys.stderr.write(line)
             self.last_words = line.strip() or self.last_words
 
     async def _relay_stdout(self) -> None:

@@ -100,14 +100,13 @@ class Replica:
         self._reading.on_change = self._fleet.changed
 
     async def _drain(self, follower: Follower) -> None:
-        """From the outside in: readiness, connections, workers, engines."""
+        """From the outside in: readiness, connections, workers, engines. What Redis wants from now on is not heard."""
         logger.info("draining")
         self._board.drain()
-        await asyncio.sleep(_NOTICE_S)
+        await asyncio.gather(asyncio.sleep(_NOTICE_S), follower.stop(_MARGIN_S))
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
-        await follower.stop(_MARGIN_S)
         self._scribe.close()
 
     # ---- what Redis says
@@ -119,15 +118,19 @@ class Replica:
             case CatalogSighting():
                 self._feeds.take(sighting)
                 self._scribe.catalog_changed()
-                self._board.redis("ok")
-            case Lost():
-                logger.error("Redis has lost the name of the active model; %s keeps answering", sighting.last.version)
-                self._board.redis("lost")
+            case Lost(last):
+                self._on_loss(last.version)
             case StoreDown():
                 self._on_outage(sighting.reason)
+            case None if self._deployment and self._deployment.version:  # Redis was away at the start, and is empty
+                self._on_loss(self._deployment.version)
             case None:
                 self._board.redis("ok")
                 self._announce.idle()
+
+    def _on_loss(self, version: str | None) -> None:
+        logger.error("Redis has lost the name of the active model; %s keeps answering", version)
+        self._board.redis("lost")
 
     def _on_deployment(self, deployment: Deployment) -> None:
         self._probation.expect(deployment)
@@ -147,14 +150,19 @@ class Replica:
         """What serves goes on; at the start, what was served last does."""
         logger.error("%s", reason)
         self._board.redis("unreachable", reason)
+        if not self._feeds.catalog.known.is_set():
+            self._recall_catalog()
         if self._deployment is None and (last := remembered(self._settings.data_dir)):
             self._recall(last)
+
+    def _recall_catalog(self) -> None:
+        """Also where Redis told the deployment and then fell silent: what was hidden stays hidden."""
+        if catalog := remembered_catalog(self._settings.data_dir):
+            self._feeds.recall(catalog)
         self._feeds.catalog.known.set()  # nothing more is to be expected
 
     def _recall(self, last: Deployment) -> None:
         logger.warning("serving what was served last: model %s", last.version)
-        if catalog := remembered_catalog(self._settings.data_dir):
-            self._feeds.recall(catalog)
         self._deployment = last
         self._board.wanted(last.version, last.epoch)
         self._fleet.follow(last)

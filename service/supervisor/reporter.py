@@ -11,6 +11,7 @@ from service.errors import ServiceError
 from service.store import ReplicaReport
 
 _EVERY_S: Final = 1.0
+_PAUSE_S: Final = 0.1  # after a report
 _READY: Final = frozenset({"ready", "active"})
 
 logger = logging.getLogger(__name__)
@@ -25,7 +26,11 @@ class Notices(Protocol):
 
 
 class Reporter:
-    """Reports at once whatever has changed, and every second that nothing has; in a thread that may hang with Redis."""
+    """Reports what has changed, some times a second, and every second that nothing has.
+
+    In a thread, which may hang with Redis. Each report costs Redis a look at those of all replicas, and a busy catalog
+    changes hundreds of times a second.
+    """
 
     def __init__(self, store: Notices, latest: Callable[[], ReplicaReport]) -> None:
         """`latest` is called in the thread."""
@@ -58,6 +63,7 @@ class Reporter:
             report = self._latest()
             if not woken or report != told:
                 told = report if self._tell(report) else None
+                self._stopped.wait(_PAUSE_S)
         with suppress(ServiceError):
             self._store.leave(self._latest().replica)
 
@@ -66,6 +72,9 @@ class Reporter:
             self._store.report(report)
         except ServiceError as error:
             logger.debug("this replica could not report: %s", error)
+            return False
+        except Exception:  # silent from then on, it would be missing where others wait for every replica
+            logger.exception("a fault while reporting")
             return False
         return True
 

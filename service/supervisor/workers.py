@@ -58,6 +58,11 @@ class Workers:
         self._children: set[Child] = set()
         self._keepers: list[asyncio.Task[None]] = []
 
+    @property
+    def connections(self) -> int:
+        """Workers that are told."""
+        return len(self._connections)
+
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self._control)
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._count)]
@@ -80,10 +85,11 @@ class Workers:
             await self._progress.wait()
 
     async def stop(self, timeout_s: float) -> None:
-        """Drains and ends all workers."""
+        """Drains and ends all workers; nobody listens any more."""
         for keeper in self._keepers:
             keeper.cancel()
         await asyncio.gather(*self._keepers, return_exceptions=True)
+        self._listener.close()  # who comes now is refused at once, and does not wait in a queue that nobody serves
         await asyncio.gather(*(child.stop(timeout_s) for child in self._children))
         self._server.close()
 
@@ -137,7 +143,7 @@ class Workers:
                     await self._progress.wait()
         for connection in self._behind(epoch):
             logger.error("a worker did not acknowledge a switch within %.0f s", self._acknowledge_s)
-            connection.writer.close()
+            connection.writer.transport.abort()  # closing would wait until it has read what it was told
 
     def _behind(self, epoch: int) -> list[Connection]:
         return [connection for connection in self._connections if connection.acknowledged < epoch]

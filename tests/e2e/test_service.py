@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from models.artifact import MANIFEST, Artifact, file_entry
+from service.catalog.records import ItemChange
 from service.store import Store
 
 from .replica import Load, RedisServer, Replica, replica, wait_until
@@ -286,6 +287,9 @@ def test_after_a_flush_a_replica_keeps_answering_until_a_model_is_activated_agai
     wait_until(lambda: running.ready()["redis"]["state"] == "lost")
     assert running.ready()["status"] == "degraded"
     assert running.recommend("item-1").headers["X-Model-Version"] == "tiny-1"
+    store.change_items([ItemChange("item-2", available=False)])
+    wait_until(lambda: running.metric("prorec_catalog_revision") == 1)
+    assert running.ready()["redis"]["state"] == "lost"
     store.publish(second)
     store.activate("tiny-2")
     running.wait_for(status="ready", model_version="tiny-2")

@@ -63,6 +63,18 @@ async def test_without_a_reader_items_can_be_hidden_too(router: Router, store: S
     assert not store.catalog_records(["a"])["a"].available
 
 
+async def test_attributes_are_not_set_unchecked_while_the_reader_of_what_serves_restarts(
+    router: Router, store: Store, folder: Path
+) -> None:
+    async with engine(folder) as active, admin_of(router, store) as client:
+        await router.switch(routes(active))
+        hidden = await client.patch(PATH, json={"items": [{"item_id": "a", "available": False}]})
+        changed = await client.patch(PATH, json={"items": [{"item_id": "a", "attributes": {"price": "much"}}]})
+    assert (hidden.status_code, hidden.json()["unknown"]) == (200, None)
+    assert (changed.status_code, changed.json()["code"]) == (503, "not_ready")
+    assert store.catalog_revision() == 1
+
+
 async def test_new_items_are_embedded_by_the_reader_and_kept(router: Router, store: Store, folder: Path) -> None:
     items = [{"item": {"item_id": "n/1", "title": "Mask"}}, {"item": {"item_id": "n2"}, "embedding": [1, 2.5]}]
     async with editing(router, store, folder) as (client, reader):

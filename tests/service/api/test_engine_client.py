@@ -1,6 +1,7 @@
 """Queries survive the ends of engines, and no query can end more than three of them."""
 
 import asyncio
+import gc
 import itertools
 import time
 from contextlib import AsyncExitStack
@@ -48,6 +49,19 @@ async def test_answers_in_any_order_reach_their_own_queries(router: Router, fold
             little.reply(answer(asked))
         served = await asyncio.gather(*tasks)
     assert [one.answer.item_ids[0] for one in served] == ["a-0", "b-0", "c-0"]
+
+
+async def test_a_retired_connection_ends_in_order_though_nothing_refers_to_it(folder: Path) -> None:
+    faults: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, fault: faults.append(fault))
+    async with engine(folder) as little:
+        client = await EngineClient.connect(little.route)
+        await asyncio.sleep(0)  # it reads
+        client.retire()
+        del client
+        gc.collect()
+        await asyncio.sleep(0.01)
+    assert not faults
 
 
 async def test_a_query_in_flight_goes_to_the_successor(router: Router, folder: Path) -> None:

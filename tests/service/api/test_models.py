@@ -1,6 +1,7 @@
 """Models over HTTP, with a real Redis behind the worker."""
 
 import asyncio
+import socket
 from typing import Any
 
 import pytest
@@ -57,11 +58,32 @@ async def test_a_model_has_its_roles_its_way_here_and_what_other_replicas_say(ro
     ]
 
 
+async def test_a_deleted_model_is_gone_though_it_was_loaded_here_once(router: Router, published: Store) -> None:
+    router.status = Status(redis="ok", models=(ModelState("v2", "unloaded", 0.0),))
+    async with admin_of(router, published) as client:
+        assert (await client.get("/models/v2")).json()["state"] == "unloaded"
+        assert (await client.delete("/models/v2")).status_code == 204
+        assert (await client.get("/models/v2")).status_code == 404
+        assert len((await client.get("/models")).json()["models"]) == 2
+
+
 async def test_canary_and_shadow_are_roles_too(router: Router, published: Store) -> None:
     published.set_traffic(Canary("v2", 5.0), "v3")
     async with admin_of(router, published) as client:
         roles = [(await client.get(f"/models/{version}")).json()["roles"] for version in ("v1", "v2", "v3")]
     assert roles == [["active"], ["canary"], ["shadow"]]
+
+
+async def test_a_redis_that_hangs_holds_only_those_up_who_ask_it(router: Router) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        async with client_of(router, redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}") as client:
+            waiting = [asyncio.create_task(client.get("/models")) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            assert (await client.get("/metrics")).status_code == 200
+            assert not any(task.done() for task in waiting)
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
 
 
 async def test_a_model_loaded_here_is_described_without_redis(router: Router) -> None:

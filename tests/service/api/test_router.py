@@ -4,11 +4,12 @@ import asyncio
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from prometheus_client import REGISTRY
 
 from service.api.canary import chosen, sticky_key
-from service.api.control import Counts, Routes
+from service.api.control import Counts, ModelState, Routes, Status
 from service.api.engine_client import Router
 from service.api.shadow import overlap
 from service.errors import NotLoaded, NotReady, ServiceError
@@ -70,6 +71,10 @@ async def test_a_version_whose_engine_has_died_is_not_waited_for_by_name(router:
         with pytest.raises(NotReady, match="v2"):
             await router.ask(query(router), version="v2")
         assert (await router.ask(query(router))).info.model_version == "v1"
+        await router.switch(routes(active))
+        router.status = Status(models=(ModelState("v2", "restarting", 0.0),))
+        with pytest.raises(NotReady, match="v2"):
+            await router.ask(query(router), version="v2")
 
 
 async def test_a_switch_keeps_connections_that_stay(router: Router, folder: Path) -> None:
@@ -100,6 +105,18 @@ async def test_without_its_canary_the_active_version_answers_and_says_so(router:
         served = await router.ask(query(router), sticky_key=ALWAYS)
     assert served.info.model_version == "v1"
     assert "canary v2" in served.answer.warnings[0]
+
+
+async def test_what_only_the_active_version_can_answer_does_not_go_to_the_canary(router: Router, folder: Path) -> None:
+    async with engine(folder) as active, engine(folder, version="v2") as other:
+        narrow = msgspec.structs.replace(other.route.info, beam_widths=[4])
+        route = msgspec.structs.replace(other.route, info=narrow)
+        await router.switch(Routes(1, active.route, (route,), canary="v2", canary_percent=PERCENT))
+        wide = msgspec.structs.replace(query(router), k=5)
+        served = await router.ask(wide, sticky_key=ALWAYS)
+        assert served.info.model_version == "v1"
+        assert "no beam that wide" in served.answer.warnings[0]
+        assert (await router.ask(query(router), sticky_key=ALWAYS)).info.model_version == "v2"
 
 
 async def test_a_query_on_which_a_canary_died_is_answered_by_the_active_version(router: Router, folder: Path) -> None:

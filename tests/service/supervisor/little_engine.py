@@ -2,7 +2,7 @@
 
 `python -m tests.service.supervisor.little_engine --artifact DIR --socket PATH`; its version is the folder's name. Items
 whose id begins with "misfit" get no code; every other gets the next number. `Lookup` answers with what is known of an
-item.
+item. What holds the item "poison" is refused.
 """
 
 import argparse
@@ -43,7 +43,7 @@ class LittleEngine:
         match message:
             case Ping(query_id):
                 return EngineInfo(query_id, self.version, "CPUExecutionProvider", 1, [4], 1, 4, 0.0, 0.0, os.getpid())
-            case Apply():
+            case Apply() if all(record.item_id != "poison" for record in message.records):
                 return self.apply(message)
             case Place():
                 return self.place(message)

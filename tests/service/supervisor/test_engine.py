@@ -13,6 +13,8 @@ from service.frames import EngineInfo, Ping
 from service.supervisor.engine import Engine, Program, Pulse
 from service.supervisor.processes import METRICS_FOLDER
 
+from .waiting import until
+
 pytestmark = pytest.mark.anyio
 
 LITTLE = Program("tests.service.supervisor.little_engine")
@@ -43,11 +45,12 @@ async def test_an_engine_tells_how_far_it_is_and_who_it_is(folder: Path) -> None
         await engine.request(Ping(0))
 
 
-async def test_an_engine_that_no_longer_answers_is_killed(folder: Path) -> None:
+async def test_an_engine_that_no_longer_answers_is_killed_and_leaves_no_socket(folder: Path) -> None:
     program = Program(LITTLE.name, pulse=Pulse(every_s=0.05, hung_s=0.3))
     engine = await Engine.start(Path("v1"), folder / "socket", environment(folder), program)
     engine.child.signal(signal.SIGSTOP)
     assert await engine.child.wait() == -signal.SIGKILL
+    await until(lambda: not (folder / "socket").exists())
 
 
 async def test_an_engine_that_was_stopped_for_a_moment_lives_on(folder: Path) -> None:

@@ -4,7 +4,8 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ import pytest
 from service.catalog.records import ItemChange, ItemRecord
 from service.frames import Document, Lookup
 from service.store import CatalogSighting, Store
-from service.supervisor.board import Board
+from service.supervisor.board import KEPT_UNPLACED, Board
 from service.supervisor.catalog import Feeds
-from service.supervisor.codes import Codes
+from service.supervisor.codes import Code, Codes
 from service.supervisor.engine import Engine, Program, StartError
 from service.supervisor.feed import chunks
 from service.supervisor.processes import METRICS_FOLDER
@@ -36,6 +37,7 @@ class Scene:
         self.store, self.folder = store, folder
         self.board = Board()
         self.feeds = Feeds(Codes(store), self.board)
+        self.feeds.catalog.known.set()
         self.engines: list[Engine] = []
 
     def change(self, *changes: ItemChange) -> None:
@@ -53,6 +55,19 @@ class Scene:
 
     async def settled(self) -> None:
         await until(lambda: self.board.status.catalog_revision == self.feeds.catalog.revision)
+
+
+class SlowPlacements:
+    """A store that takes its time, for one version, until the gate is open."""
+
+    def __init__(self, store: Store, version: str) -> None:
+        self.store, self.version, self.gate = store, version, threading.Event()
+        self.placements = store.placements
+
+    def place(self, version: str, codes: Mapping[str, Code]) -> dict[str, Code]:
+        if version == self.version:
+            self.gate.wait()
+        return self.store.place(version, codes)
 
 
 async def known(engine: Engine, item_id: str) -> dict[str, Any]:
@@ -114,6 +129,16 @@ async def test_an_engine_that_starts_later_is_ready_only_with_everything(scene: 
     assert scene.board.status.catalog_revision == 1
 
 
+async def test_no_engine_is_ready_before_the_catalog_has_been_read(scene: Scene) -> None:
+    scene.feeds.catalog.known.clear()
+    start = asyncio.create_task(scene.start())
+    await until(lambda: bool(scene.engines))
+    await asyncio.sleep(0.1)
+    assert not start.done()
+    scene.change(ItemChange("item-1", available=False))
+    assert (await known(await start, "item-1"))["item"]["available"] is False
+
+
 async def test_an_added_item_gets_the_same_code_in_every_engine_of_a_version(scene: Scene) -> None:
     first = await scene.start()
     scene.change(added("fresh"))
@@ -141,6 +166,20 @@ async def test_a_code_that_another_item_has_is_not_used_and_another_one_is_found
     await until(lambda: not scene.board.status.unplaced)
 
 
+async def test_a_revision_is_reported_only_when_its_added_items_count_in_every_engine(scene: Scene) -> None:
+    slow = SlowPlacements(scene.store, "v2")
+    scene.feeds = Feeds(Codes(slow), scene.board)
+    scene.feeds.catalog.known.set()
+    quick, other = await scene.start("v1"), await scene.start("v2")
+    scene.change(added("fresh"))
+    assert await code(quick, "fresh") == [0, 0]
+    await asyncio.sleep(0.1)
+    assert scene.board.status.catalog_revision == 0
+    slow.gate.set()
+    await scene.settled()
+    assert (await known(other, "fresh"))["code"] == [0, 0]
+
+
 async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: Scene) -> None:
     scene.board.serving("v1")
     engine = await scene.start()
@@ -149,6 +188,27 @@ async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: S
     assert await code(engine, "fresh") == [0, 0]
     scene.change(ItemChange("misfit-1", remove=True))
     await until(lambda: not scene.board.status.unplaced)
+
+
+async def test_workers_are_told_how_many_fit_nowhere_but_only_the_newest_of_many(scene: Scene) -> None:
+    scene.board.serving("v1")
+    await scene.start()
+    scene.change(*(added(f"misfit-{number}") for number in range(KEPT_UNPLACED)))
+    scene.change(added("misfit-new"))
+    await until(lambda: scene.board.status.unplaced_count == KEPT_UNPLACED + 1)
+    assert len(scene.board.status.unplaced) == KEPT_UNPLACED
+    assert "misfit-new" in scene.board.status.unplaced
+
+
+async def test_an_item_that_an_engine_refuses_costs_no_other_its_change(scene: Scene) -> None:
+    scene.board.serving("v1")
+    engine = await scene.start()
+    scene.change(added("fresh"), *(ItemChange(name, available=False) for name in ("item-1", "poison", "item-2")))
+    await scene.settled()
+    for item_id in ("item-1", "item-2"):
+        await availability(engine, item_id, False)
+    assert await code(engine, "fresh") == [0, 0]
+    assert scene.board.status.unplaced == {"poison": "the model did not take its change"}
 
 
 async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(scene: Scene) -> None:
@@ -162,6 +222,14 @@ async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(sce
     assert scene.board.status.catalog_revision == 0
 
 
+async def test_an_engine_that_can_be_told_nothing_more_is_ended_and_nobody_waits_for_it(scene: Scene) -> None:
+    unspeakable = ItemRecord("item-1", 1, attributes={"price": object()})
+    scene.feeds.take(CatalogSighting(1, [unspeakable], whole=True))
+    with pytest.raises(StartError):
+        await scene.start()
+    assert not scene.engines[0].child.running
+
+
 async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: Scene) -> None:
     engine = await scene.start()
     scene.change(ItemChange("item-1", available=False), added("fresh"))
@@ -170,6 +238,17 @@ async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: 
     await availability(engine, "item-1", True)
     assert (await known(engine, "fresh"))["item"]["removed"] is True
     assert scene.feeds.catalog.records == {}
+
+
+async def test_what_an_empty_redis_has_lost_stays_as_it_is_known(scene: Scene) -> None:
+    engine = await scene.start()
+    scene.change(ItemChange("item-1", available=False))
+    await scene.settled()
+    scene.feeds.take(CatalogSighting(0, [], whole=True))
+    scene.change(ItemChange("item-2", available=False))
+    await availability(engine, "item-2", False)
+    await availability(engine, "item-1", False)
+    assert set(scene.feeds.catalog.records) == {"item-1", "item-2"}
 
 
 async def test_without_redis_an_engine_is_told_what_an_earlier_process_knew(scene: Scene) -> None:

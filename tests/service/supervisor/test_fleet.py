@@ -76,9 +76,11 @@ async def test_a_version_wanted_back_in_the_middle_of_a_switch_serves_in_the_end
     scene.want("v2")
     await scene.until(lambda: scene.routes == ["v1", "v2"])
     scene.want("v1")
+    assert scene.board.serving_version is None  # one worker may ask v1 already and another still v2
     scene.route_gate.set()
     await scene.until(lambda: scene.routes == ["v1", "v2", "v1"])
     await scene.until(lambda: scene.running == ["v1"])
+    assert scene.board.serving_version == "v1"
 
 
 async def test_a_dead_engine_has_a_successor_of_the_same_version_without_a_fetch(scene: Scene) -> None:
@@ -97,10 +99,13 @@ async def test_an_engine_that_cannot_be_replaced_is_said_to_be_gone_and_its_file
     scene.started[0].child.signal(signal.SIGKILL)
     await scene.until(lambda: scene.routes == ["v1", None])
     assert [model.reason for model in scene.board.status.failed] == ["no memory"]
+    assert scene.board.serving_version is None
     await scene.until(lambda: scene.fetched == ["v1", "v1"])
     del scene.broken["v1"]
     await scene.until(lambda: scene.routes == ["v1", None, "v1"])
     await scene.until(lambda: not scene.board.status.failed)
+    await scene.serves("v1")
+    assert scene.board.status.swaps == {"success": 1}
 
 
 async def test_a_version_that_takes_over_while_a_successor_starts_wins(scene: Scene) -> None:
@@ -161,6 +166,13 @@ async def test_the_last_line_of_a_child_is_its_reason(tmp_path: Path) -> None:
     environment = os.environ | {METRICS_FOLDER: str(tmp_path)}
     child = await Child.spawn(["service.engine", "--artifact", "/nowhere", "--socket", "x" * 200], environment)
     assert "socket path" in child.last_sentence(await child.wait())
+
+
+async def test_the_death_of_a_child_is_told_also_where_nothing_can_be_written(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(metrics)})
+    assert await child.stop(60.0) in (0, -signal.SIGTERM)
+    assert not child.running
 
 
 async def test_a_child_that_does_not_listen_to_sigterm_is_killed(tmp_path: Path) -> None:

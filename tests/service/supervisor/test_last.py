@@ -33,6 +33,15 @@ def test_a_catalog_comes_back_as_it_was(tmp_path: Path) -> None:
     assert remembered_catalog(tmp_path) is None
 
 
+def test_a_large_catalog_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
+    catalog = LastCatalog(9, "era", [ItemRecord(f"item-{number}", 9) for number in range(4500)], {"v1": {"a": (1,)}})
+    remember_catalog(tmp_path, catalog)
+    assert remembered_catalog(tmp_path) == catalog
+    body = (tmp_path / CATALOG_FILE).read_bytes()
+    (tmp_path / CATALOG_FILE).write_bytes(body[:-1])
+    assert remembered_catalog(tmp_path) is None
+
+
 def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(tmp_path: Path) -> None:
     assert remembered(tmp_path) is None
     (tmp_path / FILE).write_text('{"version": 1')

@@ -111,6 +111,17 @@ async def test_a_change_beside_the_activation_does_not_end_the_watch(published: 
     assert (await rolled_back(published)).version == "v1"
 
 
+async def test_a_redis_that_is_away_only_puts_it_off(published: Store, tmp_path: Path) -> None:
+    nowhere = Store.connect(f"unix://{tmp_path}/nobody", "prorec")
+    stores = iter([nowhere, published])
+    probation = Probation(LIMITS, lambda version, reason: next(stores).rollback(if_active=version, reason=reason))
+    for version in ("v1", "v2"):
+        probation.expect(published.activate(version))
+        probation.switched(version)
+    probation.count(Counts("v2", 100, 100, 0))
+    assert (await rolled_back(published)).version == "v1"
+
+
 async def test_a_race_lost_to_another_replica_is_no_fault(published: Store) -> None:
     one, other = watching(published), watching(published)
     one.count(Counts("v2", 100, 100, 0))

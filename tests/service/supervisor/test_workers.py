@@ -105,6 +105,19 @@ async def test_a_worker_that_says_nothing_is_let_go() -> None:
         await worker.close()
 
 
+async def test_a_worker_that_reads_nothing_holds_only_one_switch_up() -> None:
+    async with control(acknowledge_s=0.5) as (workers, path):
+        deaf = socket.socket(socket.AF_UNIX)
+        deaf.connect(str(path))
+        while not workers.connections:
+            await asyncio.sleep(0.01)
+        workers.tell(Status(redis_reason="x" * 10_000_000))  # more than a socket holds
+        await workers.route(ROUTES)
+        while workers.connections:
+            await asyncio.sleep(0.01)
+        deaf.close()
+
+
 async def test_a_worker_that_starts_later_hears_the_latest() -> None:
     async with control() as (workers, path):
         workers.tell(Status(active_version="v1"))
@@ -113,6 +126,16 @@ async def test_a_worker_that_starts_later_hears_the_latest() -> None:
         assert await worker.hear() == Status(active_version="v1")
         assert await worker.hear() == Routes(1, ROUTE)
         await worker.close()
+
+
+async def test_at_the_end_whoever_connects_is_refused_at_once() -> None:
+    with tempfile.TemporaryDirectory(prefix="t-") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        workers = Workers(listener, Path(folder) / "control", {}, 0)
+        await workers.start()
+        await workers.stop(1.0)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(*address)
 
 
 async def test_a_worker_may_ask_for_another_attempt() -> None:
