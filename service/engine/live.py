@@ -90,9 +90,11 @@ class LiveSearch:
         metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
         return staged.missing
 
-    def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
-        """(item id → a free code, item id → why it can have none); nothing changes."""
-        return self._newcomers.propose(records, self.index.state.trie)
+    def propose(
+        self, records: Sequence[ItemRecord], taken: Sequence[Sequence[int]] = ()
+    ) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """(item id → a code that is free and not `taken`, item id → why it can have none); nothing changes."""
+        return self._newcomers.propose(records, self.index.state.trie, taken)
 
     def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
         codes = np.array([item.code for item in fresh], dtype=np.int32)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.errors import ModelError
+from models.free_codes import Taken
 from models.insertion import find
 from models.item_encoder import ItemEncoder
 from models.trie import CodeTrie
@@ -78,8 +79,13 @@ class Newcomers:
 
         return write
 
-    def propose(self, records: Sequence[ItemRecord], trie: CodeTrie) -> tuple[Codes, dict[str, str]]:
-        """(a free code for each item that is new, and its own for one that is not; item id → why it can have none)"""
+    def propose(
+        self, records: Sequence[ItemRecord], trie: CodeTrie, taken: Sequence[Sequence[int]] = ()
+    ) -> tuple[Codes, dict[str, str]]:
+        """(a free code for each item that is new, and its own for one that is not; item id → why it can have none)
+
+        `taken` are codes that are not free although no leaf has them.
+        """
         codes: Codes = {}
         refused: dict[str, str] = {}
         wanted: dict[str, NDArray[np.float32]] = {}
@@ -96,17 +102,17 @@ class Newcomers:
         for item_id in list(wanted)[room:]:
             del wanted[item_id]
             refused[item_id] = f"this model has no room for more items (PROREC_SPARE_ITEMS={self._room})"
-        self._propose(wanted, trie, codes, refused)
+        self._propose(wanted, _taken(trie, taken), codes, refused)
         return codes, refused
 
     def _propose(
-        self, wanted: Mapping[str, NDArray[np.float32]], trie: CodeTrie, codes: Codes, refused: dict[str, str]
+        self, wanted: Mapping[str, NDArray[np.float32]], taken: Taken, codes: Codes, refused: dict[str, str]
     ) -> None:
         if not wanted or self._encoder is None:
             return
         integrated = self._encoder.encode(np.stack(list(wanted.values()))).integrated
         try:
-            found = self._encoder.propose(integrated, lambda tried: find(trie, tried) >= 0)
+            found = self._encoder.propose(integrated, taken)
         except ModelError as error:
             refused |= dict.fromkeys(wanted, f"{error}")
             return
@@ -139,6 +145,17 @@ class Newcomers:
         if not np.isfinite(embedding).all():
             raise RefusedItem("the item's embedding holds a number that is not finite")
         return embedding
+
+
+def _taken(trie: CodeTrie, others: Sequence[Sequence[int]]) -> Taken:
+    """Codes that are in the trie or among the others."""
+    held = set(map(tuple, others))
+
+    def taken(tried: NDArray[np.int32]) -> NDArray[np.bool_]:
+        elsewhere = [tuple(code) in held for code in tried.tolist()] if held else False
+        return np.asarray((find(trie, tried) >= 0) | np.array(elsewhere, dtype=np.bool_))
+
+    return taken
 
 
 def _nothing() -> None:

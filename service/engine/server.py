@@ -195,7 +195,7 @@ class Server:
         return Applied(message.query_id, message.revision, missing)
 
     async def _place(self, message: frames.Place) -> Placed:
-        codes, refused = await self._changes.propose(message.records)
+        codes, refused = await self._changes.propose(message.records, message.taken)
         return Placed(message.query_id, codes, refused)
 
     def _start(

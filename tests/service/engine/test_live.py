@@ -246,6 +246,14 @@ def test_an_item_whose_embedding_does_not_fit_is_refused_and_not_added(world: Wo
     assert world.apply(*bad.values(), codes=free) == list(bad)
 
 
+def test_codes_of_items_that_are_not_here_are_not_proposed(world: World) -> None:
+    nearest, _ = world.search.propose([added("new-0")])
+    next_nearest, _ = world.search.propose([added("new-0")], list(nearest.values()))
+    assert next_nearest != nearest
+    world.apply(added("new-1"), codes={"new-1": nearest["new-0"]})
+    assert world.search.propose([added("new-0")])[0] == next_nearest
+
+
 def test_proposed_codes_are_free_and_all_different(world: World) -> None:
     records = [added(f"new-{number}", seed=0) for number in range(30)]
     same = [msgspec.structs.replace(record, embeddings=records[0].embeddings) for record in records]

@@ -141,6 +141,18 @@ async def test_a_code_that_another_item_has_is_not_used_and_another_one_is_found
     await until(lambda: not scene.board.status.unplaced)
 
 
+async def test_the_code_of_a_removed_item_that_an_engine_never_had_holds_no_other_item_up(scene: Scene) -> None:
+    first = await scene.start()
+    scene.change(added("gone"))
+    assert await code(first, "gone") == [0, 0]
+    scene.change(ItemChange("gone", remove=True))
+    await scene.settled()
+    await first.drain(5.0)
+    later = await scene.start()
+    scene.change(added("fresh"))
+    assert await code(later, "fresh") == [1, 0]
+
+
 async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: Scene) -> None:
     scene.board.serving("v1")
     engine = await scene.start()
