@@ -1,8 +1,8 @@
 """An engine without a model, as a program: it keeps what it is told of the catalog, and answers what it knows.
 
 `python -m tests.service.supervisor.little_engine --artifact DIR --socket PATH`; its version is the folder's name. Items
-whose id begins with "misfit" get no code; every other gets the first number that is free as far as is known here. `Lookup` answers with what is known of an
-item.
+whose id begins with "misfit" get no code; every other gets the first number that is free as far as is known here.
+`Lookup` answers with what is known of an item.
 """
 
 import argparse
