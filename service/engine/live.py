@@ -74,10 +74,10 @@ class LiveSearch:
         again = [item for item in staged.added if not item.fresh and self._newcomers.can_learn(item.record)]
         write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
         write()  # rows that nobody reads yet
-        self._items.commit(staged)
         if fresh:
             state = self._with_leaves(fresh)
             use = self._graph.bind(self.index.inputs(state))
+        self._items.commit(staged)  # as late as can be: items and trie are not to differ for long, nor after a failure
         patches = self._patches(state, staged.changed)
 
         def show() -> None:
