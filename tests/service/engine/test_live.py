@@ -326,6 +326,23 @@ def test_a_ticket_of_an_older_state_is_prepared_again(world: World) -> None:
     assert world.catalog.refresh(ticket) is None
 
 
+def test_an_excluded_item_does_not_come_back_while_it_is_being_removed(world: World) -> None:
+    world.add("new-0")
+    only = ["new-0", "item-3"]
+    world.slot([], only)
+    asked: list[Answer] = []
+
+    def between(show: Callable[[], None]) -> None:
+        asked.append(world.ask(["item-1"], include_items=only, exclude=["new-0"]))
+        asked.append(world.ask(["item-1", "new-0"], include_items=only))
+        asked.append(world.ask([], include_items=only, exclude=["new-0"]))
+        show()
+
+    world.search.apply(2, [added("new-0", removed=True)], {}, between)
+    assert [answer.item_ids for answer in asked] == [["item-3"]] * 3
+    assert [answer.catalog_revision for answer in asked] == [1] * 3
+
+
 def test_popularity_obeys_filters_changes_and_exclusions_and_knows_added_items_last(world: World) -> None:
     world.add("new-0", "new-1")
     world.set_available("item-8", available=False)
