@@ -69,9 +69,11 @@ class LiveSearch:
         """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
         started = time.perf_counter()
         state, use = self.index.state, _nothing
-        staged = self._items.stage(records, self._newcomers.acceptable(records, codes, state.trie))
+        learnable = self._newcomers.learnable(records)
+        known = {item_id: code for item_id, code in codes.items() if item_id in learnable}
+        staged = self._items.stage(records, self._newcomers.acceptable(known, state.trie))
         fresh = [item for item in staged.added if item.fresh]
-        again = [item for item in staged.added if not item.fresh and self._newcomers.can_learn(item.record)]
+        again = [item for item in staged.added if not item.fresh and item.item_id in learnable]
         write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
         write()  # rows that nobody reads yet
         if fresh:

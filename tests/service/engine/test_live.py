@@ -237,12 +237,13 @@ def test_an_item_whose_embedding_does_not_fit_is_refused_and_not_added(world: Wo
     bad = {
         "short": msgspec.structs.replace(good, item_id="short", embeddings={ENCODER: b"1234"}),
         "infinite": msgspec.structs.replace(good, item_id="infinite", embeddings={ENCODER: b"\0\0\x80\x7f" * 5}),
+        "huge": msgspec.structs.replace(good, item_id="huge", embeddings={ENCODER: b"\xff\xff\x7f\x7f" * 5}),
         "other": msgspec.structs.replace(good, item_id="other", embeddings={"other": good.embeddings[ENCODER]}),
     }
     codes, refused = world.search.propose([good, *bad.values()])
     assert list(codes) == ["new-0"]
     assert refused.keys() == bad.keys()
-    free = dict(zip(bad, [[0, 0, 0], [0, 0, 1], [0, 0, 2]], strict=True))
+    free = dict(zip(bad, [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]], strict=True))
     assert world.apply(*bad.values(), codes=free) == list(bad)
 
 
