@@ -22,6 +22,11 @@ class Slot:
     ready: "asyncio.Future[None]"
     pins: int = 0
 
+    @property
+    def filled(self) -> bool:
+        """Whether its filter was compiled, and not in vain."""
+        return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
+
 
 class Slots:
     """Slots 1 … F - 1; slot 0 is for queries without a filter and needs no pin."""
@@ -34,7 +39,7 @@ class Slots:
     def pin(self, key: bytes) -> Slot | None:
         """The slot of a filter that is compiled, pinned; None: `acquire` it."""
         slot = self._slots.get(key)
-        if slot is None or not slot.ready.done():
+        if slot is None or not slot.filled:
             return None
         slot.pins += 1
         self._slots.move_to_end(key)

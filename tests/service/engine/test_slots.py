@@ -131,6 +131,22 @@ def test_a_filter_that_cannot_be_compiled_leaves_its_slot_to_others() -> None:
     play(story, count=2)
 
 
+def test_a_filter_that_has_just_failed_to_compile_is_not_pinned() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        compiler.gate.clear()
+        asking = asyncio.create_task(acquire(slots, compiler, b"bad"))
+        await settle()
+        compiler.gate.set()
+        found = []
+        while not asking.done():  # at every step on the way
+            found.append(slots.pin(b"bad"))
+            await asyncio.sleep(0)
+        assert set(found) == {None}
+        assert isinstance(asking.exception(), ValueError)
+
+    play(story)
+
+
 def test_a_compilation_nobody_waits_for_any_more_is_kept() -> None:
     async def story(slots: Slots, compiler: Compiler) -> None:
         compiler.gate.clear()
