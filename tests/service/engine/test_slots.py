@@ -92,6 +92,35 @@ def test_when_every_slot_is_pinned_others_wait_in_order() -> None:
     play(story)
 
 
+def test_filters_that_are_always_in_use_do_not_keep_others_waiting_for_ever() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = await acquire(slots, compiler, b"a")
+        waiting = asyncio.create_task(acquire(slots, compiler, b"b"))
+        await settle()
+        assert slots.pin(b"a") is None
+        again = asyncio.create_task(acquire(slots, compiler, b"a"))
+        slots.unpin(held)
+        slot = await waiting
+        assert not again.done()
+        slots.unpin(slot)
+        assert (await again).number == held.number
+
+    play(story, count=2)
+
+
+def test_one_filter_that_waits_takes_one_slot_however_many_wait_for_it() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = [await acquire(slots, compiler, key) for key in (b"a", b"b")]
+        waiting = [asyncio.create_task(acquire(slots, compiler, b"c")) for _ in range(3)]
+        await settle()
+        assert slots.pin(b"b") is held[1]
+        assert slots.pin(b"a") is None
+        slots.unpin(held[0])
+        assert {slot.number for slot in await asyncio.gather(*waiting)} == {held[0].number}
+
+    play(story)
+
+
 def test_who_gives_up_waiting_passes_the_vacancy_on() -> None:
     async def story(slots: Slots, compiler: Compiler) -> None:
         held = await acquire(slots, compiler, b"a")
