@@ -56,13 +56,18 @@ class World:
         self.revision += 1
         return self.search.apply(self.revision, records, codes or {}, at_once)
 
+    def record(self, item: str, available: bool) -> ItemRecord:
+        """All that is known of an item, as records hold it."""
+        known = added(item) if item.startswith("new-") else ItemRecord(item, 1)
+        return msgspec.structs.replace(known, available=available, attributes={"category": self.category[item]})
+
     def set_available(self, item: str, available: bool) -> None:
-        self.apply(ItemRecord(item, 1, available=available))
+        self.apply(self.record(item, available))
         (self.available.add if available else self.available.discard)(item)
 
     def set_category(self, item: str, category: str) -> None:
-        self.apply(ItemRecord(item, 1, available=item in self.available, attributes={"category": category}))
         self.category[item] = category
+        self.apply(self.record(item, item in self.available))
 
     def add(self, *items: str, category: str = "even") -> None:
         records = [added(item, category=category) for item in items]

@@ -180,7 +180,7 @@ async def test_what_a_whole_catalog_no_longer_holds_is_as_it_was_trained(scene: 
     await scene.settled()
     scene.feeds.take(CatalogSighting(1, [], whole=True, era="after a loss"))
     await availability(engine, "item-1", True)
-    assert (await known(engine, "fresh"))["item"]["removed"] is True
+    assert (await known(engine, "fresh"))["item"] == {"item_id": "fresh", "revision": 1}
     assert scene.feeds.catalog.records == {}
 
 
