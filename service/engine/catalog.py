@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.attribute_values import FieldKind
 from models.graph import SearchRow, bucket_for
 from service import metrics
 from service.catalog.items import LiveItems
@@ -99,6 +100,11 @@ class Catalog:
         self._manifest = artifact.manifest
         self._items = items
         self._index = index
+
+    @property
+    def fields(self) -> dict[str, FieldKind]:
+        """What can be filtered by now."""
+        return self._items.fields
 
     def ticket(self, query: Query, slot: int = NO_FILTER) -> Ticket:
         """Looks every id up and works out what the search has to avoid; `slot` holds the query's filter.

@@ -81,7 +81,7 @@ class World:
         """The slot of a filter; compiled on first use, and from then on only patched."""
         if not filters and include is None:
             return 0
-        key = filter_key(filters, include)
+        key = filter_key(filters, include, self.items.fields)
         if key not in self.slots:
             self.slots[key] = len(self.slots) + 1
             self.search.compile(self.slots[key], filters, include)
