@@ -149,6 +149,35 @@ class Artifact:
     def _metadata(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         return self.array("metadata_text"), self.array("metadata_bounds")
 
+    def check(self) -> None:
+        """Raises TrieError or ArtifactCorruptError unless what serving reads of each item is there for all N of them.
+
+        Checksums say that files are as they were written, this that they belong together. Cost O(N).
+        """
+        self.trie.check()
+        items, config = self.manifest.item_count, self.manifest.config
+        tables = ("item_output", "item_input") if config.generator == "temporal" else ("item_output",)
+        for name, shape in {
+            "codes": (items, config.code_length),
+            **dict.fromkeys(tables, (items, config.width)),
+        }.items():
+            self._expect(self.array(name).shape == shape, f"{name} is not an array of {list(shape)}")
+        popularity = self.array("popularity")
+        self._expect(self.trie.item_count == items, f"the trie has {self.trie.item_count} items and not {items}")
+        self._expect(np.array_equal(np.sort(popularity), np.arange(items)), "popularity does not name every item once")
+        for name, text, bounds in (
+            ("ids", self.item_ids.text, self.item_ids.bounds),
+            ("metadata", *self._metadata),
+        ):
+            whole = bounds.size == items + 1 and bounds[0] == 0 and bounds[-1] == text.size
+            self._expect(whole and bool((np.diff(bounds) >= 0).all()), f"there are no {name} of {items} items")
+        self._expect(len(self.item_ids) == items, f"ids cannot be looked up of {items} items")
+        self.attributes.check()
+
+    def _expect(self, fulfilled: bool, otherwise: str) -> None:
+        if not fulfilled:
+            raise ArtifactCorruptError(f"model {self.manifest.model_version}: {otherwise}")
+
     def graph_path(self, beam_width: int) -> Path:
         return self.folder / graph_file(beam_width)
 

@@ -100,6 +100,19 @@ class Attributes:
         arrays = {name: artifact.array(f"attribute_{name}") for name in _ARRAYS}
         return cls(artifact.manifest.item_count, schema, refused, keys, **arrays)
 
+    def check(self) -> None:
+        """Raises ArtifactCorruptError unless the arrays hold the fields of the schema for every item."""
+        rows = {kind: sum(entry.kind == kind for entry in self.schema) for kind in get_args(FieldKind)}
+        numbers, booleans = (rows["number"], self.item_count), (rows["boolean"], self.item_count)
+        whole = (
+            self.numbers.shape == self.number_order.shape == numbers
+            and self.booleans.shape == booleans
+            and self.posting_bounds.size == len(self.keys) + 1
+            and self.posting_bounds[-1] == self.posting_item.size
+        )
+        if not whole:
+            raise ArtifactCorruptError(f"the attributes are not those of {self.item_count} items")
+
     def write(self, writer: "ArtifactWriter") -> None:
         """Adds the schema and the arrays to an artifact."""
         fields = [entry._asdict() for entry in self.schema]

@@ -36,6 +36,12 @@ class EncodedItems:
     item_output: NDArray[np.float32]
     item_input: NDArray[np.float32]
 
+    @property
+    def finite(self) -> NDArray[np.bool_]:
+        """Which items have nothing but numbers, bool [M]; embeddings may be too large for float32 on the way."""
+        parts = (self.integrated, self.item_output, self.item_input)
+        return np.asarray(np.logical_and.reduce([np.isfinite(part).all(axis=1) for part in parts]))
+
 
 class ItemGraph:
     """The exported network alone."""

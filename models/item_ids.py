@@ -57,18 +57,22 @@ class ItemIds:
         encoded = [item_id.encode(errors="surrogatepass") for item_id in ids]
         hashes = _hashes(encoded)
         rows = np.searchsorted(self.sorted_hash, hashes)
-        for place, (row, wanted) in enumerate(zip(rows.tolist(), encoded, strict=True)):
-            # Ids whose 64-bit hashes collide sit in neighbouring rows.
-            while row < len(self) and self.sorted_hash[row] == hashes[place]:
-                item = int(self.hash_item[row])
-                if self._bytes(item) == wanted:
-                    found[place] = item
-                    break
-                row += 1
+        places = np.arange(len(ids))
+        while len(places):  # ids whose 64-bit hashes collide sit in neighbouring rows
+            same = np.flatnonzero(rows < len(self))
+            same = same[self.sorted_hash[rows[same]] == hashes[places[same]]]
+            rows, places = rows[same], places[same]
+            items = self.hash_item[rows]
+            right = self._are(items, [encoded[place] for place in places.tolist()])
+            found[places[right]] = items[right]
+            rows, places = rows[~right] + 1, places[~right]
         return found
 
-    def _bytes(self, item_index: int) -> bytes:
-        return self.text[self.bounds[item_index] : self.bounds[item_index + 1]].tobytes()
+    def _are(self, items: NDArray[np.int32], wanted: Sequence[bytes]) -> NDArray[np.bool_]:
+        """Whether each item's id is the one wanted; one pass without an array for each, as histories are long."""
+        text, starts, ends = memoryview(self.text), self.bounds[items].tolist(), self.bounds[items + 1].tolist()
+        same = [text[start:end] == one for start, end, one in zip(starts, ends, wanted, strict=True)]
+        return np.array(same, dtype=np.bool_)
 
     def _refuse_twins(self, encoded: Sequence[bytes]) -> None:
         same = np.flatnonzero(self.sorted_hash[1:] == self.sorted_hash[:-1])

@@ -2,6 +2,7 @@
 
 import ctypes
 import mmap
+import os
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +35,8 @@ def with_spare_rows(path: Path, spare: int) -> NDArray[Any]:
             raise ArtifactError(f"{path} is not an array of rows")
         rows = shape[0] + spare
         row_bytes = dtype.itemsize * int(np.prod(shape[1:], dtype=np.int64))
+        if os.fstat(file.fileno()).st_size < start + shape[0] * row_bytes:
+            raise ArtifactError(f"{path} is shorter than its array")  # reading on would end the process
         region = mmap.mmap(
             -1, max(1, start + rows * row_bytes), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
         )

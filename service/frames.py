@@ -92,6 +92,7 @@ class Place(msgspec.Struct, tag="place", array_like=True):
 
     query_id: int
     records: list[ItemRecord]
+    taken: list[list[int]] = []  # codes of items that the engine may not have, such as removed ones
 
 
 class Placed(msgspec.Struct, tag="placed", array_like=True):

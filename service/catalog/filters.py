@@ -129,8 +129,13 @@ def compile_filter(items: Items, conditions: Sequence[Condition], include_items:
     return Matcher(items, comparisons, include_items)
 
 
-def filter_key(conditions: Sequence[Condition], include_items: Sequence[str] | None) -> bytes:
-    """Equal for filters that mean the same, whatever the order of conditions, values and ids."""
+def filter_key(
+    conditions: Sequence[Condition], include_items: Sequence[str] | None, known: Mapping[str, FieldKind]
+) -> bytes:
+    """Equal for filters that mean the same, whatever the order of conditions, values and ids.
+
+    `known` are the attributes there are now: what was right when they were others may be wrong today.
+    """
     fields: dict[str, dict[str, Any]] = {}
     for condition in conditions:
         parts = fields.setdefault(condition.field, {"any_of": set(), "none_of": set(), "gte": set(), "lte": set()})
@@ -141,7 +146,7 @@ def filter_key(conditions: Sequence[Condition], include_items: Sequence[str] | N
             if (limit := getattr(condition, bound)) is not None:
                 parts[bound].add(float(limit) + 0.0)
     said = [
-        (name, sorted(parts["any_of"]), sorted(parts["none_of"]), max(parts["gte"], default=None),
+        (name, known.get(name), sorted(parts["any_of"]), sorted(parts["none_of"]), max(parts["gte"], default=None),
          min(parts["lte"], default=None))
         for name, parts in sorted(fields.items())
         if any(parts.values())

@@ -62,12 +62,25 @@ class LiveItems:
     def indices(self, ids: Sequence[str]) -> NDArray[np.int32]:
         """Item index of every id, -1: unknown; int32 [len(ids)].
 
-        Unavailable items are known, and so are trained ones that were removed: histories may hold them.
+        Unavailable items are known, and so are trained ones that were removed: histories may hold them. An added item
+        that was removed is unknown, as it is to a process that started since.
         """
+        return self.without_removed(self.places(ids))
+
+    def without_removed(self, found: NDArray[np.int32]) -> NDArray[np.int32]:
+        """From `places` to `indices`."""
+        known = found.copy()
+        for place in np.flatnonzero(found >= self.trained).tolist():
+            if self.is_removed(int(found[place])):
+                known[place] = -1
+        return known
+
+    def places(self, ids: Sequence[str]) -> NDArray[np.int32]:
+        """As `indices`, but with added items that were removed: their indices stay theirs."""
         found = self.artifact.item_ids.indices(ids)
         if self._added_index:
             for place in np.flatnonzero(found < 0).tolist():
-                found[place] = self._added(ids[place])
+                found[place] = self._added_index.get(ids[place], -1)
         return found
 
     def item_id(self, index: int) -> str:
@@ -149,11 +162,6 @@ class LiveItems:
         self._overlay = staged.overlay
         self._added_index.update((item.item_id, item.index) for item in fresh)
         self.available[staged.changed] = staged.available
-
-    def _added(self, item_id: str) -> int:
-        """An added item that was removed is unknown, as it is to a process that started since."""
-        index = self._added_index.get(item_id, -1)
-        return -1 if self.is_removed(index) else index
 
     def read_attributes(self, metadata: Mapping[str, Any]) -> dict[str, Attribute]:
         """Everything in an item's metadata that a filter could compare."""

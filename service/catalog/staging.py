@@ -83,10 +83,12 @@ class Plan:
         index = self._index(record, code)
         if index is None:
             return
-        metadata = self._metadata(record, index)
+        # An item that was added is nothing but its record: without `item` it is gone.
+        removed = record.removed or (index >= self._items.trained and record.item is None)
+        metadata = self._metadata(record, index, removed=removed)
         self._states[index] = ItemState(
-            record.available and not record.removed,
-            record.removed,
+            record.available and not removed,
+            removed,
             None if metadata is None else encode_json(metadata),
             identity(record),
         )
@@ -138,13 +140,13 @@ class Plan:
         if record.item is not None and not record.removed and (state is None or identity(record) != state.embeddings):
             self._added.append(AddedItem(index, record.item_id, record, self._items.code(index), fresh=False))
 
-    def _metadata(self, record: ItemRecord, index: int) -> dict[str, Any] | None:
+    def _metadata(self, record: ItemRecord, index: int, *, removed: bool) -> dict[str, Any] | None:
         """The whole metadata of the item, None: as trained."""
         trained = index < self._items.trained
-        if trained and (record.removed or not (record.attributes or record.item)):
+        if trained and (removed or not (record.attributes or record.item)):
             return None
         base = json.loads(self._items.artifact.metadata_json(index)) if trained else {ITEM_ID: record.item_id}
-        if record.removed:
+        if removed:
             return base  # of an added item, of which nothing else is left
         return _patched(base | (record.item or {}), record.attributes)
 

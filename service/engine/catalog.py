@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
+from models.attribute_values import FieldKind
 from models.graph import SearchRow, bucket_for
 from service import metrics
 from service.catalog.items import LiveItems
@@ -100,6 +101,11 @@ class Catalog:
         self._items = items
         self._index = index
 
+    @property
+    def fields(self) -> dict[str, FieldKind]:
+        """What can be filtered by now."""
+        return self._items.fields
+
     def ticket(self, query: Query, slot: int = NO_FILTER) -> Ticket:
         """Looks every id up and works out what the search has to avoid; `slot` holds the query's filter.
 
@@ -170,21 +176,22 @@ class Catalog:
 
     def _read(self, query: Query, state: State) -> Request:
         width = self._width(query)
-        seen = self._indices(query.history, state)
-        known = seen[seen >= 0]
+        seen = self._places(query.history, state)
+        known = self._items.without_removed(seen)
+        known = known[known >= 0]
         history = known[-self._manifest.config.history_length :]
         return Request(
             query,
             width,
             history,
-            self._excluded(query, known, state),
+            self._excluded(query, seen, state),
             unknown=len(seen) - len(known),
             truncated=len(known) - len(history),
         )
 
-    def _indices(self, ids: Sequence[str], state: State) -> NDArray[np.int32]:
-        """Of items that are about to be added the trie knows nothing yet."""
-        found = self._items.indices(ids)
+    def _places(self, ids: Sequence[str], state: State) -> NDArray[np.int32]:
+        """As `LiveItems.places`; of items that are about to be added the trie knows nothing yet."""
+        found = self._items.places(ids)
         if self._items.count > state.trie.item_count:
             found[found >= state.trie.item_count] = -1
         return found
@@ -200,13 +207,14 @@ class Catalog:
         width = bucket_for(wanted, widths)
         return bucket_for(width + 1, widths) if query.diversity else width
 
-    def _excluded(self, query: Query, known: NDArray[np.int32], state: State) -> NDArray[np.int32]:
-        """Sorted, each once; ids the catalog does not know cannot come back anyway."""
-        if not query.exclude:
-            return np.unique(known) if query.exclude_seen else known[:0]
-        named = self._indices(query.exclude, state)
-        named = named[named >= 0]
-        return np.unique(np.concatenate([named, known])) if query.exclude_seen else np.unique(named)
+    def _excluded(self, query: Query, seen: NDArray[np.int32], state: State) -> NDArray[np.int32]:
+        """Sorted, each once; ids the catalog does not know cannot come back anyway.
+
+        Removed items are among them: until the removal is shown, this state may hold them legal.
+        """
+        named = self._places(query.exclude, state) if query.exclude else seen[:0]
+        excluded = np.unique(np.concatenate([named, seen]) if query.exclude_seen else named)
+        return excluded[excluded >= 0]
 
     def _fault(self, prepared: Prepared, found: NDArray[np.int32], legal: NDArray[np.bool_]) -> str | None:
         items = set(found.tolist())

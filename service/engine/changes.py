@@ -30,9 +30,11 @@ class Changes:
         """Returns ids of added items that are not in the model yet."""
         return await self._do(self._search.apply, revision, records, codes, self._between)
 
-    async def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
-        """(codes by item id, reasons by the id of an item that can have none)"""
-        return await self._do(self._search.propose, records)
+    async def propose(
+        self, records: Sequence[ItemRecord], taken: Sequence[Sequence[int]]
+    ) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """(codes by item id, none of them `taken`; reasons by the id of an item that can have none)"""
+        return await self._do(self._search.propose, records, taken)
 
     def close(self) -> None:
         """Lets the thread end; what waits for it is dropped."""

@@ -69,15 +69,17 @@ class LiveSearch:
         """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
         started = time.perf_counter()
         state, use = self.index.state, _nothing
-        staged = self._items.stage(records, self._newcomers.acceptable(records, codes, state.trie))
+        learnable = self._newcomers.learnable(records)
+        known = {item_id: code for item_id, code in codes.items() if item_id in learnable}
+        staged = self._items.stage(records, self._newcomers.acceptable(known, state.trie))
         fresh = [item for item in staged.added if item.fresh]
-        again = [item for item in staged.added if not item.fresh and self._newcomers.can_learn(item.record)]
+        again = [item for item in staged.added if not item.fresh and item.item_id in learnable]
         write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
         write()  # rows that nobody reads yet
-        self._items.commit(staged)
         if fresh:
             state = self._with_leaves(fresh)
             use = self._graph.bind(self.index.inputs(state))
+        self._items.commit(staged)  # as late as can be: items and trie are not to differ for long, nor after a failure
         patches = self._patches(state, staged.changed)
 
         def show() -> None:
@@ -90,9 +92,11 @@ class LiveSearch:
         metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
         return staged.missing
 
-    def propose(self, records: Sequence[ItemRecord]) -> tuple[dict[str, list[int]], dict[str, str]]:
-        """(item id → a free code, item id → why it can have none); nothing changes."""
-        return self._newcomers.propose(records, self.index.state.trie)
+    def propose(
+        self, records: Sequence[ItemRecord], taken: Sequence[Sequence[int]] = ()
+    ) -> tuple[dict[str, list[int]], dict[str, str]]:
+        """(item id → a code that is free and not `taken`, item id → why it can have none); nothing changes."""
+        return self._newcomers.propose(records, self.index.state.trie, taken)
 
     def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
         codes = np.array([item.code for item in fresh], dtype=np.int32)

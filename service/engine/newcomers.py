@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.errors import ModelError
+from models.free_codes import Taken
 from models.insertion import find
 from models.item_encoder import ItemEncoder
 from models.trie import CodeTrie
@@ -34,16 +35,15 @@ class Newcomers:
         self._tables = tables
         self._encoder = ItemEncoder.open(artifact) if artifact.manifest.item_encoder else None
 
-    def acceptable(self, records: Sequence[ItemRecord], codes: Mapping[str, Sequence[int]], trie: CodeTrie) -> Codes:
-        """Those of `codes` that can be put into the trie: well formed, nobody else's, of an item that can be encoded.
+    def acceptable(self, codes: Mapping[str, Sequence[int]], trie: CodeTrie) -> Codes:
+        """Those of `codes` that can be put into the trie: well formed and nobody else's.
 
         A code may also be the item's own already: it was removed and comes back.
         """
         formed: dict[tuple[int, ...], str] = {}
-        for record in records:
-            code = codes.get(record.item_id)
-            if code is not None and self._is_code(code) and self.can_learn(record):
-                formed.setdefault(tuple(code), record.item_id)
+        for item_id, code in codes.items():
+            if self._is_code(code):
+                formed.setdefault(tuple(code), item_id)
         if not formed:
             return {}
         leaves = find(trie, np.array(list(formed), dtype=np.int32)).tolist()
@@ -53,16 +53,12 @@ class Newcomers:
             if leaf < 0 or self._items.item_id(int(trie.leaf_item[leaf])) == item_id
         }
 
-    def can_learn(self, record: ItemRecord) -> bool:
-        """Whether the record has an embedding that this model's item encoder takes."""
-        try:
-            self._embedding(record)
-        except RefusedItem:
-            return False
-        return True
+    def learnable(self, records: Sequence[ItemRecord]) -> set[str]:
+        """Ids of those whose embedding this model's item encoder takes."""
+        return set(self._encoded([record for record in records if record.embeddings], {}))
 
     def learn(self, added: Sequence[AddedItem]) -> Callable[[], None]:
-        """Encodes items that `can_learn`; what is returned writes their rows into the tables."""
+        """Encodes items that are `learnable`; what is returned writes their rows into the tables."""
         if not added or self._encoder is None:
             return _nothing
         encoded = self._encoder.encode(np.stack([self._embedding(item.record) for item in added]))
@@ -78,35 +74,56 @@ class Newcomers:
 
         return write
 
-    def propose(self, records: Sequence[ItemRecord], trie: CodeTrie) -> tuple[Codes, dict[str, str]]:
-        """(a free code for each item that is new, and its own for one that is not; item id → why it can have none)"""
+    def propose(
+        self, records: Sequence[ItemRecord], trie: CodeTrie, taken: Sequence[Sequence[int]] = ()
+    ) -> tuple[Codes, dict[str, str]]:
+        """(a free code for each item that is new, and its own for one that is not; item id → why it can have none)
+
+        `taken` are codes that are not free although no leaf has them.
+        """
         codes: Codes = {}
         refused: dict[str, str] = {}
-        wanted: dict[str, NDArray[np.float32]] = {}
-        room = self._items.capacity - self._items.count
+        fresh: list[ItemRecord] = []
         for record in records:
             known = int(self._items.indices([record.item_id])[0])
             if known >= 0:
                 codes[record.item_id] = list(self._items.code(known))
-                continue
-            try:
-                wanted[record.item_id] = self._embedding(record)
-            except RefusedItem as error:
-                refused[record.item_id] = str(error)
-        for item_id in list(wanted)[room:]:
+            else:
+                fresh.append(record)
+        wanted = self._encoded(fresh, refused)
+        for item_id in list(wanted)[self._items.capacity - self._items.count :]:
             del wanted[item_id]
             refused[item_id] = f"this model has no room for more items (PROREC_SPARE_ITEMS={self._room})"
-        self._propose(wanted, trie, codes, refused)
+        self._propose(wanted, _taken(trie, taken), codes, refused)
         return codes, refused
 
+    def _encoded(self, records: Sequence[ItemRecord], refused: dict[str, str]) -> dict[str, NDArray[np.float32]]:
+        """item id → what its code is made from; why others have none is added to `refused`."""
+        embeddings: dict[str, NDArray[np.float32]] = {}
+        for record in records:
+            try:
+                embeddings[record.item_id] = self._embedding(record)
+            except RefusedItem as error:
+                refused[record.item_id] = str(error)
+        if not embeddings or self._encoder is None:
+            return {}
+        encoded = self._encoder.encode(np.stack(list(embeddings.values())))
+        refused |= {
+            item_id: "the item's embedding holds numbers that are too large for this model"
+            for item_id, finite in zip(embeddings, encoded.finite.tolist(), strict=True)
+            if not finite
+        }
+        return {
+            item_id: row for item_id, row in zip(embeddings, encoded.integrated, strict=True) if item_id not in refused
+        }
+
     def _propose(
-        self, wanted: Mapping[str, NDArray[np.float32]], trie: CodeTrie, codes: Codes, refused: dict[str, str]
+        self, wanted: Mapping[str, NDArray[np.float32]], taken: Taken, codes: Codes, refused: dict[str, str]
     ) -> None:
         if not wanted or self._encoder is None:
             return
-        integrated = self._encoder.encode(np.stack(list(wanted.values()))).integrated
         try:
-            found = self._encoder.propose(integrated, lambda tried: find(trie, tried) >= 0)
+            found = self._encoder.propose(np.stack(list(wanted.values())), taken)
         except ModelError as error:
             refused |= dict.fromkeys(wanted, f"{error}")
             return
@@ -139,6 +156,17 @@ class Newcomers:
         if not np.isfinite(embedding).all():
             raise RefusedItem("the item's embedding holds a number that is not finite")
         return embedding
+
+
+def _taken(trie: CodeTrie, others: Sequence[Sequence[int]]) -> Taken:
+    """Codes that are in the trie or among the others."""
+    held = set(map(tuple, others))
+
+    def taken(tried: NDArray[np.int32]) -> NDArray[np.bool_]:
+        elsewhere = [tuple(code) in held for code in tried.tolist()] if held else False
+        return np.asarray((find(trie, tried) >= 0) | np.array(elsewhere, dtype=np.bool_))
+
+    return taken
 
 
 def _nothing() -> None:

@@ -21,17 +21,15 @@ class Selection:
 
 def select(scores: NDArray[Any], first_tokens: NDArray[np.int32] | None, query: Query) -> Selection:
     """Chooses among items whose `scores` fall; `first_tokens` (int32, as many) where diversity is asked for."""
-    places = np.arange(min(query.k, len(scores)))
+    good = len(scores) if query.min_score is None else int((scores >= query.min_score).sum())
+    places = np.arange(min(query.k, good))
     warnings: list[str] = []
     if first_tokens is not None:
-        places, refilled = _spread(first_tokens.tolist(), query.k, query.diversity)
+        places, refilled = _spread(first_tokens[:good].tolist(), query.k, query.diversity)
         if refilled:
             warnings.append(f"{_items(refilled)} more alike than diversity asks for, because too few others were found")
-    if query.min_score is not None:
-        good = scores[places] >= query.min_score
-        if not good.all():
-            warnings.append(f"{_items(int((~good).sum()))} below min_score")
-            places = places[good]
+    if missing := min(query.k, len(scores)) - len(places):
+        warnings.append(f"{_items(missing)} below min_score")
     return Selection(places, warnings)
 
 
@@ -50,7 +48,7 @@ def _spread(first_tokens: list[int], k: int, diversity: float) -> tuple[NDArray[
             kept.append(place)
             if len(kept) == k:
                 break
-    refills = [place for place in range(len(first_tokens)) if place not in set(kept)][: k - len(kept)]
+    refills = sorted(set(range(len(first_tokens))).difference(kept))[: k - len(kept)]
     return np.array(sorted(kept + refills), dtype=np.int64), len(refills)
 
 

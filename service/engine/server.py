@@ -134,7 +134,7 @@ class Server:
         try:
             self._batcher.admit(query.deadline)
             if query.filter or query.include_items is not None:
-                key = filter_key(query.filter, query.include_items)
+                key = filter_key(query.filter, query.include_items, self._catalog.fields)
                 slot = self._slots.pin(key)
                 if slot is None:
                     self._start(connection, query, self._compile_and_ask(connection, query, key))
@@ -195,7 +195,7 @@ class Server:
         return Applied(message.query_id, message.revision, missing)
 
     async def _place(self, message: frames.Place) -> Placed:
-        codes, refused = await self._changes.propose(message.records)
+        codes, refused = await self._changes.propose(message.records, message.taken)
         return Placed(message.query_id, codes, refused)
 
     def _start(

@@ -1,11 +1,12 @@
 """Which filter is in which slot: compiled once for each distinct filter, kept while there is room.
 
 Everything here belongs to the event loop; filters are compiled on the catalog thread. A query pins its slot until its
-search has run, and a pinned slot is never given away.
+search has run, and a pinned slot is never given away. While filters wait for slots that are all pinned, as many slots
+are retired: nobody pins them any more, so that filters that are always in use leave room for others.
 """
 
 import asyncio
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,11 @@ class Slot:
     ready: "asyncio.Future[None]"
     pins: int = 0
 
+    @property
+    def filled(self) -> bool:
+        """Whether its filter was compiled, and not in vain."""
+        return self.ready.done() and not self.ready.cancelled() and self.ready.exception() is None
+
 
 class Slots:
     """Slots 1 … F - 1; slot 0 is for queries without a filter and needs no pin."""
@@ -30,11 +36,13 @@ class Slots:
         self._slots: OrderedDict[bytes, Slot] = OrderedDict()  # last used last
         self._free = list(range(count - 1, 0, -1))
         self._line: deque[asyncio.Future[None]] = deque()
+        self._waiting: Counter[bytes] = Counter()  # filters without a slot
+        self._retired: set[Slot] = set()
 
     def pin(self, key: bytes) -> Slot | None:
         """The slot of a filter that is compiled, pinned; None: `acquire` it."""
         slot = self._slots.get(key)
-        if slot is None or not slot.ready.done():
+        if slot is None or not slot.filled:
             return None
         slot.pins += 1
         self._slots.move_to_end(key)
@@ -57,21 +65,23 @@ class Slots:
     def unpin(self, slot: Slot) -> None:
         slot.pins -= 1
         if not slot.pins:
-            if self._slots.get(slot.key) is not slot:  # its filter could not be compiled
+            if self._slots.get(slot.key) is not slot:  # retired, or its filter could not be compiled
+                self._retired.discard(slot)
                 self._free.append(slot.number)
             self._wake()
 
     async def _slot(self, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
         queued = False
         while True:
-            if slot := self._slots.get(key):
+            slot = self._slots.get(key)
+            if slot is None and (queued or not self._waiting) and (number := self._vacant()) is not None:
+                slot = self._compile(number, key, compile_into)
+            if slot is not None:
                 self._slots.move_to_end(key)
                 if queued:
-                    self._wake()  # the vacancy is for whoever comes next
+                    self._wake()  # whoever comes next may want the same filter, or have another vacancy
                 return slot
-            if (queued or not self._line) and (number := self._vacant()) is not None:
-                return self._compile(number, key, compile_into)
-            await self._turn(first=queued)
+            await self._wait_for(key, first=queued)
             queued = True
 
     def _vacant(self) -> int | None:
@@ -96,7 +106,24 @@ class Slots:
         if ready.cancelled() or ready.exception() is not None:
             del self._slots[slot.key]
             metrics.FILTER_SLOTS.set(len(self._slots))
+        self._retire()
         self.unpin(slot)
+
+    async def _wait_for(self, key: bytes, *, first: bool) -> None:
+        self._waiting[key] += 1
+        self._retire()
+        try:
+            await self._turn(first=first)
+        finally:
+            self._waiting -= Counter([key])
+
+    def _retire(self) -> None:
+        """The slot unused for longest, unless there is one on its way already for every filter that waits."""
+        if len(self._waiting) > len(self._retired):
+            slot = next((slot for slot in self._slots.values() if slot.filled and slot.pins), None)
+            if slot is not None:
+                del self._slots[slot.key]
+                self._retired.add(slot)
 
     async def _turn(self, *, first: bool) -> None:
         """Until a slot may be vacant; who was woken in vain stays first."""

@@ -53,7 +53,7 @@ def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly:
     started = time.monotonic()
     tell("verifying")
     artifact = Artifact.open(folder, verify=False)
-    quietly(artifact.trie.check)
+    quietly(artifact.check)
     tell("loading")
     engine = assemble(artifact, settings, quietly)
     loaded = time.monotonic()

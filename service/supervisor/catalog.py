@@ -29,7 +29,8 @@ class Catalog:
         news = [record for record in sighting.records if self.records.get(record.item_id) != record]
         if sighting.whole:
             gone = [record for item_id, record in self.records.items() if item_id not in found]
-            news += [_as_trained(record, sighting.revision) for record in gone]
+            # An empty record: whoever was trained with the item has it as trained, and for others it is gone.
+            news += [ItemRecord(record.item_id, sighting.revision) for record in gone]
             self.records = found
         else:
             self.records.update(found)
@@ -110,8 +111,3 @@ class Feeds:
         if all(other.version != engine.version for other in self._listeners):
             self._codes.forget(engine.version)
         self.tell()
-
-
-def _as_trained(record: ItemRecord, revision: int) -> ItemRecord:
-    """What is left of an item of which Redis knows nothing any more."""
-    return ItemRecord(record.item_id, revision, removed=record.item is not None)

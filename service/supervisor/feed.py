@@ -141,15 +141,26 @@ class Feed:
         return codes | (await self._propose(without) if without else {})
 
     async def _propose(self, records: list[ItemRecord]) -> dict[str, list[int]]:
-        reply = await self._request(Place(0, records))
+        """An engine does not know the codes of items that it does not have, such as removed ones, until it is told."""
+        codes, lost = await self._offer(records, [])
+        if lost:
+            codes |= (await self._offer(lost, await self._codes.taken(self.peer.version)))[0]
+        return codes
+
+    async def _offer(
+        self, records: list[ItemRecord], taken: list[list[int]]
+    ) -> tuple[dict[str, list[int]], list[ItemRecord]]:
+        """(codes that count, items whose proposed code is another one's)"""
+        reply = await self._request(Place(0, records, taken))
         if not isinstance(reply, Placed):
-            return {}
+            return {}, []
         for item_id, reason in reply.refused.items():  # until the item changes
             self._homeless.pop(item_id, None)
             self.unplaced[item_id] = reason
         for item_id in reply.codes:
             self.unplaced[item_id] = "its code was taken by another item; the next is being tried"
-        return await self._codes.place(self.peer.version, reply.codes)
+        placed = await self._codes.place(self.peer.version, reply.codes)
+        return placed, [one for one in records if one.item_id in reply.codes and one.item_id not in placed]
 
     async def _move_in(self, records: list[ItemRecord], codes: dict[str, list[int]]) -> None:
         if not records:

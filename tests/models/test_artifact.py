@@ -109,3 +109,38 @@ def test_an_artifact_is_not_overwritten(tmp_path: Path) -> None:
 def test_an_odd_version_name_is_refused(version: str) -> None:
     with pytest.raises(ArtifactError, match="must be 1–64"):
         check_model_version(version)
+
+
+def write_servable(folder: Path) -> Artifact:
+    artifact = write(folder)
+    for name in ("item_input", "item_output"):
+        np.save(artifact.folder / f"{name}.npy", np.zeros((10, 8), dtype=np.float32))
+    np.save(artifact.folder / "popularity.npy", np.arange(10, dtype=np.int32)[::-1])
+    return artifact
+
+
+def test_arrays_that_belong_together_pass(tmp_path: Path) -> None:
+    write_servable(tmp_path).check()
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "fault"),
+    [
+        ("popularity", np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8], dtype=np.int32), "popularity does not name every item"),
+        ("popularity", np.arange(9, dtype=np.int32), "popularity does not name every item"),
+        ("item_output", np.zeros((9, 8), dtype=np.float32), "item_output is not an array"),
+        ("item_input", np.zeros((10, 4), dtype=np.float32), "item_input is not an array"),
+        ("codes", np.zeros((10, 3), dtype=np.int32), "codes is not an array"),
+        ("metadata_bounds", np.zeros(11, dtype=np.int64), "there are no metadata of 10 items"),
+        ("id_bounds", np.arange(10, dtype=np.int64), "there are no ids of 10 items"),
+        ("id_item", np.arange(9, dtype=np.int32), "ids cannot be looked up"),
+        ("attribute_numbers", np.zeros((1, 10)), "the attributes are not those of 10 items"),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_found(
+    tmp_path: Path, name: str, values: "np.ndarray[tuple[int, ...], np.dtype[np.generic]]", fault: str
+) -> None:
+    artifact = write_servable(tmp_path)
+    np.save(artifact.folder / f"{name}.npy", values)
+    with pytest.raises(ArtifactCorruptError, match=fault):
+        artifact.check()

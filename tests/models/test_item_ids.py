@@ -22,6 +22,8 @@ def test_ids_whose_hashes_collide_are_told_apart() -> None:
     same = ItemIds(ids.text, ids.bounds, np.full(3, ids.sorted_hash[0]), ids.hash_item)
     wanted = ["a", "b", "c"][int(ids.hash_item[0])]
     assert same.indices([wanted]).tolist() == [int(ids.hash_item[0])]
+    behind = ItemIds(ids.text, ids.bounds, np.full(3, ids.sorted_hash[0]), ids.hash_item[::-1])
+    assert behind.indices([wanted, "d", wanted]).tolist() == [int(ids.hash_item[0]), -1, int(ids.hash_item[0])]
 
 
 def test_an_id_given_twice_is_named() -> None:

@@ -53,3 +53,10 @@ def test_an_array_in_columns_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "a.npy", np.asfortranarray(np.ones((3, 4))))
     with pytest.raises(ArtifactError, match="not an array of rows"):
         with_spare_rows(tmp_path / "a.npy", 2)
+
+
+def test_a_file_that_ends_too_early_is_refused_and_not_read(tmp_path: Path) -> None:
+    path, _ = saved(tmp_path, 1000, 16)
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ArtifactError, match="shorter than its array"):
+        with_spare_rows(path, 10)

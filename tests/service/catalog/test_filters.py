@@ -11,7 +11,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
 
-from models.attribute_values import UnfilterableError, read_attribute
+from models.attribute_values import FieldKind, UnfilterableError, read_attribute
 from service.catalog.filters import filter_key
 from service.catalog.items import LiveItems
 from service.catalog.records import ItemRecord
@@ -20,6 +20,7 @@ from service.frames import Condition
 from tests.catalog_artifact import catalog_artifact
 
 SPARE = 4
+KNOWN: dict[str, FieldKind] = {"color": "keyword"}
 TEXTS = st.sampled_from(["a", "b", "c", "ü"])
 NUMBERS = st.sampled_from([-1, 0, 1, 2.5])
 VALUES = TEXTS | NUMBERS | st.booleans() | st.lists(TEXTS, max_size=3) | st.none() | st.just({"no": "value"})
@@ -255,10 +256,10 @@ OTHER = [
 
 @pytest.mark.parametrize(("one", "other"), SAME)
 def test_filters_that_mean_the_same_have_one_key(one: list[Condition], other: list[Condition]) -> None:
-    assert filter_key(one, ["y", "x"]) == filter_key(other, ["x", "y", "x"])
+    assert filter_key(one, ["y", "x"], KNOWN) == filter_key(other, ["x", "y", "x"], KNOWN)
 
 
 @pytest.mark.parametrize(("one", "other"), OTHER)
 def test_filters_that_differ_have_different_keys(one: list[Condition], other: list[Condition]) -> None:
-    assert filter_key(one, None) != filter_key(other, None)
-    assert filter_key(one, None) != filter_key(one, []) != filter_key(one, ["x"])
+    assert filter_key(one, None, KNOWN) != filter_key(other, None, KNOWN)
+    assert filter_key(one, None, KNOWN) != filter_key(one, [], KNOWN) != filter_key(one, ["x"], KNOWN)

@@ -140,6 +140,15 @@ def test_a_removed_item_is_gone_until_it_is_added_again(items: LiveItems) -> Non
     assert items.indices(["new"]).tolist() == [3]
 
 
+def test_an_empty_record_takes_an_added_item_away_and_makes_a_trained_one_as_trained(items: LiveItems) -> None:
+    apply(items, added(), ItemRecord("item-0", 1, removed=True), new=CODE)
+    apply(items, added("item-0"))
+    apply(items, ItemRecord("new", 2), ItemRecord("item-0", 2))
+    assert items.available.tolist() == [True, True, True, False, False]
+    assert items.indices(["new", "item-0"]).tolist() == [-1, 0]
+    assert items.metadata_json(0) == items.artifact.metadata_json(0)
+
+
 def test_an_added_item_is_learned_anew_when_its_embedding_changes_and_only_then(items: LiveItems) -> None:
     apply(items, added(embeddings={"e": b"1"}), new=CODE)
     assert not items.stage([added(embeddings={"e": b"1"}, available=False)], {}).added

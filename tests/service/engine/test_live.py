@@ -56,13 +56,18 @@ class World:
         self.revision += 1
         return self.search.apply(self.revision, records, codes or {}, at_once)
 
+    def record(self, item: str, available: bool) -> ItemRecord:
+        """All that is known of an item, as records hold it."""
+        known = added(item) if item.startswith("new-") else ItemRecord(item, 1)
+        return msgspec.structs.replace(known, available=available, attributes={"category": self.category[item]})
+
     def set_available(self, item: str, available: bool) -> None:
-        self.apply(ItemRecord(item, 1, available=available))
+        self.apply(self.record(item, available))
         (self.available.add if available else self.available.discard)(item)
 
     def set_category(self, item: str, category: str) -> None:
-        self.apply(ItemRecord(item, 1, available=item in self.available, attributes={"category": category}))
         self.category[item] = category
+        self.apply(self.record(item, item in self.available))
 
     def add(self, *items: str, category: str = "even") -> None:
         records = [added(item, category=category) for item in items]
@@ -76,7 +81,7 @@ class World:
         """The slot of a filter; compiled on first use, and from then on only patched."""
         if not filters and include is None:
             return 0
-        key = filter_key(filters, include)
+        key = filter_key(filters, include, self.items.fields)
         if key not in self.slots:
             self.slots[key] = len(self.slots) + 1
             self.search.compile(self.slots[key], filters, include)
@@ -237,13 +242,22 @@ def test_an_item_whose_embedding_does_not_fit_is_refused_and_not_added(world: Wo
     bad = {
         "short": msgspec.structs.replace(good, item_id="short", embeddings={ENCODER: b"1234"}),
         "infinite": msgspec.structs.replace(good, item_id="infinite", embeddings={ENCODER: b"\0\0\x80\x7f" * 5}),
+        "huge": msgspec.structs.replace(good, item_id="huge", embeddings={ENCODER: b"\xff\xff\x7f\x7f" * 5}),
         "other": msgspec.structs.replace(good, item_id="other", embeddings={"other": good.embeddings[ENCODER]}),
     }
     codes, refused = world.search.propose([good, *bad.values()])
     assert list(codes) == ["new-0"]
     assert refused.keys() == bad.keys()
-    free = dict(zip(bad, [[0, 0, 0], [0, 0, 1], [0, 0, 2]], strict=True))
+    free = dict(zip(bad, [[0, 0, 0], [0, 0, 1], [0, 0, 2], [0, 0, 3]], strict=True))
     assert world.apply(*bad.values(), codes=free) == list(bad)
+
+
+def test_codes_of_items_that_are_not_here_are_not_proposed(world: World) -> None:
+    nearest, _ = world.search.propose([added("new-0")])
+    next_nearest, _ = world.search.propose([added("new-0")], list(nearest.values()))
+    assert next_nearest != nearest
+    world.apply(added("new-1"), codes={"new-1": nearest["new-0"]})
+    assert world.search.propose([added("new-0")])[0] == next_nearest
 
 
 def test_proposed_codes_are_free_and_all_different(world: World) -> None:
@@ -316,6 +330,23 @@ def test_a_ticket_of_an_older_state_is_prepared_again(world: World) -> None:
     assert ticket.prepared.request.excluded.tolist() == [1, 60, 61]
     assert (ticket.prepared.legal, ticket.prepared.revision) == (59, 1)
     assert world.catalog.refresh(ticket) is None
+
+
+def test_an_excluded_item_does_not_come_back_while_it_is_being_removed(world: World) -> None:
+    world.add("new-0")
+    only = ["new-0", "item-3"]
+    world.slot([], only)
+    asked: list[Answer] = []
+
+    def between(show: Callable[[], None]) -> None:
+        asked.append(world.ask(["item-1"], include_items=only, exclude=["new-0"]))
+        asked.append(world.ask(["item-1", "new-0"], include_items=only))
+        asked.append(world.ask([], include_items=only, exclude=["new-0"]))
+        show()
+
+    world.search.apply(2, [added("new-0", removed=True)], {}, between)
+    assert [answer.item_ids for answer in asked] == [["item-3"]] * 3
+    assert [answer.catalog_revision for answer in asked] == [1] * 3
 
 
 def test_popularity_obeys_filters_changes_and_exclusions_and_knows_added_items_last(world: World) -> None:

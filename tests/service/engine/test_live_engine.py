@@ -127,6 +127,19 @@ def test_a_wrong_filter_is_told_field_by_field(path: Path) -> None:
     talk(path, story)
 
 
+def test_a_filter_on_an_attribute_that_nothing_has_any_more_is_wrong_though_it_was_compiled(path: Path) -> None:
+    async def story(client: Client) -> None:
+        red = [Condition("colour", any_of=["red"])]
+        await replies(client, Apply(1, 1, [ItemRecord("item-2", 1, attributes={"colour": "red"})]))
+        assert (await answer(client, query(2, filter=red))).item_ids == ["item-2"]
+        await replies(client, Apply(3, 2, [ItemRecord("item-2", 2)]))
+        (reply,) = await replies(client, query(4, filter=red))
+        assert isinstance(reply, Failure)
+        assert reply.code == "bad_filter"
+
+    talk(path, story)
+
+
 def test_diversity_min_score_and_explanations(path: Path) -> None:
     async def story(client: Client) -> None:
         diverse = await answer(client, query(1, k=4, diversity=1.0, with_codes=True, with_explain=True))

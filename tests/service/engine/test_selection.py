@@ -64,6 +64,13 @@ def test_items_below_min_score_are_cut_and_counted() -> None:
     assert selection.warnings == ["2 items are below min_score"]
 
 
+def test_diversity_takes_no_item_below_min_score_in_place_of_a_good_one() -> None:
+    tokens = np.array([1, 1, 1, 2, 3], dtype=np.int32)
+    selection = select(falling(5), tokens, query(3, diversity=1.0, min_score=-2.0))
+    assert selection.places.tolist() == [0, 1, 2]
+    assert selection.warnings == ["2 items are more alike than diversity asks for, because too few others were found"]
+
+
 def test_an_item_at_min_score_stays() -> None:
     assert select(falling(1), None, query(1, min_score=0.0)).places.tolist() == [0]
     assert select(falling(1), None, query(1, min_score=0.1)).places.tolist() == []

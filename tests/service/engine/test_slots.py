@@ -92,6 +92,35 @@ def test_when_every_slot_is_pinned_others_wait_in_order() -> None:
     play(story)
 
 
+def test_filters_that_are_always_in_use_do_not_keep_others_waiting_for_ever() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = await acquire(slots, compiler, b"a")
+        waiting = asyncio.create_task(acquire(slots, compiler, b"b"))
+        await settle()
+        assert slots.pin(b"a") is None
+        again = asyncio.create_task(acquire(slots, compiler, b"a"))
+        slots.unpin(held)
+        slot = await waiting
+        assert not again.done()
+        slots.unpin(slot)
+        assert (await again).number == held.number
+
+    play(story, count=2)
+
+
+def test_one_filter_that_waits_takes_one_slot_however_many_wait_for_it() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        held = [await acquire(slots, compiler, key) for key in (b"a", b"b")]
+        waiting = [asyncio.create_task(acquire(slots, compiler, b"c")) for _ in range(3)]
+        await settle()
+        assert slots.pin(b"b") is held[1]
+        assert slots.pin(b"a") is None
+        slots.unpin(held[0])
+        assert {slot.number for slot in await asyncio.gather(*waiting)} == {held[0].number}
+
+    play(story)
+
+
 def test_who_gives_up_waiting_passes_the_vacancy_on() -> None:
     async def story(slots: Slots, compiler: Compiler) -> None:
         held = await acquire(slots, compiler, b"a")
@@ -129,6 +158,22 @@ def test_a_filter_that_cannot_be_compiled_leaves_its_slot_to_others() -> None:
         assert (await acquire(slots, compiler, b"b")).number == 1
 
     play(story, count=2)
+
+
+def test_a_filter_that_has_just_failed_to_compile_is_not_pinned() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        compiler.gate.clear()
+        asking = asyncio.create_task(acquire(slots, compiler, b"bad"))
+        await settle()
+        compiler.gate.set()
+        found = []
+        while not asking.done():  # at every step on the way
+            found.append(slots.pin(b"bad"))
+            await asyncio.sleep(0)
+        assert set(found) == {None}
+        assert isinstance(asking.exception(), ValueError)
+
+    play(story)
 
 
 def test_a_compilation_nobody_waits_for_any_more_is_kept() -> None:

@@ -1,14 +1,20 @@
 """An engine without a model, as a program: it keeps what it is told of the catalog, and answers what it knows.
 
 `python -m tests.service.supervisor.little_engine --artifact DIR --socket PATH`; its version is the folder's name. Items
+<<<<<<< HEAD
 whose id begins with "misfit" get no code; every other gets the next number. `Lookup` answers with what is known of an
 item. What holds the item "poison" is refused.
+=======
+whose id begins with "misfit" get no code; every other gets the first number that is free as far as is known here.
+`Lookup` answers with what is known of an item.
+>>>>>>> reviewb
 """
 
 import argparse
 import asyncio
 import os
 import sys
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +43,6 @@ class LittleEngine:
         self.items: dict[str, Any] = {}
         self.codes: dict[str, list[int]] = {}
         self.messages = 0
-        self.next_code = 0
 
     def hear(self, message: Request) -> Reply:
         match message:
@@ -64,12 +69,13 @@ class LittleEngine:
 
     def place(self, wish: Place) -> Placed:
         codes, refused = {}, {}
+        used = [*self.codes.values(), *wish.taken]
+        free = (code for number in count() if (code := [number, 0]) not in used)
         for record in wish.records:
             if record.item_id.startswith("misfit"):
                 refused[record.item_id] = "it fits nowhere"
             else:
-                codes[record.item_id] = [self.next_code, 0]
-                self.next_code += 1
+                codes[record.item_id] = next(free)
         return Placed(wish.query_id, codes, refused)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
