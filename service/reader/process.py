@@ -33,6 +33,7 @@ def serve(artifact: Path, socket: Path) -> int:
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         started = time.monotonic()
         items = LiveItems(Artifact.open(artifact, verify=False), settings.spare_items)
+        items.code(0)  # all codes are checked with the first one that is read: here, and not on the event loop
         info = reader_info(items, time.monotonic() - started)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(Server(items, info), settings, socket))

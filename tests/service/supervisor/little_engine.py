@@ -1,13 +1,8 @@
 """An engine without a model, as a program: it keeps what it is told of the catalog, and answers what it knows.
 
 `python -m tests.service.supervisor.little_engine --artifact DIR --socket PATH`; its version is the folder's name. Items
-<<<<<<< HEAD
-whose id begins with "misfit" get no code; every other gets the next number. `Lookup` answers with what is known of an
-item. What holds the item "poison" is refused.
-=======
 whose id begins with "misfit" get no code; every other gets the first number that is free as far as is known here.
-`Lookup` answers with what is known of an item.
->>>>>>> reviewb
+`Lookup` answers with what is known of an item. What holds the item "poison" is refused.
 """
 
 import argparse

@@ -166,7 +166,6 @@ async def test_a_code_that_another_item_has_is_not_used_and_another_one_is_found
     await until(lambda: not scene.board.status.unplaced)
 
 
-<<<<<<< HEAD
 async def test_a_revision_is_reported_only_when_its_added_items_count_in_every_engine(scene: Scene) -> None:
     slow = SlowPlacements(scene.store, "v2")
     scene.feeds = Feeds(Codes(slow), scene.board)
@@ -179,7 +178,8 @@ async def test_a_revision_is_reported_only_when_its_added_items_count_in_every_e
     slow.gate.set()
     await scene.settled()
     assert (await known(other, "fresh"))["code"] == [0, 0]
-=======
+
+
 async def test_the_code_of_a_removed_item_that_an_engine_never_had_holds_no_other_item_up(scene: Scene) -> None:
     first = await scene.start()
     scene.change(added("gone"))
@@ -190,7 +190,6 @@ async def test_the_code_of_a_removed_item_that_an_engine_never_had_holds_no_othe
     later = await scene.start()
     scene.change(added("fresh"))
     assert await code(later, "fresh") == [1, 0]
->>>>>>> reviewb
 
 
 async def test_an_item_that_fits_nowhere_is_shown_and_holds_no_other_up(scene: Scene) -> None:
