@@ -76,7 +76,9 @@ async def test_canary_and_shadow_are_roles_too(router: Router, published: Store)
 
 async def test_a_redis_that_hangs_holds_only_those_up_who_ask_it(router: Router) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        async with client_of(router, redis_url=f"redis://127.0.0.1:{silent.getsockname()[1]}") as client:
+        url = f"redis://127.0.0.1:{silent.getsockname()[1]}"
+        async with client_of(router, redis_url=url, admin_token="secret") as client:
+            client.headers["Authorization"] = "Bearer secret"
             waiting = [asyncio.create_task(client.get("/models")) for _ in range(40)]
             await asyncio.sleep(0.1)
             assert (await client.get("/metrics")).status_code == 200
