@@ -50,6 +50,21 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_alone_and_serves_o
     assert not scene.board.status.failed
 
 
+async def test_what_nobody_foresaw_is_a_failure_like_any_other(scene: Scene) -> None:
+    scene.faults["v1"] = KeyError("shape")
+    scene.want("v1")
+    await scene.until(lambda: scene.state("v1") == "failed")
+    (failed,) = scene.board.status.failed
+    assert failed.reason == "a fault in the supervisor: KeyError('shape')"
+    del scene.faults["v1"]
+    await scene.serves("v1")
+    scene.faults["v1"] = KeyError("shape")
+    scene.started[0].child.signal(signal.SIGKILL)
+    await scene.until(lambda: scene.routes == ["v1", None])
+    del scene.faults["v1"]
+    await scene.serves("v1")
+
+
 async def test_what_failed_is_tried_at_once_when_it_is_asked_for_again(scene: Scene) -> None:
     scene.broken["v1"] = "broken"
     scene.want("v1")
