@@ -20,7 +20,7 @@ from service.store import Deployment
 from .board import Board
 from .engine import Engine
 from .life import Life, Start, Workshop
-from .tasks import Tasks
+from .tasks import Tasks, forever
 from .turns import Turns
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Fleet:
         self._nudged = asyncio.Event()
         self._changes = asyncio.Event()
         self._tasks = Tasks()
-        self._duties = [self._tasks.run(self._conduct()), self._tasks.run(self._watch_memory())]
+        self._duties = [self._tasks.run(forever(duty)) for duty in (self._conduct, self._watch_memory)]
         self.first_ready: asyncio.Future[Engine] = asyncio.get_running_loop().create_future()
         self.on_switch: Callable[[Engine], None] = lambda _: None  # every worker has acknowledged a version
         self.on_death: Callable[[str], None] = lambda _: None  # an engine of this version ended unasked
@@ -162,21 +162,21 @@ class Fleet:
     # ---- where queries go
 
     async def _conduct(self) -> None:
-        while True:
-            await self._changes.wait()
-            self._changes.clear()
-            self._choose()
-            self._enlist()
-            self._squeeze()
-            kept = self._kept()
-            routes = self._routes(kept)
-            if routes != self._announced:
-                self._announced = routes
-                if routes.route is None or routes.route.info.model_version != self._board.serving_version:
-                    self._board.serving(None)  # until every worker has acknowledged it, none can be vouched for
-                await self._switchboard.route(routes)
-            self._confirm(routes)
-            self._dismiss(kept)
+        """Once, when something has changed."""
+        await self._changes.wait()
+        self._changes.clear()
+        self._choose()
+        self._enlist()
+        self._squeeze()
+        kept = self._kept()
+        routes = self._routes(kept)
+        if routes != self._announced:
+            self._announced = routes
+            if routes.route is None or routes.route.info.model_version != self._board.serving_version:
+                self._board.serving(None)  # until every worker has acknowledged it, none can be vouched for
+            await self._switchboard.route(routes)
+        self._confirm(routes)
+        self._dismiss(kept)
 
     def _choose(self) -> None:
         """The wanted version serves as soon as it can; until then the one before it does."""
@@ -256,9 +256,8 @@ class Fleet:
             self._squeezed.add(version)
 
     async def _watch_memory(self) -> None:
-        while True:
-            await asyncio.sleep(_MEMORY_S)
-            self.changed()
+        await asyncio.sleep(_MEMORY_S)
+        self.changed()
 
     # ---- what lives tell
 

@@ -16,7 +16,7 @@ from .engine import Engine, StartError
 from .tasks import tell_fault
 from .turns import Turns
 
-FAULTS: Final = (ServiceError, ModelError, StartError, OSError)
+_FORESEEN: Final = (ServiceError, ModelError, StartError, OSError)
 
 logger = logging.getLogger(__name__)
 
@@ -113,10 +113,11 @@ class Life:
             try:
                 self._observer.step(self, "fetching")
                 return await self._bring_up(await self._workshop.fetch(self.version))
-            except FAULTS as error:
+            except Exception as error:
                 pause_s = backoff.next_s()
-                logger.error("model %s failed: %s; next attempt in %.1f s", self.version, error, pause_s)
-                self._observer.step(self, "failed", str(error), pause_s)
+                reason = _reason(error)
+                logger.error("model %s failed: %s; next attempt in %.1f s", self.version, reason, pause_s)
+                self._observer.step(self, "failed", reason, pause_s)
                 self._observer.failed(self)
                 await self._workshop.pause(pause_s)
 
@@ -127,10 +128,11 @@ class Life:
             self._observer.restarts()
             try:
                 return await self._bring_up(folder)
-            except (StartError, OSError) as error:
-                logger.error("model %s could not be started again: %s", self.version, error)
+            except Exception as error:
+                reason = _reason(error)
+                logger.error("model %s could not be started again: %s", self.version, reason)
                 self.hopeless = True
-                self._observer.step(self, "restarting", str(error))
+                self._observer.step(self, "restarting", reason)
                 self._observer.died(self)
                 await self._mend()
 
@@ -170,8 +172,16 @@ class Life:
         """The files on disk may be what is broken; a fetch checks them, and replaces them if Redis answers."""
         try:
             await self._workshop.fetch(self.version)
-        except (ServiceError, ModelError, OSError) as error:
-            logger.warning("the files of model %s could not be checked: %s", self.version, error)
+        except Exception as error:
+            logger.warning("the files of model %s could not be checked: %s", self.version, _reason(error))
+
+
+def _reason(error: Exception) -> str:
+    """One sentence. What nobody foresaw is logged whole, and tried again like everything else."""
+    if isinstance(error, _FORESEEN):
+        return str(error)
+    logger.error("a fault in the supervisor", exc_info=error)
+    return f"a fault in the supervisor: {error!r}"
 
 
 async def _abandon(starting: "asyncio.Task[Engine]") -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from service.api.control import Route
 
 from .backoff import Backoff
-from .engine import Engine, StartError
+from .engine import Engine
 from .tasks import Tasks
 
 logger = logging.getLogger(__name__)
@@ -66,8 +66,8 @@ class Reading:
                 self._change(reader)
                 reason = reader.child.last_sentence(await reader.child.wait())
                 self._change(None)
-            except (StartError, OSError) as error:
-                reason = str(error)
+            except Exception as error:  # whatever it was, a reader is worth another attempt
+                reason = str(error) or repr(error)
             pause_s = backoff.next_s()
             logger.error("the reader of %s ended: %s; next in %.1f s", folder.name, reason, pause_s)
             await asyncio.sleep(pause_s)

@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final
+
+_AFTER_FAULT_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +34,16 @@ class Tasks:
     def _finished(self, task: "asyncio.Task[None]") -> None:
         self._running.discard(task)
         tell_fault(task)
+
+
+async def forever(call: Callable[[], Awaitable[None]]) -> None:
+    """Again and again; what nobody foresaw is told, and does not end it."""
+    while True:
+        try:
+            await call()
+        except Exception as error:
+            logger.error("a fault in the supervisor", exc_info=error)
+            await asyncio.sleep(_AFTER_FAULT_S)
 
 
 def tell_fault(task: "asyncio.Task[None]") -> None:

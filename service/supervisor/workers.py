@@ -17,6 +17,7 @@ from .backoff import Backoff
 from .processes import Child
 
 _ACKNOWLEDGE_S: Final = 10.0
+_MOST_UNREAD_BYTES: Final = 32 * 1024 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,11 @@ class Connection:
     acknowledged: int = -1  # epoch
 
     def send(self, order: Order) -> None:
-        if not self.writer.is_closing():  # a worker that died a moment ago; its successor is told anew
+        """Lets go of a worker that has long read nothing: what it is not told yet must not fill the memory."""
+        if self.writer.transport.get_write_buffer_size() > _MOST_UNREAD_BYTES:
+            logger.error("a worker reads nothing any more")
+            self.writer.transport.abort()
+        elif not self.writer.is_closing():  # a worker that died a moment ago; its successor is told anew
             self.writer.write(encode(order))
 
 

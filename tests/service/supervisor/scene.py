@@ -26,6 +26,7 @@ class Scene:
         self.starting: list[str] = []
         self.started: list[Engine] = []
         self.broken: dict[str, str] = {}  # version → why it cannot start
+        self.faults: dict[str, Exception] = {}  # version → what its start meets that nobody foresaw
         self.fetched: list[str] = []
         self.start_gate = asyncio.Event()
         self.route_gate = asyncio.Event()
@@ -65,6 +66,8 @@ class Scene:
         on_stage("loading")
         await self.start_gate.wait()
         await self.held.get(folder.name, self.start_gate).wait()
+        if folder.name in self.faults:
+            raise self.faults[folder.name]
         if folder.name in self.broken:
             raise StartError(self.broken[folder.name])
         child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(self.folder)})

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.supervisor.engine import Engine
 from service.supervisor.processes import METRICS_FOLDER, Child
 
 from .scene import Scene
@@ -48,6 +49,32 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_alone_and_serves_o
     del scene.broken["v2"]
     await scene.serves("v2")
     assert not scene.board.status.failed
+
+
+async def test_what_nobody_foresaw_is_a_failure_like_any_other(scene: Scene) -> None:
+    scene.faults["v1"] = KeyError("shape")
+    scene.want("v1")
+    await scene.until(lambda: scene.state("v1") == "failed")
+    (failed,) = scene.board.status.failed
+    assert failed.reason == "a fault in the supervisor: KeyError('shape')"
+    del scene.faults["v1"]
+    await scene.serves("v1")
+    scene.faults["v1"] = KeyError("shape")
+    scene.started[0].child.signal(signal.SIGKILL)
+    await scene.until(lambda: scene.routes == ["v1", None])
+    del scene.faults["v1"]
+    await scene.serves("v1")
+
+
+async def test_a_fault_in_one_switch_does_not_end_all_others(scene: Scene) -> None:
+    def fail(_: Engine) -> None:
+        raise RuntimeError("nobody foresaw that")
+
+    scene.fleet.on_switch = fail
+    for version in ("v1", "v2"):
+        scene.want(version)
+        await scene.serves(version)
+    await scene.until(lambda: scene.running == ["v2"])
 
 
 async def test_what_failed_is_tried_at_once_when_it_is_asked_for_again(scene: Scene) -> None:

@@ -118,6 +118,19 @@ async def test_a_worker_that_reads_nothing_holds_only_one_switch_up() -> None:
         deaf.close()
 
 
+async def test_a_worker_that_reads_nothing_for_long_is_let_go_before_it_fills_the_memory() -> None:
+    async with control() as (workers, path):
+        deaf = socket.socket(socket.AF_UNIX)
+        deaf.connect(str(path))
+        while not workers.connections:
+            await asyncio.sleep(0.01)
+        for _ in range(5):
+            workers.tell(Status(redis_reason="x" * 10_000_000))
+        while workers.connections:
+            await asyncio.sleep(0.01)
+        deaf.close()
+
+
 async def test_a_worker_that_starts_later_hears_the_latest() -> None:
     async with control() as (workers, path):
         workers.tell(Status(active_version="v1"))
