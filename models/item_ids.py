@@ -70,7 +70,7 @@ class ItemIds:
 
     def _are(self, items: NDArray[np.int32], wanted: Sequence[bytes]) -> NDArray[np.bool_]:
         """Whether each item's id is the one wanted; one pass without an array for each, as histories are long."""
-        text, starts, ends = memoryview(self.text), self.bounds[items].tolist(), self.bounds[items + 1].tolist()
+        text, starts, ends = self.text.data, self.bounds[items].tolist(), self.bounds[items + 1].tolist()
         same = [text[start:end] == one for start, end, one in zip(starts, ends, wanted, strict=True)]
         return np.array(same, dtype=np.bool_)
 
