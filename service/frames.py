@@ -70,7 +70,7 @@ class Ping(msgspec.Struct, tag="ping", array_like=True):
 class Apply(msgspec.Struct, tag="apply", array_like=True):
     """The catalog has changed: these records replace what is known of their items. Reply: `Applied`.
 
-    Sent in order of `revision` by the supervisor alone. Large changes come in several messages of one revision.
+    Sent in order of `revision` by the supervisor alone. Large changes come in several messages, the last of which names it.
     """
 
     query_id: int

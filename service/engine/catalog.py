@@ -52,7 +52,7 @@ class Prepared:
 
     legal       how many items may come back
     generation  of the catalog; in another one all of this may be wrong
-    row, shape  mean nothing where the request is `popular`
+    row, shape  for the search; a request may also turn `popular` in the queue, when all of its history is removed
     """
 
     request: Request
@@ -168,7 +168,7 @@ class Catalog:
         request = self._read(query, state)
         gone = state.legal_leaves(slot, request.excluded)
         legal = int(state.totals[slot]) - gone.size
-        dead = state.trie.dead_states(gone, state.slot_counts(slot)) if gone.size and not request.popular else ()
+        dead = state.trie.dead_states(gone, state.slot_counts(slot)) if gone.size else ()
         row = SearchRow(request.history, dead, slot)
         bucket = bucket_for(len(row.history), self._manifest.history_buckets)
         shape = Shape(request.width, bucket, dead_class(row), query.rescore, query.alone)

@@ -349,6 +349,20 @@ def test_an_excluded_item_does_not_come_back_while_it_is_being_removed(world: Wo
     assert [answer.catalog_revision for answer in asked] == [1] * 3
 
 
+def test_a_row_whose_whole_history_is_removed_while_it_waits_still_obeys_its_exclusions(world: World) -> None:
+    world.add("new-0")
+    excluded = [f"item-{number}" for number in range(57)]
+    ticket = world.catalog.ticket(Query(1, ["new-0"], 4, math.inf, exclude=excluded))
+    world.apply(added("new-0", removed=True))
+    changed = world.catalog.refresh(ticket)
+    assert changed is not None
+    row, shape = changed
+    answer = world.catalog.answer(ticket, Place.of(world.search.run([row], shape), 0))
+    assert set(answer.item_ids) == {"item-57", "item-58", "item-59"}
+    assert (answer.exhausted, answer.unknown) == (True, 1)
+    assert all(map(math.isfinite, answer.scores))
+
+
 def test_popularity_obeys_filters_changes_and_exclusions_and_knows_added_items_last(world: World) -> None:
     world.add("new-0", "new-1")
     world.set_available("item-8", available=False)

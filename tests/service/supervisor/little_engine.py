@@ -37,7 +37,7 @@ class LittleEngine:
         self.version = version
         self.items: dict[str, Any] = {}
         self.codes: dict[str, list[int]] = {}
-        self.messages = 0
+        self.messages: list[int] = []  # revisions of what was applied
 
     def hear(self, message: Request) -> Reply:
         match message:
@@ -53,7 +53,7 @@ class LittleEngine:
         return Failure(message.query_id, "engine_failed", "a little engine knows no more")
 
     def apply(self, change: Apply) -> Applied:
-        self.messages += 1
+        self.messages.append(change.revision)
         self.codes.update(change.codes)
         missing = []
         for record in change.records:
