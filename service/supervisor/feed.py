@@ -94,14 +94,9 @@ class Feed:
         parts = list(chunks(pending.values()))
         for place, chunk in enumerate(parts, start=1):
             added = [record.item_id for record in chunk if record.item is not None and not record.removed]
-<<<<<<< HEAD
-            await self._apply(revision, chunk, await self._find(added))
-        self._told = revision
-=======
-            reached = revision if place == len(parts) else self.applied  # answers name what they obey wholly
+            reached = revision if place == len(parts) else self._told  # answers name what they obey wholly
             await self._apply(reached, chunk, await self._find(added))
-        self.applied = revision
->>>>>>> reviewb
+        self._told = revision
 
     async def _find(self, added: list[str]) -> dict[str, list[int]]:
         try:
