@@ -70,7 +70,8 @@ class Ping(msgspec.Struct, tag="ping", array_like=True):
 class Apply(msgspec.Struct, tag="apply", array_like=True):
     """The catalog has changed: these records replace what is known of their items. Reply: `Applied`.
 
-    Sent in order of `revision` by the supervisor alone. Large changes come in several messages, the last of which names it.
+    Sent in order of `revision` by the supervisor alone. Large changes come in several messages, and the last names the
+    new revision.
     """
 
     query_id: int
