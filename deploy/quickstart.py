@@ -30,12 +30,26 @@ def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()
     python, port = sys.executable, _free_port()
     _step("Data", [python, "-m", "training", "fetch", str(DATA), "--source", source])
     train = [python, "-m", "training", "run", "--data", str(DATA), "--preset", "quickstart", "--out", str(ARTIFACT)]
-    _step("Training, evaluation, export: two to five minutes the first time", [*train, "--no-table"])
+    _step(
+        "Training, evaluation, export: some minutes the first time, two or three of them silent", [*train, "--no-table"]
+    )
     _step("Publishing to Redis", [python, "-m", "service", "publish", str(ARTIFACT)])
-    _step("Activating", [python, "-m", "service", "activate", ARTIFACT.name])
+    _activate(python)
     code = _serve([python, "-m", "service"], port)
     print("Stopped." if code == 0 else f"The service ended with exit code {code}.")
     sys.exit(code)
+
+
+def _activate(python: str) -> None:
+    """Another version that somebody activated meanwhile stays active."""
+    listed = subprocess.run([python, "-m", "service", "models", "--json"], check=True, stdout=subprocess.PIPE)
+    active = json.loads(listed.stdout)["active"]
+    if active and active["version"] not in (None, ARTIFACT.name):
+        print(
+            f"\n── {active['version']} is active and stays so (python -m service activate {ARTIFACT.name})", flush=True
+        )
+    else:
+        _step("Activating", [python, "-m", "service", "activate", ARTIFACT.name])
 
 
 def _free_port() -> int:

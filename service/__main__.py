@@ -45,10 +45,12 @@ def serve() -> None:
     with _one_sentence():
         settings = _settings()
         from .supervisor import serve as run  # the other commands need none of what it imports
-        from .supervisor.last import remembered
+        from .supervisor.last import last_folder, remembered
 
         if settings.redis_url is not None:
-            _check_redis(settings, may_be_away=remembered(settings.data_dir) is not None)
+            redis = str(Store.connect(settings.redis_url, settings.namespace).redis)
+            last = remembered(last_folder(settings.data_dir, redis, settings.namespace))
+            _check_redis(settings, may_be_away=last is not None)
         raise typer.Exit(run(settings))
 
 

@@ -162,6 +162,7 @@ class Document(msgspec.Struct, tag="document", array_like=True):
 
     query_id: int
     body: bytes
+    model_version: str = ""  # whose items and codes it tells
 
 
 class Explanation(msgspec.Struct, array_like=True):

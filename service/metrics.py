@@ -14,6 +14,11 @@ REQUESTS = Counter("prorec_requests_total", "Recommendation requests answered, b
 REQUEST_DURATION = Histogram(
     "prorec_request_duration_seconds", "From a recommendation request's headers to its answer", buckets=_LATENCY_S
 )
+ANSWERS = Counter(
+    "prorec_answers_total",
+    "Recommendation requests by the version they went to: complete, exhausted (fewer than k items), refused or error",
+    ["model_version", "result"],
+)
 IN_FLIGHT = Gauge("prorec_requests_in_flight", "Recommendation requests being worked on", multiprocess_mode="livesum")
 EVENT_LOOP_LAG = Histogram(
     "prorec_event_loop_lag_seconds",

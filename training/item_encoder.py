@@ -101,13 +101,8 @@ def fit_item_encoder(
         adapted = stage1.adaptation(stage1.semantic)
         trials = try_gains(adapted, vectors, warm, events, _RIDGE)
     gain = choose_gain(trials)
-    for trial in trials:
-        _LOG.info(
-            "new items moved %.2f times as far from the mean: found %.4f, known items %.4f",
-            trial.gain,
-            trial.new,
-            trial.known,
-        )
+    tried = ", ".join(f"{trial.gain:.2f}: {trial.new:.3f} / {trial.known:.3f}" for trial in trials)
+    _LOG.info("item encoder: factor %.2f (recall of new / known items by factor: %s)", gain, tried)
     item = fit_ridge(adapted[warm], vectors[warm], _RIDGE)
     return ItemEncoderNetwork(
         standardisation,

@@ -95,7 +95,7 @@ def pointer(path: Iterable[str | int]) -> str:
 
 def field_error(detail: ErrorDetails) -> FieldError:
     """What pydantic says of one field, in this interface's words."""
-    sentence = _SENTENCES.get(detail["type"]) or _SHOULD.sub("must ", detail["msg"])
+    sentence = _SENTENCES.get(detail["type"]) or _SHOULD.sub("must ", detail["msg"]).replace(" after validation", "")
     return FieldError(pointer=pointer(detail["loc"]), detail=sentence[0].lower() + sentence[1:])
 
 

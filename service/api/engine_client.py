@@ -195,7 +195,9 @@ class Router:
             return engine
         if route or self.status.state_of(errand.version) == "restarting":
             raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
-        raise NotLoaded(f"model {errand.version} is not loaded here; load it first (POST /models/VERSION/load)")
+        raise NotLoaded(
+            f"no engine of model {errand.version} is loaded here; POST /models/VERSION/load loads what is published"
+        )
 
     def _canary(self, errand: Errand) -> EngineClient | None:
         canary = self.routes.canary

@@ -58,4 +58,4 @@ def parse_prefix(prefix: str) -> list[int]:
 
 
 def _send(document: Document) -> Response:
-    return Response(document.body, media_type="application/json")
+    return Response(document.body, headers={"X-Model-Version": document.model_version}, media_type="application/json")

@@ -1,5 +1,6 @@
 """What this worker answered for each version, summed until the supervisor is told."""
 
+from service import metrics
 from service.errors import ServiceError
 
 from .control import Counts
@@ -8,17 +9,20 @@ _SERVER_ERROR = 500
 
 
 class Tally:
-    """Counts answers, those with 5xx, and those with fewer than k items, by version."""
+    """Counts answers, those with 5xx, and those with fewer than k items, by version; Prometheus is told at once."""
 
     def __init__(self) -> None:
         self._counts: dict[str, tuple[int, int, int]] = {}
 
     def answered(self, version: str, *, exhausted: bool) -> None:
+        metrics.ANSWERS.labels(version, "exhausted" if exhausted else "complete").inc()
         self._add(version, 0, int(exhausted))
 
     def failed(self, version: str, error: ServiceError) -> None:
         """A refusal (4xx) is an answer as good as any."""
-        self._add(version, int(error.status >= _SERVER_ERROR), 0)
+        failed = error.status >= _SERVER_ERROR
+        metrics.ANSWERS.labels(version, "error" if failed else "refused").inc()
+        self._add(version, int(failed), 0)
 
     def take(self) -> list[Counts]:
         """Everything since the last call, one report a version."""

@@ -123,12 +123,12 @@ class Server:
     async def _reply(self, message: Request) -> Reply:
         match message:
             case Lookup(query_id, item_id):
-                return Document(query_id, item_document(self._items, item_id))
+                return self._document(query_id, item_document(self._items, item_id))
             case Find(query_id, text, limit, offset):
-                return Document(query_id, await _on(self._reading, partial(self._find, text, limit, offset)))
+                return self._document(query_id, await _on(self._reading, partial(self._find, text, limit, offset)))
             case Children(query_id, prefix, limit):
                 children = partial(children_document, self._items, prefix, limit)
-                return Document(query_id, await _on(self._reading, children))
+                return self._document(query_id, await _on(self._reading, children))
             case Apply():
                 return await _on(self._changing, partial(self._apply, message))
             case Prepare():
@@ -138,6 +138,9 @@ class Server:
                 return Checked(query_id, await _on(self._reading, check))
             case _:
                 raise EngineFailed(f"a reader does not answer {type(message).__name__}")
+
+    def _document(self, query_id: int, body: bytes) -> Document:
+        return Document(query_id, body, self._info.model_version)
 
     def _find(self, text: str, limit: int, offset: int) -> bytes:
         found = self._texts.find(text, limit, offset)

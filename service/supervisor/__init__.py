@@ -5,8 +5,9 @@ import signal
 import socket
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 
@@ -19,6 +20,7 @@ from service.settings import Settings
 from service.store import Store
 
 from .announce import Announce
+from .last import last_folder
 from .replica import Replica
 
 __all__ = ["serve"]
@@ -44,16 +46,19 @@ def _serve(settings: Settings, listener: socket.socket, *, embedded: bool) -> No
     assert settings.redis_url is not None
     with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
         where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
+        last = last_folder(settings.data_dir, "embedded" if embedded else str(store.redis), settings.namespace)
         with tempfile.TemporaryDirectory(prefix="prorec-", ignore_cleanup_errors=True) as folder:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(_live(settings, listener, store, Path(folder), Announce(_address(listener), where)))
+                replica = partial(Replica, settings, listener, store, Path(folder), last)
+                runner.run(_live(replica, Announce(_address(listener), where)))
             # What is left is short, and a second Ctrl-C must not leave half of it.
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
 
 
-async def _live(settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce) -> None:
-    await Replica(settings, listener, store, folder, announce).run()
+async def _live(replica: Callable[[Announce], Replica], announce: Announce) -> None:
+    """A replica is made inside the event loop."""
+    await replica(announce).run()
 
 
 def _leave(_number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,12 @@
-"""What a replica served last, on its disk, for a start at which Redis is away: deployment and changed catalog."""
+"""What a replica served last, on its disk, for a start at which Redis is away: deployment and changed catalog.
+
+Each namespace of each Redis has a folder of its own, so that a URL that is mistaken never serves another one's model.
+"""
 
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
@@ -28,9 +32,14 @@ class LastCatalog(msgspec.Struct, frozen=True):
     codes: dict[str, dict[str, tuple[int, ...]]] = {}
 
 
-def remembered(data_dir: Path) -> Deployment | None:
+def last_folder(data_dir: Path, redis: str, namespace: str) -> Path:
+    """Where it is kept what was served from a namespace of the Redis at `redis`, a URL without secrets."""
+    return data_dir / "last" / blake2b(f"{redis} {namespace}".encode(), digest_size=6).hexdigest()
+
+
+def remembered(folder: Path) -> Deployment | None:
     """None where nothing was ever served from here, or what was written cannot be read."""
-    body = _read(data_dir / FILE)
+    body = _read(folder / FILE)
     try:
         return None if body is None else msgspec.json.decode(body, type=Deployment)
     except msgspec.MsgspecError as error:
@@ -38,9 +47,9 @@ def remembered(data_dir: Path) -> Deployment | None:
         return None
 
 
-def remembered_catalog(data_dir: Path) -> LastCatalog | None:
+def remembered_catalog(folder: Path) -> LastCatalog | None:
     """None where there was none, or what was written cannot be read."""
-    body = _read(data_dir / CATALOG_FILE)
+    body = _read(folder / CATALOG_FILE)
     try:
         parts = list(_parts(body or b""))
     except msgspec.MsgspecError as error:
@@ -51,14 +60,14 @@ def remembered_catalog(data_dir: Path) -> LastCatalog | None:
     return msgspec.structs.replace(parts[0], records=[record for part in parts for record in part.records])
 
 
-def remember(data_dir: Path, deployment: Deployment) -> None:
+def remember(folder: Path, deployment: Deployment) -> None:
     """A disk that is full costs only the memory."""
-    _replace(data_dir / FILE, [msgspec.json.encode(deployment)])
+    _replace(folder / FILE, [msgspec.json.encode(deployment)])
 
 
-def remember_catalog(data_dir: Path, catalog: LastCatalog) -> None:
+def remember_catalog(folder: Path, catalog: LastCatalog) -> None:
     """A disk that is full costs only the memory."""
-    _replace(data_dir / CATALOG_FILE, _pieces(catalog))
+    _replace(folder / CATALOG_FILE, _pieces(catalog))
 
 
 def _pieces(catalog: LastCatalog) -> Iterator[bytes]:
@@ -94,6 +103,7 @@ def _replace(target: Path, pieces: Iterable[bytes]) -> None:
     """In one step."""
     aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as stream:
             stream.writelines(pieces)
         aside.replace(target)

@@ -39,9 +39,10 @@ class Replica:
     """Everything between the settings and the processes; `run` is its whole life."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, store: Store, folder: Path, announce: Announce
+        self, settings: Settings, listener: socket.socket, store: Store, folder: Path, last: Path, announce: Announce
     ) -> None:
-        """`settings` are those of the children: they name the Redis; `folder` is short, private and fresh.
+        """`settings` are those of the children: they name the Redis; `folder` is short, private and fresh; in `last`
+        it is kept what was served last.
 
         To be made inside the event loop.
         """
@@ -61,7 +62,8 @@ class Replica:
         self._fleet = self._new_fleet()
         self._probation = Probation(_limits(settings), self._roll_back)
         self._reporter = Reporter(store, self._report)
-        self._scribe = Scribe(settings.data_dir, self._feeds.as_last)
+        self._last = last
+        self._scribe = Scribe(self._last, self._feeds.as_last)
         self._stop = asyncio.Event()
         self._connect()
 
@@ -152,12 +154,12 @@ class Replica:
         self._board.redis("unreachable", reason)
         if not self._feeds.catalog.known.is_set():
             self._recall_catalog()
-        if self._deployment is None and (last := remembered(self._settings.data_dir)):
+        if self._deployment is None and (last := remembered(self._last)):
             self._recall(last)
 
     def _recall_catalog(self) -> None:
         """Also where Redis told the deployment and then fell silent: what was hidden stays hidden."""
-        if catalog := remembered_catalog(self._settings.data_dir):
+        if catalog := remembered_catalog(self._last):
             self._feeds.recall(catalog)
         self._feeds.catalog.known.set()  # nothing more is to be expected
 

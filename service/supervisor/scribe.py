@@ -16,15 +16,15 @@ _CATALOG_EVERY_S: Final = 10.0  # a large catalog is written whole, so not at ev
 class Scribe:
     """Keeps the files of `last` up to date."""
 
-    def __init__(self, data_dir: Path, catalog: Callable[[], LastCatalog]) -> None:
-        self._data_dir = data_dir
+    def __init__(self, folder: Path, catalog: Callable[[], LastCatalog]) -> None:
+        self._folder = folder
         self._catalog = catalog
         self._thread = ThreadPoolExecutor(1, "scribe")
         self._later: asyncio.TimerHandle | None = None
 
     def deployment(self, deployment: Deployment) -> None:
         """It serves."""
-        self._thread.submit(remember, self._data_dir, deployment)
+        self._thread.submit(remember, self._folder, deployment)
 
     def catalog_changed(self) -> None:
         """Written after a while, together with what else changes until then."""
@@ -40,4 +40,4 @@ class Scribe:
 
     def _write_catalog(self) -> None:
         self._later = None
-        self._thread.submit(remember_catalog, self._data_dir, self._catalog())
+        self._thread.submit(remember_catalog, self._folder, self._catalog())

@@ -8,6 +8,7 @@ from service.supervisor.last import (
     CATALOG_FILE,
     FILE,
     LastCatalog,
+    last_folder,
     remember,
     remember_catalog,
     remembered,
@@ -49,5 +50,15 @@ def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(t
 
 
 def test_a_disk_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
-    remember(tmp_path / "nowhere", Deployment("v1", 1))
-    assert remembered(tmp_path / "nowhere") is None
+    (tmp_path / "file").touch()
+    remember(tmp_path / "file" / "last", Deployment("v1", 1))
+    assert remembered(tmp_path / "file" / "last") is None
+
+
+def test_each_redis_and_namespace_has_its_own(tmp_path: Path) -> None:
+    folders = {
+        last_folder(tmp_path, redis, namespace)
+        for redis, namespace in (("redis://a:1", "shop"), ("redis://b:1", "shop"), ("redis://a:1", "other"))
+    }
+    assert len(folders) == 3
+    assert last_folder(tmp_path, "redis://a:1", "shop") in folders
