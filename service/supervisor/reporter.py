@@ -64,7 +64,7 @@ class Reporter:
             if not woken or report != told:
                 told = report if self._tell(report) else None
                 self._stopped.wait(_PAUSE_S)
-        with suppress(ServiceError):
+        with suppress(ServiceError, ValueError):  # redis-py raises that where the connection is closed meanwhile
             self._store.leave(self._latest().replica)
 
     def _tell(self, report: ReplicaReport) -> bool:

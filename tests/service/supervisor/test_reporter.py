@@ -38,6 +38,7 @@ def test_a_change_is_told_at_once_and_the_end_too(store: Store) -> None:
     wait_for(store, ["v3"])
     reporter.stop()
     wait_for(store, [])
+    reporter.join(30)
 
 
 def test_a_redis_that_hangs_holds_nobody_up() -> None:
