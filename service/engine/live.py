@@ -69,7 +69,7 @@ class LiveSearch:
         """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
         started = time.perf_counter()
         state, use = self.index.state, _nothing
-        learnable = self._newcomers.learnable(records)
+        learnable = self._newcomers.learnable(records, codes)
         known = {item_id: code for item_id, code in codes.items() if item_id in learnable}
         staged = self._items.stage(records, self._newcomers.acceptable(known, state.trie))
         fresh = [item for item in staged.added if item.fresh]

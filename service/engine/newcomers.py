@@ -1,7 +1,8 @@
 """Items that were added after training: from their records to rows of the item tables, and to codes that are free."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final
+from functools import cached_property
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,8 @@ from models.errors import ModelError
 from models.free_codes import Taken
 from models.insertion import find
 from models.item_encoder import ItemEncoder
+from models.item_text import item_text
+from models.text_encoder import TextEncoder
 from models.trie import CodeTrie
 from service.catalog.items import AddedItem, LiveItems
 from service.catalog.records import ItemRecord
@@ -30,7 +33,11 @@ class Newcomers:
     """What one model can make of new items. Belongs to the catalog thread."""
 
     def __init__(self, artifact: Artifact, items: LiveItems, tables: Tables) -> None:
+        self._artifact = artifact
         self._manifest = artifact.manifest
+        self._texts: dict[
+            str, NDArray[np.float32]
+        ] = {}  # embeddings made here, between the proposal of a code and its use
         self._items = items
         self._tables = tables
         self._encoder = ItemEncoder.open(artifact) if artifact.manifest.item_encoder else None
@@ -53,15 +60,22 @@ class Newcomers:
             if leaf < 0 or self._items.item_id(int(trie.leaf_item[leaf])) == item_id
         }
 
-    def learnable(self, records: Sequence[ItemRecord]) -> set[str]:
-        """Ids of those whose embedding this model's item encoder takes."""
-        return set(self._encoded([record for record in records if record.embeddings], {}))
+    def learnable(self, records: Sequence[ItemRecord], codes: Mapping[str, Sequence[int]]) -> set[str]:
+        """Ids of those whose embedding this model's item encoder takes. Texts are read only of items with a code."""
+        wanted = self._manifest.text_encoder
+
+        def asked(record: ItemRecord) -> bool:
+            given = bool(record.embeddings) if wanted is None else wanted in record.embeddings
+            return given or record.item_id in codes
+
+        return set(self._encoded([record for record in records if asked(record)], {}))
 
     def learn(self, added: Sequence[AddedItem]) -> Callable[[], None]:
         """Encodes items that are `learnable`; what is returned writes their rows into the tables."""
         if not added or self._encoder is None:
             return _nothing
         encoded = self._encoder.encode(np.stack([self._embedding(item.record) for item in added]))
+        self._texts.clear()
         codes = np.array([item.code for item in added], dtype=np.int32)
         item_input = self._encoder.item_input(encoded, codes)
         rows = np.array([item.index for item in added])
@@ -146,6 +160,8 @@ class Newcomers:
         # A model without a text encoder takes what clients give.
         data = next(iter(record.embeddings.values()), None) if wanted is None else record.embeddings.get(wanted)
         width = self._manifest.semantic_width
+        if data is None and wanted is not None and record.item is not None:
+            return self._of_text(record.item)  # it was added while a model with another text encoder served
         if data is None:
             raise RefusedItem(f"the item has no embedding by {wanted or 'a client'}, which model {version} takes")
         if len(data) != width * _FLOAT_BYTES:
@@ -156,6 +172,20 @@ class Newcomers:
         if not np.isfinite(embedding).all():
             raise RefusedItem("the item's embedding holds a number that is not finite")
         return embedding
+
+    def _of_text(self, item: dict[str, Any]) -> NDArray[np.float32]:
+        """float32 [D_S]; each text is encoded once until its item is learned."""
+        text = item_text(item)
+        if text not in self._texts:
+            try:
+                self._texts[text] = self._text_encoder.encode([text])[0]
+            except Exception as error:  # the tokenizer's and the runtime's own errors share no base
+                raise RefusedItem(f"the item's text could not be encoded: {error}") from None
+        return self._texts[text]
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoder:
+        return TextEncoder.open(self._artifact)
 
 
 def _taken(trie: CodeTrie, others: Sequence[Sequence[int]]) -> Taken:
