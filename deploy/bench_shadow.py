@@ -71,9 +71,15 @@ async def _run(
         "p99_ms_without": [plain.percentile_ms(99) for plain, _ in pairs],
         "p99_ms_with": [loaded.percentile_ms(99) for _, loaded in pairs],
         "p99_ratio_median": round(statistics.median(ratios), 3),
+        "p99_ratio_of_all_blocks": round(_pooled(pairs, 1) / _pooled(pairs, 0), 3),
         "shadow": work,
     }
     return report, all(phase.flawless for pair in pairs for phase in pair)
+
+
+def _pooled(pairs: list[tuple[Phase, Phase]], which: int) -> float:
+    """p99 over all blocks of one kind, ms."""
+    return Phase([seconds for pair in pairs for seconds in pair[which].latency_s]).percentile_ms(99)
 
 
 async def _shadow(client: httpx.AsyncClient, address: str, version: str | None) -> None:

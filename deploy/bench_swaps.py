@@ -33,6 +33,7 @@ _HISTORIES: Final = 100
 _LAG_LIMIT_S: Final = "0.01"
 _PROBES: Final = 20
 _TENTH: Final = 10
+_SETTLE_S: Final = 5.0
 _WAIT_S: Final = 120
 
 
@@ -44,15 +45,16 @@ def bench_swaps(
     steady_s: Annotated[float, typer.Option(min=1, help="Of steady load before, and again after the swaps.")] = 30.0,
     pause_s: Annotated[float, typer.Option(help="Between a swap that every replica has made and the next.")] = 0.5,
     rate: Annotated[float, typer.Option(help="Requests a second; 0: half of saturation.")] = 0.0,
+    warm: Annotated[str, typer.Option(help="Earlier versions kept warm, for each mode.")] = "1,0",
 ) -> None:
-    """Runs both modes and prints one JSON object."""
+    """Runs the modes one after the other and prints one JSON object."""
     report: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "replicas": replicas}
-    for mode, warm in (("previous kept warm", 1), ("warm retention 0", 0)):
+    modes = {f"{count} earlier versions kept warm": int(count) for count in warm.split(",")}
+    for mode, count in modes.items():
         print(f"{mode} …", file=sys.stderr, flush=True)
-        report[mode] = _mode(first, second, swaps, replicas, steady_s, pause_s, rate, warm)
+        report[mode] = _mode(first, second, swaps, replicas, steady_s, pause_s, rate, count)
     print(json.dumps(report, indent=2))
-    modes = [report["previous kept warm"], report["warm retention 0"]]
-    phases = [mode[phase] for mode in modes for phase in ("steady", "swapping")]
+    phases = [report[mode][phase] for mode in modes for phase in ("steady", "swapping")]
     sys.exit(any(phase["failed"] or phase["mixed"] for phase in phases))
 
 
@@ -125,6 +127,7 @@ class Operator:
             self.agree_s.append(await _swap(self._started, self._client, self._versions[(number + 1) % 2]))
             await asyncio.sleep(self._pause_s)
             if number + 1 in (_TENTH, times):  # reading it is work that disturbs
+                await asyncio.sleep(_SETTLE_S)  # until what the swap ended has gone, and what it started is there
                 self.memory_bytes.append(await asyncio.to_thread(self._started.memory_bytes))
 
 

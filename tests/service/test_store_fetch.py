@@ -1,6 +1,7 @@
 """Fetching versions: what Redis or the disk may have done to them, and the cache."""
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -128,6 +129,19 @@ def test_a_damaged_cache_is_fetched_again(store: Store, tmp_path: Path) -> None:
     (cached / "search.weights").write_bytes(b"x" * 1000)
     store.fetch("v1", tmp_path / "cache")
     assert contents(cached) == contents(artifact.folder)
+
+
+def test_cached_files_that_nobody_touched_are_not_read_again(store: Store, tmp_path: Path) -> None:
+    store.publish(plain_artifact(tmp_path))
+    weights = store.fetch("v1", tmp_path / "cache").folder / "search.weights"
+    before = weights.stat()
+    weights.write_bytes(b"x" * before.st_size)
+    os.utime(weights, ns=(before.st_atime_ns, before.st_mtime_ns))
+    store.fetch("v1", tmp_path / "cache")
+    assert weights.read_bytes() == b"x" * before.st_size
+    os.utime(weights)
+    store.fetch("v1", tmp_path / "cache")
+    assert weights.read_bytes() != b"x" * before.st_size
 
 
 def test_another_version_of_the_same_name_in_the_cache_is_replaced(store: Store, tmp_path: Path) -> None:

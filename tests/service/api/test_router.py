@@ -198,6 +198,21 @@ async def test_a_shadow_is_spared_while_the_worker_has_another_query(router: Rou
     assert not shadow.queries
 
 
+async def test_a_shadow_rests_after_its_work(router: Router, folder: Path) -> None:
+    compared, dropped = shadow_results("compared"), shadow_results("dropped")
+    async with engine(folder) as active, engine(folder, silent, "v2") as shadow:
+        await router.switch(routes(active, shadow=shadow))
+        await router.ask(query(router))
+        await shadow.wait_for(lambda: bool(shadow.queries))
+        await asyncio.sleep(0.5)  # so it rests for two seconds
+        shadow.reply(answer(shadow.queries[0]))
+        while shadow_results("compared") == compared:
+            await asyncio.sleep(0.01)
+        await router.ask(query(router))
+        assert len(shadow.queries) == 1
+    assert shadow_results("dropped") == dropped + 1
+
+
 async def test_a_shadow_that_fails_is_only_counted(router: Router, folder: Path) -> None:
     before = shadow_results("failed")
     async with engine(folder) as active, engine(folder, deadly, "v2") as shadow:
