@@ -66,5 +66,16 @@ def _relay(client: socket.socket, store: Store, lost: threading.Event, meanwhile
 
 
 def _is_whole_request(asked: bytes) -> bool:
-    """True unless more bytes are sure to come: enough for the commands of these tests."""
-    return asked.endswith(b"\r\n")
+    """Whether all commands in there are complete: arrays of strings that tell their length (RESP)."""
+    at = 0
+    while at < len(asked):
+        end = asked.find(b"\r\n", at)
+        if end < 0:
+            return False
+        count, at = int(asked[at + 1 : end]), end + 2
+        for _ in range(count):
+            end = asked.find(b"\r\n", at)
+            if end < 0:
+                return False
+            at = end + 2 + int(asked[at + 1 : end]) + 2
+    return at == len(asked)
