@@ -99,6 +99,7 @@ class EngineClient:
     async def close(self) -> None:
         """Closes at once; queries in flight raise EngineLost."""
         self._reading.cancel()
+        self._writer.close()  # the reader closes it too, unless it is cancelled before its first step
         await asyncio.gather(self._reading, self._writer.wait_closed(), return_exceptions=True)
 
     def _close_when_idle(self) -> None:

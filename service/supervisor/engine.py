@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from service.api.control import Route
 from service.api.engine_link import Asked, EngineClient, EngineLost
 from service.frames import EngineInfo, Ping, Reply, pack, read_frame
 
-from .processes import Child
+from .processes import Child, Spawn
 
 _LOOK_S: Final = 0.02
 _MARGIN_S: Final = 5.0  # beyond the engine's own limit on its drain
@@ -61,7 +61,7 @@ class Engine:
         cls,
         folder: Path,
         socket: Path,
-        environment: Mapping[str, str],
+        spawn: Spawn,
         program: Program = Program(),
         on_stage: Callable[[str], None] = lambda _: None,
     ) -> "Engine":
@@ -70,7 +70,7 @@ class Engine:
         `on_stage` hears how far it is: "verifying", "loading", "warming".
         """
         arguments = [program.name, "--artifact", str(folder), "--socket", str(socket), *program.options]
-        child = await Child.spawn(arguments, environment, on_line=lambda line: _tell_stage(line, on_stage))
+        child = await spawn(arguments, on_line=lambda line: _tell_stage(line, on_stage))
         try:
             engine = cls(child, Route(str(socket), await _first_words(child, socket)), folder)
             await engine.connect(program.pulse)

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +15,7 @@ from service.store import Store
 from .aside import aside
 from .catalog import Feeds
 from .engine import Engine, Program
+from .processes import Spawn
 
 _ENGINE: Final = Program("service.engine")
 _BACKGROUND: Final = Program("service.engine", ("--background",))
@@ -31,7 +32,7 @@ class Plant:
         store: Store,
         cache: Path,
         sockets: Path,
-        environment: Mapping[str, str],
+        spawn: Spawn,
         feeds: Feeds,
         in_use: Callable[[], Iterable[str]],
     ) -> None:
@@ -39,7 +40,7 @@ class Plant:
         self._store = store
         self._cache = cache
         self._sockets = (sockets / f"engine-{number}" for number in itertools.count(1))
-        self._environment = environment
+        self._spawn = spawn
         self._feeds = feeds
         self._in_use = in_use
 
@@ -61,7 +62,7 @@ class Plant:
         return await self._start(folder, _READER, lambda _: None, serves=False)
 
     async def _start(self, folder: Path, program: Program, on_stage: Callable[[str], None], *, serves: bool) -> Engine:
-        engine = await Engine.start(folder, next(self._sockets), self._environment, program, on_stage)
+        engine = await Engine.start(folder, next(self._sockets), self._spawn, program, on_stage)
         try:
             await self._feeds.join(engine, places=program is not _READER, serves=serves)
         except BaseException:

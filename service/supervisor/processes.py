@@ -9,23 +9,44 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from service.metric_files import archive
 from service.settings import Settings, variable
 
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
-_LINE_BYTES: Final = 1 << 16
+LINE_BYTES: Final = 1 << 16
 _archivist: Final = ThreadPoolExecutor(1, "archivist")  # its own: a Redis that hangs may keep other threads busy
 
 logger = logging.getLogger(__name__)
+
+
+class Process(Protocol):
+    """What is needed of a running process; `asyncio.subprocess.Process` has it."""
+
+    pid: int
+    stdout: asyncio.StreamReader | None
+    stderr: asyncio.StreamReader | None
+
+    async def wait(self) -> int:
+        """The exit code, negative for a signal."""
+
+    def send_signal(self, number: int, /) -> None:
+        """Raises ProcessLookupError where it has ended."""
+
+
+class Spawn(Protocol):
+    """Starts `python -m ARGUMENTS`."""
+
+    async def __call__(self, arguments: Sequence[str], /, *, on_line: Callable[[str], None]) -> "Child":
+        """`on_line` gets what it writes to stdout. Raises OSError."""
 
 
 class Child:
     """A running `python -m …`. Its stdin is a pipe that only we hold, so it reads an end when we are gone."""
 
     def __init__(
-        self, process: asyncio.subprocess.Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None
+        self, process: Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None
     ) -> None:
         self.pid = process.pid
         self.last_words = ""  # the last line on its stderr
@@ -56,7 +77,7 @@ class Child:
             env=environment,
             pass_fds=fds,
             start_new_session=True,
-            limit=_LINE_BYTES,
+            limit=LINE_BYTES,
         )
         return cls(process, Path(environment[METRICS_FOLDER]), on_line)
 

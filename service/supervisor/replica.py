@@ -19,6 +19,7 @@ from .codes import Codes
 from .engine import Engine
 from .fleet import Fleet
 from .follower import Follower
+from .forks import Forks, can_fork, starter
 from .last import remembered, remembered_catalog
 from .plant import Plant
 from .probation import AUTOMATIC, Limits, Probation
@@ -56,7 +57,9 @@ class Replica:
         self._board = Board(replica=uuid4().hex[:12])
         self._feeds = Feeds(Codes(store), self._board)
         cache = settings.data_dir / "cache"
-        self._plant = Plant(store, cache, folder, without_secrets(variables), self._feeds, self._in_use)
+        unprivileged = without_secrets(variables)
+        self._forks = Forks(unprivileged) if can_fork() else None
+        self._plant = Plant(store, cache, folder, starter(unprivileged, self._forks), self._feeds, self._in_use)
         self._workers = Workers(listener, folder / "control", variables, settings.workers)
         self._reading = Reading(self._plant.reader, settings.drain_timeout_s, settings.warm_previous)
         self._fleet = self._new_fleet()
@@ -72,6 +75,8 @@ class Replica:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         follower = Follower(self._store, self._settings.poll_interval_s, self._on_sighting)
+        if self._forks:
+            await self._forks.start()
         await self._workers.start()
         follower.start()
         self._reporter.start()
@@ -109,6 +114,8 @@ class Replica:
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
+        if self._forks:
+            await self._forks.stop()
         self._scribe.close()
 
     # ---- what Redis says

@@ -3,7 +3,7 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from service.api.engine_link import EngineLost
 from service.frames import EngineInfo, Ping
 from service.supervisor.engine import Engine, Program, Pulse
-from service.supervisor.processes import METRICS_FOLDER
+from service.supervisor.forks import starter
+from service.supervisor.processes import METRICS_FOLDER, Spawn
 
 from .waiting import until
 
@@ -27,13 +28,13 @@ def folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def environment(folder: Path) -> Mapping[str, str]:
-    return os.environ | {METRICS_FOLDER: str(folder)}
+def spawn(folder: Path) -> Spawn:
+    return starter(os.environ | {METRICS_FOLDER: str(folder)}, None)
 
 
 async def test_an_engine_tells_how_far_it_is_and_who_it_is(folder: Path) -> None:
     stages: list[str] = []
-    engine = await Engine.start(Path("v7"), folder / "socket", environment(folder), LITTLE, stages.append)
+    engine = await Engine.start(Path("v7"), folder / "socket", spawn(folder), LITTLE, stages.append)
     assert stages == ["verifying", "loading", "warming", "ready"]
     assert engine.version == "v7"
     reply = await engine.request(Ping(0))
@@ -47,7 +48,7 @@ async def test_an_engine_tells_how_far_it_is_and_who_it_is(folder: Path) -> None
 
 async def test_an_engine_that_no_longer_answers_is_killed_and_leaves_no_socket(folder: Path) -> None:
     program = Program(LITTLE.name, pulse=Pulse(every_s=0.05, hung_s=0.3))
-    engine = await Engine.start(Path("v1"), folder / "socket", environment(folder), program)
+    engine = await Engine.start(Path("v1"), folder / "socket", spawn(folder), program)
     engine.child.signal(signal.SIGSTOP)
     assert await engine.child.wait() == -signal.SIGKILL
     await until(lambda: not (folder / "socket").exists())
@@ -55,7 +56,7 @@ async def test_an_engine_that_no_longer_answers_is_killed_and_leaves_no_socket(f
 
 async def test_an_engine_that_was_stopped_for_a_moment_lives_on(folder: Path) -> None:
     program = Program(LITTLE.name, pulse=Pulse(every_s=0.02, hung_s=60.0))
-    engine = await Engine.start(Path("v1"), folder / "socket", environment(folder), program)
+    engine = await Engine.start(Path("v1"), folder / "socket", spawn(folder), program)
     engine.child.signal(signal.SIGSTOP)
     assert not await engine.child.wait_at_most(0.3)
     engine.child.signal(signal.SIGCONT)

@@ -20,6 +20,7 @@ from service.supervisor.catalog import Feeds
 from service.supervisor.codes import Code, Codes
 from service.supervisor.engine import Engine, Program, StartError
 from service.supervisor.feed import chunks
+from service.supervisor.forks import starter
 from service.supervisor.processes import METRICS_FOLDER
 from tests.service.plain_artifact import plain_artifact
 
@@ -47,8 +48,8 @@ class Scene:
 
     async def start(self, version: str = "v1", *, places: bool = True, serves: bool = True) -> Engine:
         socket = self.folder / f"{len(self.engines)}.sock"
-        environment = os.environ | {METRICS_FOLDER: str(self.folder)}
-        engine = await Engine.start(Path(version), socket, environment, LITTLE)
+        spawn = starter(os.environ | {METRICS_FOLDER: str(self.folder)}, None)
+        engine = await Engine.start(Path(version), socket, spawn, LITTLE)
         self.engines.append(engine)
         await self.feeds.join(engine, places=places, serves=serves)
         return engine
@@ -226,8 +227,8 @@ async def test_an_item_that_an_engine_refuses_costs_no_other_its_change(scene: S
 async def test_an_engine_that_dies_before_it_knows_everything_is_never_ready(scene: Scene) -> None:
     scene.change(ItemChange("item-1", available=False))
     socket = scene.folder / "dead.sock"
-    environment = os.environ | {METRICS_FOLDER: str(scene.folder)}
-    engine = await Engine.start(Path("v1"), socket, environment, LITTLE)
+    spawn = starter(os.environ | {METRICS_FOLDER: str(scene.folder)}, None)
+    engine = await Engine.start(Path("v1"), socket, spawn, LITTLE)
     await engine.child.kill()
     with pytest.raises(StartError):
         await scene.feeds.join(engine, places=True, serves=True)

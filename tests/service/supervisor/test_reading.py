@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from service.supervisor.engine import Engine, Program, StartError
+from service.supervisor.forks import starter
 from service.supervisor.processes import METRICS_FOLDER
 from service.supervisor.reading import Reading
 
@@ -28,8 +29,8 @@ class Scene:
         if folder.name in self.broken:
             raise StartError("broken")
         socket = self.folder / f"{len(self.readers)}.sock"
-        environment = os.environ | {METRICS_FOLDER: str(self.folder)}
-        reader = await Engine.start(folder, socket, environment, Program("tests.service.supervisor.little_engine"))
+        spawn = starter(os.environ | {METRICS_FOLDER: str(self.folder)}, None)
+        reader = await Engine.start(folder, socket, spawn, Program("tests.service.supervisor.little_engine"))
         self.readers.append(reader)
         return reader
 

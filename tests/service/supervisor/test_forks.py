@@ -1,0 +1,145 @@
+"""Programs started by forking: their streams, environment, ends, and the death of the process that forks them."""
+
+import asyncio
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from service.supervisor.engine import Engine, Program
+from service.supervisor.forks import Forks, can_fork
+from service.supervisor.processes import METRICS_FOLDER, Child
+
+from .waiting import until
+
+pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not can_fork(), reason="this system has no pidfds")]
+
+LITTLE = "tests.service.supervisor.little_engine"
+ODD = "tests.service.supervisor.odd_program"
+
+
+class Scene:
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.forks = Forks(os.environ | {METRICS_FOLDER: str(folder), "MARK": "theirs"}, [LITTLE])
+        self.lines: list[str] = []
+
+    async def run(self, *arguments: str) -> Child:
+        return await self.forks.spawn([ODD, *arguments], on_line=self.lines.append)
+
+    async def server(self) -> psutil.Process:
+        child = await self.run("wait")
+        server = psutil.Process(child.pid).parent()
+        child.kill_now()
+        await child.wait()
+        assert server is not None
+        return server
+
+
+@pytest.fixture
+async def scene() -> AsyncIterator[Scene]:
+    with tempfile.TemporaryDirectory(prefix="t-") as folder:
+        scene = Scene(Path(folder))
+        yield scene
+        await scene.forks.stop()
+        assert not psutil.Process().children()
+
+
+async def test_a_fork_has_arguments_environment_modules_and_a_session_of_its_own(scene: Scene) -> None:
+    child = await scene.run("tell", "MARK")
+    assert await child.wait() == 0
+    assert scene.lines == ["tell MARK", "theirs", "imported", f"session {child.pid}"]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "reason"),
+    [
+        ("leave", 3, "it ended with exit code 3"),
+        ("sentence", 1, "no such thing"),
+        ("raise", 1, "ValueError: wrong"),
+        ("return", 0, "it ended with exit code 0"),
+    ],
+)
+async def test_a_fork_ends_as_a_python_process_does(scene: Scene, how: str, code: int, reason: str) -> None:
+    child = await scene.run(how)
+    assert await child.wait() == code
+    assert child.last_sentence(code) == reason
+
+
+async def test_a_signal_ends_a_fork_and_is_its_exit_code(scene: Scene) -> None:
+    child = await scene.run("wait")
+    child.signal(signal.SIGKILL)
+    assert await child.wait() == -signal.SIGKILL
+    child.signal(signal.SIGKILL)  # nothing happens to one that has ended
+
+
+async def test_a_fork_reads_the_end_of_stdin_when_its_parent_has_gone(scene: Scene) -> None:
+    code = (
+        "import asyncio, os\n"
+        "from service.supervisor.forks import Forks\n"
+        f"forks = Forks(os.environ | {{'{METRICS_FOLDER}': '{scene.folder}'}}, [])\n"
+        "async def main():\n"
+        f"    print((await forks.spawn(['{ODD}', 'wait'], on_line=print)).pid, flush=True)\n"
+        "    os._exit(0)\n"
+        "asyncio.run(main())\n"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
+    out, _ = await parent.communicate()
+    await until(lambda: not psutil.pid_exists(int(out)))
+
+
+async def test_many_forks_at_once_get_streams_of_their_own(scene: Scene) -> None:
+    lines: dict[int, list[str]] = {number: [] for number in range(8)}
+
+    async def one(number: int) -> int:
+        child = await scene.forks.spawn([ODD, "tell", str(number)], on_line=lines[number].append)
+        return await child.wait()
+
+    assert await asyncio.gather(*map(one, lines)) == [0] * 8
+    assert [told[0] for told in lines.values()] == [f"tell {number}" for number in lines]
+    open_files = len(os.listdir("/proc/self/fd"))
+    assert await asyncio.gather(*map(one, lines)) == [0] * 8
+    await until(lambda: len(os.listdir("/proc/self/fd")) <= open_files)
+
+
+async def test_children_outlive_the_fork_server_and_their_end_is_still_seen(scene: Scene) -> None:
+    engine = await Engine.start(Path("v1"), scene.folder / "socket", scene.forks.spawn, Program(LITTLE))
+    server = psutil.Process(engine.child.pid).parent()
+    assert server is not None
+    server.kill()
+    await until(lambda: not psutil.pid_exists(server.pid))
+    assert not await engine.child.wait_at_most(0.1)
+    later = await scene.run("leave")  # by a new one
+    assert await later.wait() == 3
+    engine.child.signal(signal.SIGKILL)
+    assert await engine.child.wait() == 1
+    await engine.drain(5.0)
+
+
+async def test_a_fork_server_that_dies_while_it_is_asked_fails_that_start_alone(scene: Scene) -> None:
+    server = await scene.server()
+    server.suspend()
+    start = asyncio.create_task(scene.run("wait"))
+    await asyncio.sleep(0.05)
+    server.kill()
+    with pytest.raises(OSError, match="died"):
+        await start
+    assert await (await scene.run("leave")).wait() == 3
+
+
+async def test_a_start_that_is_cancelled_leaves_no_process(scene: Scene) -> None:
+    server = await scene.server()
+    server.suspend()
+    start = asyncio.create_task(scene.run("wait"))
+    await asyncio.sleep(0.05)
+    start.cancel()
+    await asyncio.sleep(0.05)
+    server.resume()
+    with pytest.raises(asyncio.CancelledError):
+        await start
+    await until(lambda: not server.children())
