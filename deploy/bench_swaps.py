@@ -92,12 +92,14 @@ async def _run(
         saturation = await load.saturate(client)
         rate = rate or saturation / 2
         steady, swapping = Phase(), Phase()
+        lags = [await _lag(started, client)]
         await _steady(load, client, rate, steady, steady_s)
-        lag_before = await _lag(started, client)
+        lags.append(await _lag(started, client))
         operator = Operator(started, client, versions, pause_s)
         await load.during(client, rate, swapping, operator.swap_often(swaps))
-        lag_after = await _lag(started, client)
+        lags.append(await _lag(started, client))
         await _steady(load, client, rate, steady, steady_s)
+        lags.append(await _lag(started, client))
         visible = await _availability(started, client)
     return {
         "saturation_per_s": round(saturation, 1),
@@ -109,7 +111,10 @@ async def _run(
         "agree_s": _spread(operator.agree_s),
         "memory_last_over_tenth": round(operator.memory_bytes[1] / operator.memory_bytes[0], 4),
         "memory_mb_tenth_and_last": [round(size / 1e6, 1) for size in operator.memory_bytes],
-        "event_loop_lag_above_10_ms": {"looks": lag_after[0] - lag_before[0], "late": lag_after[1] - lag_before[1]},
+        "event_loop_lag_above_10_ms": {
+            "steady": _late([(lags[0], lags[1]), (lags[2], lags[3])]),
+            "swapping": _late([(lags[1], lags[2])]),
+        },
         "availability_visible_s": _spread(visible),
     }
 
@@ -177,6 +182,14 @@ async def _lag(started: Cluster, client: httpx.AsyncClient) -> tuple[int, int]:
         looks += int(count)
         late += int(count - float(values[f'prorec_event_loop_lag_seconds_bucket{{le="{_LAG_LIMIT_S}"}}']))
     return looks, late
+
+
+def _late(spans: Sequence[tuple[tuple[int, int], tuple[int, int]]]) -> dict[str, int]:
+    """Of spans between two readings each."""
+    return {
+        "looks": sum(after[0] - before[0] for before, after in spans),
+        "late": sum(after[1] - before[1] for before, after in spans),
+    }
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:

@@ -7,7 +7,6 @@ and file descriptors travel with it. It ends with the other end of that socket; 
 """
 
 import argparse
-import gc
 import os
 import selectors
 import socket
@@ -20,6 +19,8 @@ from runpy import run_module
 from typing import Final, NoReturn
 
 import msgspec
+
+from .lifetime import settle
 
 MAX_BYTES: Final = 65_536  # of a packet
 _STREAMS: Final = 3
@@ -135,7 +136,7 @@ def main() -> int:
     options = parser.parse_args()
     for module in options.modules:
         import_module(module)
-    gc.freeze()  # or the next collection in every child writes to, and so copies, all that was imported
+    settle()  # or the first collection in every child writes to, and so copies, all that was imported
     with socket.socket(fileno=options.socket) as link:
         ForkServer(link).serve()
     return 0

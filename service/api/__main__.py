@@ -21,6 +21,7 @@ import uvloop
 
 from service import metrics
 from service.errors import SettingsError
+from service.lifetime import settle
 from service.log_format import configure_logging
 from service.settings import Settings
 
@@ -77,6 +78,7 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))
     tasks = [asyncio.create_task(duty) for duty in duties]
     try:
+        settle()
         await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
         await worker.serve(sockets=[listener])
     finally:

@@ -45,9 +45,7 @@ class Spawn(Protocol):
 class Child:
     """A running `python -m …`. Its stdin is a pipe that only we hold, so it reads an end when we are gone."""
 
-    def __init__(
-        self, process: Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None
-    ) -> None:
+    def __init__(self, process: Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None) -> None:
         self.pid = process.pid
         self.last_words = ""  # the last line on its stderr
         self._process = process
