@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 import msgspec
 
-from .lifetime import settle
+from .garbage import spare_the_old
 
 MAX_BYTES: Final = 65_536  # of a packet
 _STREAMS: Final = 3
@@ -69,15 +69,16 @@ class ForkServer:
         if not packet:
             return False
         arguments = self._requests.decode(packet).arguments
-        if pid := _fork():
-            pidfd = os.pidfd_open(pid)
-            self._selector.register(pidfd, selectors.EVENT_READ, pid)
-            socket.send_fds(self._link, [msgspec.msgpack.encode(Born(pid))], [pidfd])
-            for stream in streams:
-                os.close(stream)
-            return True
-        self._forget()
-        _become(arguments, streams)
+        pid = _fork()
+        if not pid:
+            self._forget()
+            _become(arguments, streams)
+        pidfd = os.pidfd_open(pid)
+        self._selector.register(pidfd, selectors.EVENT_READ, pid)
+        socket.send_fds(self._link, [msgspec.msgpack.encode(Born(pid))], [pidfd])
+        for stream in streams:
+            os.close(stream)
+        return True
 
     def _forget(self) -> None:
         """In a child: what belongs to its parent and to its siblings."""
@@ -136,7 +137,7 @@ def main() -> int:
     options = parser.parse_args()
     for module in options.modules:
         import_module(module)
-    settle()  # or the first collection in every child writes to, and so copies, all that was imported
+    spare_the_old()  # or the first collection in every child writes to, and so copies, all that was imported
     with socket.socket(fileno=options.socket) as link:
         ForkServer(link).serve()
     return 0

@@ -9,7 +9,7 @@ from typing import Any
 
 import uvloop
 
-from service.lifetime import check_socket_path, one_line, settle, stop_requested
+from service.lifetime import check_socket_path, one_line, stop_requested
 from service.log_format import configure_logging
 from service.quiet import Quietly
 from service.settings import Settings
@@ -51,7 +51,6 @@ async def _serve(engine: Engine, settings: Settings, socket: Path) -> int:
     batcher = Batcher(engine.search, queue_limit=settings.queue_limit, max_rows=settings.max_batch_rows)
     changes = Changes(engine.search, batcher)
     server = Server(engine.catalog, batcher, Slots(engine.slot_count), changes, engine.info)
-    settle()
     ended = batcher.start()
     await server.listen(str(socket))
     _tell("ready")

@@ -29,6 +29,7 @@ from service.frames import (
     pack,
     read_frame,
 )
+from service.garbage import spare_the_old
 
 from .batcher import Batcher
 from .catalog import NO_FILTER, Catalog, Place, Ticket
@@ -73,6 +74,7 @@ class Server:
 
     async def listen(self, path: str) -> None:
         """Accepts connections on the Unix socket `path` from now on."""
+        spare_the_old()
         self._server = await asyncio.start_unix_server(self._serve, path)
 
     async def drain(self, timeout_s: float) -> None:

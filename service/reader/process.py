@@ -12,7 +12,8 @@ import uvloop
 from models.artifact import Artifact
 from service.catalog.items import LiveItems
 from service.frames import EngineInfo
-from service.lifetime import check_socket_path, one_line, settle, stop_requested
+from service.garbage import spare_the_old
+from service.lifetime import check_socket_path, one_line, stop_requested
 from service.log_format import configure_logging
 from service.settings import Settings
 
@@ -62,7 +63,7 @@ def reader_info(items: LiveItems, load_s: float) -> EngineInfo:
 
 
 async def _serve(server: Server, settings: Settings, socket: Path) -> None:
-    settle()
+    spare_the_old()
     await server.listen(str(socket))
     await stop_requested().wait()
     await server.drain(settings.drain_timeout_s)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from service.lifetime import settle
+from service.garbage import spare_the_old
 from service.settings import Settings
 from service.store import CatalogSighting, Deployment, Lost, ReplicaReport, Sighting, Store, StoreDown
 
@@ -76,7 +76,7 @@ class Replica:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, self._stop.set)
         follower = Follower(self._store, self._settings.poll_interval_s, self._on_sighting)
-        settle()
+        spare_the_old()
         if self._forks:
             await self._forks.start()
         await self._workers.start()

@@ -102,9 +102,9 @@ async def test_many_forks_at_once_get_streams_of_their_own(scene: Scene) -> None
 
     assert await asyncio.gather(*map(one, lines)) == [0] * 8
     assert [told[0] for told in lines.values()] == [f"tell {number}" for number in lines]
-    open_files = len(os.listdir("/proc/self/fd"))
+    open_files = _open_files()
     assert await asyncio.gather(*map(one, lines)) == [0] * 8
-    await until(lambda: len(os.listdir("/proc/self/fd")) <= open_files)
+    await until(lambda: _open_files() <= open_files)
 
 
 async def test_children_outlive_the_fork_server_and_their_end_is_still_seen(scene: Scene) -> None:
@@ -143,3 +143,7 @@ async def test_a_start_that_is_cancelled_leaves_no_process(scene: Scene) -> None
     with pytest.raises(asyncio.CancelledError):
         await start
     await until(lambda: not server.children())
+
+
+def _open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
