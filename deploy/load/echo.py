@@ -1,8 +1,9 @@
 """A server that only answers: what the clients reach against it is what they can do at all.
 
-    python -m deploy.load.echo 10
+    python -m deploy.load.echo 10 0
 
-Reads each request whole and sends an answer as long as one of the service with that many items. It prints its address
+Reads each request whole and sends an answer as long as one of the service with that many items, after so many
+milliseconds. It prints its address
 and ends when its standard input does, so it cannot outlive whoever started it.
 """
 
@@ -22,7 +23,8 @@ import uvicorn
 class Echo:
     """An ASGI application."""
 
-    def __init__(self, items: int) -> None:
+    def __init__(self, items: int, pause_ms: int) -> None:
+        self._pause_s = pause_ms / 1000
         self._content = json.dumps(_answer(items)).encode()
         length = str(len(self._content)).encode()
         self._headers = [(b"content-type", b"application/json"), (b"content-length", length)]
@@ -32,14 +34,16 @@ class Echo:
             return
         while (await receive()).get("more_body"):
             continue
+        if self._pause_s:
+            await asyncio.sleep(self._pause_s)
         await send({"type": "http.response.start", "status": 200, "headers": self._headers})
         await send({"type": "http.response.body", "body": self._content})
 
 
-def main(items: int) -> None:
+def main(items: int, pause_ms: int) -> None:
     """Serves until standard input ends."""
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        config = uvicorn.Config(Echo(items), loop="uvloop", http="httptools", access_log=False, log_level="warning",
+        config = uvicorn.Config(Echo(items, pause_ms), loop="uvloop", http="httptools", access_log=False, log_level="warning",
                                 lifespan="off")  # fmt: skip
         server = uvicorn.Server(config)
         threading.Thread(target=_end_with_input, args=(server,), daemon=True).start()
@@ -48,9 +52,9 @@ def main(items: int) -> None:
 
 
 @asynccontextmanager
-async def echo_server(items: int) -> AsyncIterator[str]:
+async def echo_server(items: int, pause_ms: int = 0) -> AsyncIterator[str]:
     """Its address, while the block lasts."""
-    command = [sys.executable, "-m", "deploy.load.echo", str(items)]
+    command = [sys.executable, "-m", "deploy.load.echo", str(items), str(pause_ms)]
     process = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -78,4 +82,4 @@ def _answer(items: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]))
+    main(int(sys.argv[1]), int(sys.argv[2]))

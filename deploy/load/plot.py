@@ -32,19 +32,20 @@ def _figure(found: dict[str, Any]) -> Any:
     _mark(above, found["moments"])
     above.axhline(found["options"]["slo_ms"], color="grey", linestyle=":", label="SLO of p99")
     above.set(ylabel="latency, ms", title=_title(found), yscale="log")
-    above.legend(loc="upper left", fontsize=8)
+    above.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     below.step(begins, [row["rate_per_s"] for row in found["windows"]], where="post", label="answered")
     below.step(begins, [row["failed_per_s"] for row in found["windows"]], where="post", color="red", label="failed")
     below.set(xlabel="seconds", ylabel="requests/s")
-    below.legend(loc="upper left", fontsize=8)
+    below.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=8)
     return figure
 
 
 def _mark(axes: Any, moments: list[dict[str, Any]]) -> None:
     """A line for each moment; with its text, while there is room."""
+    crowded = len(moments) > _MOST_NAMED
     for moment in moments:
-        axes.axvline(moment["at_s"], color="black", alpha=0.3, linewidth=0.8)
-        if len(moments) <= _MOST_NAMED:
+        axes.axvline(moment["at_s"], color="black", alpha=0.1 if crowded else 0.3, linewidth=0.8)
+        if not crowded:
             axes.text(moment["at_s"], 0.99, moment["text"], rotation=90, fontsize=6, va="top", ha="right",
                       transform=axes.get_xaxis_transform())  # fmt: skip
 

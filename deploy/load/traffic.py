@@ -6,6 +6,7 @@ it names gives.
 """
 
 import asyncio
+import functools
 import itertools
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -30,7 +31,7 @@ OVERRUN: Final = "not sent: too many in flight"
 UNREADABLE: Final = "not a recommendation"
 
 T = TypeVar("T")
-PhaseAt = Callable[[float, str], Phase]  # (seconds after the beginning, part) → where to count
+PhaseAt = Callable[[float, str], Phase]  # (seconds after the beginning, part) → where to count that now
 
 
 class Sender(Protocol):
@@ -101,9 +102,10 @@ class Load:
             await _sleep_until(begins + moment, stop)
             if stop.is_set():
                 break
-            phase = phase_at(moment, part)
+            # Asked again for each count: what was counted may have been handed over before an answer comes.
+            phase = functools.partial(phase_at, moment, part)
             if len(tasks) >= _MOST_IN_FLIGHT:
-                phase.failures[OVERRUN] += 1
+                phase().failures[OVERRUN] += 1
                 continue
             task = asyncio.create_task(self._ask(client, begins + moment, phase))
             tasks.add(task)
@@ -122,21 +124,21 @@ class Load:
             stop.set()
             await arriving
 
-    async def _ask(self, client: Sender, intended: float, phase: Phase) -> None:
+    async def _ask(self, client: Sender, intended: float, phase: Callable[[], Phase]) -> None:
         number, user = self._draw()
         body = self._bodies[number] if user is None else _with_user(self._bodies[number], user)
         sent = time.monotonic()
-        phase.late.add(sent - intended)
+        phase().late.add(sent - intended)
         try:
             response = await client.send(self._request(body))
         except httpx.HTTPError as error:
-            phase.failures[type(error).__name__] += 1
+            phase().failures[type(error).__name__] += 1
             return
         received = time.monotonic()
         if response.status_code != 200:
-            phase.failures[str(response.status_code)] += 1
+            phase().failures[str(response.status_code)] += 1
             return
-        self._read(response, Asked(number, user, sent, received), received - intended, phase)
+        self._read(response, Asked(number, user, sent, received), received - intended, phase())
 
     def _read(self, response: httpx.Response, asked: Asked, latency_s: float, phase: Phase) -> None:
         try:

@@ -16,12 +16,12 @@ from deploy.load.record import Record
 BODY = {"history": ["a"], "k": 3}
 
 
-def run(use: Callable[[Crew, Record], Awaitable[None]], clients: int = 2, **task: Any) -> Record:
+def run(use: Callable[[Crew, Record], Awaitable[None]], clients: int = 2, pause_ms: int = 0, **task: Any) -> Record:
     """What was recorded while `use` told the clients what to do."""
 
     async def whole() -> Record:
         record = Record()
-        async with echo_server(3) as address:
+        async with echo_server(3, pause_ms) as address:
             tasks = [Task(address, [BODY], seed, **task) for seed in range(clients)]
             async with crew(tasks, record.origin, record.hear) as started:
                 await use(started, record)
@@ -41,6 +41,18 @@ def test_clients_share_the_rate_and_their_counts_are_added() -> None:
     assert record.whole().flawless
     assert sum(phase.answered for phase in record.timeline.windows.values()) == record.whole().answered
     assert record.whole().late.count == record.whole().answered
+
+
+def test_answers_that_outlast_many_reports_are_counted_where_they_were_asked() -> None:
+    async def use(started: Crew, _record: Record) -> None:
+        await started.follow([Segment(100.0, 1.5)])
+
+    record = run(use, pause_ms=1100)
+    whole = record.whole()
+    assert whole.answered == whole.late.count > 90
+    assert whole.percentile_ms(0.0) >= 1100
+    spread = [number for number, phase in record.timeline.windows.items() if phase.answered]
+    assert max(spread) - min(spread) <= 2  # in the windows of the 1.5 s in which they were asked
 
 
 def test_one_plan_follows_the_other() -> None:
