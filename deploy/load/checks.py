@@ -40,7 +40,7 @@ class Check(Protocol):
         """What is wrong, in a few words that many answers share."""
 
 
-UNKNOWN: Final = "of a version or catalog revision whose answers are not known"
+UNKNOWN: Final = "a version or catalog revision whose answers are not known"
 OTHER: Final = "not what the version it names answered before"
 FICKLE: Final = "a user got another version than before"
 

@@ -19,8 +19,8 @@ from .scenarios import Rate, Seconds
 from .session import Session
 from .traffic import Load
 
-RETURNED: Final = "with an item that was gone"
-STALE: Final = "of a catalog older than an acknowledged one"
+RETURNED: Final = "an item that was gone came back"
+STALE: Final = "the catalog was older than an acknowledged one"
 _ADDED: Final = "load-test-{}"
 _ADDED_AT_ONCE: Final = 4
 _LARGEST_S: Final = float("inf")

@@ -1,5 +1,7 @@
 """What is asked for: histories of a dataset folder, or made-up ones."""
 
+import asyncio
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,6 +13,8 @@ from .errors import MisuseError
 from .options import Options
 
 _PAGE: Final = 1000
+_READER_LIMIT_S: Final = 30.0
+_LOOK_S: Final = 0.2
 _SHORTEST, _LONGEST, _TAIL = 4, 200, 2.0
 _ZIPF: Final = 1.0
 
@@ -61,13 +65,20 @@ async def _item_ids(options: Options, client: httpx.AsyncClient) -> list[str]:
     found: list[str] = []
     while len(found) < options.item_count:
         page = {"limit": min(_PAGE, options.item_count - len(found)), "offset": len(found)}
-        answer = await client.get("/items", params=page)
-        if answer.status_code != 200:
-            raise MisuseError(f"GET /items is {answer.status_code}, so there are no ids: name them with --item-ids")
-        items = [item["item_id"] for item in answer.json()["items"]]
+        items = await _page(client, page)
         if not items:
             break
         found += items
     if not found:
         raise MisuseError("the service has no items")
     return found
+
+
+async def _page(client: httpx.AsyncClient, page: dict[str, int]) -> list[str]:
+    """Waits for the reader, which answers a moment after the version that serves does."""
+    deadline = time.monotonic() + _READER_LIMIT_S
+    while (answer := await client.get("/items", params=page)).status_code == 503 and time.monotonic() < deadline:
+        await asyncio.sleep(_LOOK_S)
+    if answer.status_code != 200:
+        raise MisuseError(f"GET /items is {answer.status_code}, so there are no ids: name them with --item-ids")
+    return [item["item_id"] for item in answer.json()["items"]]

@@ -140,7 +140,7 @@ def _judge(session: Session, hunts: list[Hunt], at_least: float) -> list[str]:
     if hunts:
         hunts[0].decide(session)
     highest = hunts[0].search.highest if hunts else 0.0
-    wrong = [f"{count} answers were {what}" for what, count in session.record.whole().wrong.items()]
+    wrong = [f"{count} answers: {what}" for what, count in session.record.whole().wrong.items()]
     if not highest:
         wrong.append(f"no rate held p99 ≤ {session.options.slo_ms:g} ms")
     elif highest < at_least:

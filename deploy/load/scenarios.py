@@ -69,7 +69,7 @@ class Spike:
         for name in ("spike", "recovery"):
             phase = session.record.part(name)
             failed = {what: count for what, count in phase.failures.items() if what != _SHED}
-            wrong += [f"{name}: {count} answers were {what}" for what, count in phase.wrong.items()]
+            wrong += [f"{name}: {count} answers: {what}" for what, count in phase.wrong.items()]
             if sum(failed.values()) > session.options.max_failures:
                 wrong.append(f"{name}: requests failed otherwise than by 429: {failed}")
         return wrong

@@ -68,7 +68,7 @@ class Session:
     def breaches(self, phase: Phase) -> list[str]:
         """Why `phase` does not hold the SLO, a sentence each; none: it does."""
         p99_ms, options = phase.percentile_ms(99), self.options
-        wrong = [f"{count} answers were {what}" for what, count in phase.wrong.items()]
+        wrong = [f"{count} answers: {what}" for what, count in phase.wrong.items()]
         if not phase.answered:
             return [*wrong, f"nothing was answered, {phase.failed} requests failed"]
         if p99_ms > options.slo_ms:

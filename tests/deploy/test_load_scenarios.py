@@ -1,12 +1,11 @@
 """Every scenario of the load test, as a command on a real replica with tiny models."""
 
 import signal
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.replica import Replica
+from tests.e2e.replica import Replica, wait_until
 
 from .conftest import LoadTest, begin
 
@@ -126,7 +125,8 @@ def test_an_interrupted_test_prints_what_it_has(loaded_replica: Replica, number:
     process = begin(
         "steady", "--address", address, "--synthetic", "--rate", "40", "--seconds", "600", "--slo-ms", "5000"
     )
-    time.sleep(6)
+    until = loaded_replica.metric("prorec_requests_total") + 200  # beyond the warm-up of 2 s
+    wait_until(lambda: loaded_replica.metric("prorec_requests_total") > until)
     process.send_signal(number)
     printed, errors = process.communicate(timeout=20)
     assert process.returncode == 0, errors
