@@ -6,6 +6,8 @@ request grows with the number in flight: at 128 it takes longer than many a serv
 
 import asyncio
 import collections
+import functools
+import ssl
 from collections.abc import Callable
 
 import httpx
@@ -13,11 +15,17 @@ import httpx
 _LIMITS = httpx.Limits(max_connections=1, max_keepalive_connections=1)
 
 
+@functools.cache
+def _certificates() -> ssl.SSLContext:
+    """One for all lanes: each would read all certificates anew, and hold the event loop up for milliseconds."""
+    return httpx.create_ssl_context()
+
+
 class Lanes(httpx.AsyncBaseTransport):
     """An httpx transport that opens as many connections as there are requests in flight, and keeps them."""
 
     def __init__(self, connect: Callable[[], httpx.AsyncBaseTransport] | None = None) -> None:
-        self._connect = connect or (lambda: httpx.AsyncHTTPTransport(limits=_LIMITS))
+        self._connect = connect or functools.partial(httpx.AsyncHTTPTransport, limits=_LIMITS, verify=_certificates())
         self._idle: dict[bytes, list[httpx.AsyncBaseTransport]] = collections.defaultdict(list)
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
