@@ -17,7 +17,7 @@ def phase_of(*latencies_s: float) -> Phase:
 
 
 def lognormal(count: int, seed: int = 0) -> list[float]:
-    return np.random.default_rng(seed).lognormal(-4, 1, count).tolist()
+    return [float(value) for value in np.random.default_rng(seed).lognormal(-4, 1, count)]
 
 
 @pytest.mark.parametrize("percent", [50, 95, 99, 99.9, 100])
