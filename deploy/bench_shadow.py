@@ -79,7 +79,7 @@ async def _run(
 
 def _pooled(pairs: list[tuple[Phase, Phase]], which: int) -> float:
     """p99 over all blocks of one kind, ms."""
-    return Phase([seconds for pair in pairs for seconds in pair[which].latency_s]).percentile_ms(99)
+    return Phase.merged(pair[which] for pair in pairs).percentile_ms(99)
 
 
 async def _shadow(client: httpx.AsyncClient, address: str, version: str | None) -> None:

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any, Final
 
 import httpx
-import psutil
 
 from service.embedded_redis import embedded_redis
 from service.settings import PREFIX
 from service.store import Store
+
+from .load.lanes import Lanes
+from .load.memory import tree_bytes
 
 TOKEN: Final = "a token for this run"
 _LOOK_S: Final = 0.02
@@ -33,13 +35,7 @@ class Replica:
 
     def memory_bytes(self) -> int:
         """Proportional set size of the supervisor and all its children: shared pages count once."""
-        total = 0
-        for process in (parent := psutil.Process(self.process.pid), *parent.children(recursive=True)):
-            try:
-                total += process.memory_full_info().pss
-            except psutil.NoSuchProcess:
-                continue
-        return total
+        return tree_bytes(self.process.pid)
 
 
 @dataclass(frozen=True)
@@ -52,7 +48,7 @@ class Cluster:
     def client(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             timeout=30,
-            limits=httpx.Limits(max_connections=256, max_keepalive_connections=256),
+            transport=Lanes(),
             headers={"Authorization": f"Bearer {TOKEN}"},
         )
 

@@ -1,94 +1,148 @@
-"""Open-loop load on a running service, with version swaps meanwhile if wanted.
+"""Load tests of a running service: open loop, from several client processes, with a verdict.
 
-    python -m deploy.load_test --data data/movielens-100k --rate 50 --seconds 30
-    python -m deploy.load_test --data data/movielens-100k --rate 50 --seconds 30 --swap shop-1,shop-2
+    python -m deploy.load_test steady --data data/movielens-100k --rate 50 --seconds 30
+    python -m deploy.load_test ramp --synthetic --slo-ms 50 --echo --plot ramp.png
+    python -m deploy.load_test swap --data data/movielens-100k --versions shop-1,shop-2 --json report.json
 
 Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled
-service cannot hide. With `--swap` the versions are activated in turn (PROREC_ADMIN_TOKEN is needed), and every answer
-must be the one that the version it names gave before the load began. The exit code says whether every request was
-answered, and consistently. Histories are real ones from a dataset folder.
+service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not; 2: wrong use.
+Ctrl-C ends a test early, with what there is. swap, canary and churn need PROREC_ADMIN_TOKEN, and put back what was
+there.
 """
 
 import asyncio
+import dataclasses
+import inspect
+import json
 import os
+import signal
 import sys
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Annotated
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
 
 import httpx
 import typer
+from rich.console import Console
 
-from training.interactions import leave_one_out, read_dataset
+from .load.changes import Canary, Swap
+from .load.churn import Churn
+from .load.errors import MisuseError
+from .load.histories import bodies
+from .load.options import TOKEN_VARIABLE, Options, admin_token
+from .load.plot import plot
+from .load.ramp import Clients, Ramp
+from .load.report import lines, report
+from .load.scenarios import Soak, Spike, Steady
+from .load.session import Scenario, Session
 
-from .load import Load, Phase
+SCENARIOS: Final[tuple[type[Scenario], ...]] = (Steady, Ramp, Spike, Soak, Swap, Canary, Churn, Clients)
+_PATIENCE_S: Final = 30.0
+_LOOK_S: Final = 0.5
+_ECHO_BODY: Final = {"history": [f"item-{number:05}" for number in range(20)], "k": 10}
 
-_SWITCH_LIMIT_S = 60
-_SWITCHES_PER_RUN = 10
-
-
-def load_test(
-    data: Annotated[Path, typer.Option(help="Dataset folder whose test histories are asked for.")],
-    address: Annotated[str, typer.Option()] = "http://127.0.0.1:8000",
-    rate: Annotated[float, typer.Option(min=0.1, help="Requests a second.")] = 50.0,
-    seconds: Annotated[float, typer.Option(min=1)] = 30.0,
-    k: Annotated[int, typer.Option(min=1)] = 10,
-    swap: Annotated[str, typer.Option(help="Versions to activate in turn, comma-separated.")] = "",
-) -> None:
-    """Runs the load and prints a report."""
-    bodies = [{"history": history, "k": k} for history in _histories(data)]
-    versions = [version for version in swap.split(",") if version]
-    phase, swaps = asyncio.run(_run(address, Load([address], bodies), rate, seconds, versions))
-    _show(phase, swaps)
-    sys.exit(not phase.flawless)
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
 
 
-def _histories(data: Path, limit: int = 200) -> list[list[str]]:
-    split = leave_one_out(read_dataset(data))
-    ids = split.interactions.item_ids
-    return [[ids[item] for item in split.test.history(row)] for row in range(min(limit, len(split.test)))]
+def perform(scenario: Scenario, options: Options) -> int:
+    """Runs it, prints and writes the report; the exit code."""
+    name = type(scenario).__name__.lower()
+    given = {field.name: getattr(scenario, field.name) for field in _options(type(scenario))}
+    try:
+        session = asyncio.run(_session(scenario, options))
+    except MisuseError as error:
+        print(f"load test: {error}", file=sys.stderr)
+        return 2
+    breaches = scenario.judge(session) + session.trouble
+    found = report(name, given, session, breaches)
+    print("\n".join(lines(found)))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1) + "\n")
+    if options.plot:
+        plot(found, options.plot)
+    return int(bool(breaches))
 
 
-async def _run(address: str, load: Load, rate: float, seconds: float, versions: Sequence[str]) -> tuple[Phase, int]:
-    phase = Phase()
-    limits = httpx.Limits(max_connections=256)
-    async with httpx.AsyncClient(base_url=address, timeout=30, limits=limits) as client:
-        client.headers["Authorization"] = f"Bearer {os.environ.get('PROREC_ADMIN_TOKEN', '')}"
-        for version in versions:
-            await _activate(client, version)
-            await load.learn(client, version)
-        swaps = await load.during(client, rate, phase, _swap(client, versions, seconds))
-    return phase, swaps
+async def _session(scenario: Scenario, options: Options) -> Session:
+    """The session after the scenario, or what there is of it after Ctrl-C."""
+    options.check()
+    headers = {
+        "Authorization": f"Bearer {admin_token() if scenario.changes_service else os.environ.get(TOKEN_VARIABLE, '')}"
+    }
+    async with httpx.AsyncClient(base_url=options.address, timeout=_PATIENCE_S, headers=headers) as client:
+        session = Session(options, client, await _bodies(scenario, options, client))
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel, asyncio.current_task())
+        async with _progress(session):
+            try:
+                await scenario.run(session)
+            except asyncio.CancelledError:
+                session.interrupted = True
+            except (httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
+                session.trouble.append(f"the test could not go on: {error or type(error).__name__}")
+    return session
 
 
-async def _activate(client: httpx.AsyncClient, version: str) -> None:
-    """Returns once the service answers with that version."""
-    (await client.post(f"/models/{version}/activate")).raise_for_status()
-    deadline = time.monotonic() + _SWITCH_LIMIT_S
-    while (await client.get("/health/ready")).json()["model_version"] != version:
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"{version} was not serving after {_SWITCH_LIMIT_S} s")
-        await asyncio.sleep(0.05)
+async def _bodies(scenario: Scenario, options: Options, client: httpx.AsyncClient) -> list[dict[str, Any]]:
+    if not scenario.needs_service:
+        return [_ECHO_BODY | {"k": options.k}]
+    try:
+        (await client.get("/health/live")).raise_for_status()
+    except httpx.HTTPError as error:
+        raise MisuseError(f"no service answers at {options.address}: {error}") from error
+    return await bodies(options, client)
 
 
-async def _swap(client: httpx.AsyncClient, versions: Sequence[str], seconds: float) -> int:
-    """Lasts `seconds` and swaps about ten times meanwhile, if there are versions to swap; how often it did."""
-    swaps, ends = 0, time.monotonic() + seconds
-    while versions and time.monotonic() < ends - seconds / _SWITCHES_PER_RUN:
-        await asyncio.sleep(seconds / _SWITCHES_PER_RUN)
-        await _activate(client, versions[swaps % len(versions)])
-        swaps += 1
-    await asyncio.sleep(max(0.0, ends - time.monotonic()))
-    return swaps
+def _cancel(task: "asyncio.Task[Any] | None") -> None:
+    if task:
+        task.cancel()
 
 
-def _show(phase: Phase, swaps: int) -> None:
-    print(f"answered {len(phase.latency_s)}, failed {sum(phase.failures.values())} {dict(phase.failures)}, "
-          f"inconsistent {phase.mixed}, swaps {swaps}")  # fmt: skip
-    print(f"answers by version {dict(phase.versions)}")
-    print("latency ms: " + ", ".join(f"p{percent} {phase.percentile_ms(percent)}" for percent in (50, 95, 99, 100)))
+@asynccontextmanager
+async def _progress(session: Session) -> AsyncIterator[None]:
+    """One line on a terminal, renewed while the block lasts."""
+    with Console(stderr=True).status("starting the clients") as status:
 
+        async def renew() -> None:
+            while True:
+                await asyncio.sleep(_LOOK_S)
+                status.update(session.record.line())
+
+        renewing = asyncio.create_task(renew())
+        try:
+            yield
+        finally:
+            renewing.cancel()
+
+
+def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:
+    return [field for field in dataclasses.fields(kind) if field.init]
+
+
+def _command(kind: type[Scenario]) -> Callable[..., None]:
+    """A function with the scenario's options and the shared ones as its parameters, which is what typer reads."""
+    own, common = _options(kind), _options(Options)
+
+    def command(**given: Any) -> None:
+        scenario = kind(**{field.name: given[field.name] for field in own})
+        sys.exit(perform(scenario, Options(**{field.name: given[field.name] for field in common})))
+
+    parameters = [
+        inspect.Parameter(
+            field.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default,
+            annotation=field.type,
+        )
+        for field in (*own, *common)
+    ]
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {field.name: field.type for field in (*own, *common)}
+    command.__doc__ = kind.__doc__
+    return command
+
+
+for _kind in SCENARIOS:
+    app.command(_kind.__name__.lower())(_command(_kind))
 
 if __name__ == "__main__":
-    typer.run(load_test)
+    app()

@@ -1,0 +1,147 @@
+"""Every scenario of the load test, as a command on a real replica with tiny models."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.replica import Replica, wait_until
+
+from .conftest import LoadTest, begin
+
+
+def test_steady_load_holds_a_generous_slo(load_test: LoadTest) -> None:
+    code, report, printed = load_test("steady", "--rate", "40", "--seconds", "2")
+    assert code == 0, printed
+    assert report["slo"] == {"held": True, "breaches": []}
+    assert report["total"]["by_version"] == {"tiny-1": report["total"]["answered"]}
+    assert 40 < report["total"]["answered"] < 130  # 80 are expected
+    assert sum(row["rate_per_s"] for row in report["windows"]) * report["window_s"] >= report["total"]["answered"]
+
+
+def test_an_slo_that_no_service_holds_is_exit_code_one(load_test: LoadTest) -> None:
+    code, report, _ = load_test("steady", "--rate", "40", "--seconds", "1", "--slo-ms", "0.1")
+    assert code == 1
+    assert "above 0.1 ms" in report["slo"]["breaches"][0]
+
+
+def test_refused_requests_are_failures(load_test: LoadTest) -> None:
+    words = ("steady", "--rate", "40", "--seconds", "1", "--item-ids", "item-{}", "--k", "5000")  # k beyond every beam
+    code, report, _ = load_test(*words)
+    assert code == 1
+    assert report["total"]["answered"] == 0
+    assert set(report["total"]["failed"]) == {"422"}
+
+
+def test_a_ramp_finds_a_rate_and_measures_its_clients(load_test: LoadTest) -> None:
+    words = ("--start", "20", "--most", "40", "--window-s", "0.5", "--echo")
+    code, report, printed = load_test("ramp", *words)
+    assert code == 0, printed
+    assert report["findings"]["service"]["highest_per_s"] == 40
+    assert report["findings"]["clients"]["highest_per_s"] == 40
+
+
+def test_a_ramp_below_what_is_wanted_is_exit_code_one(load_test: LoadTest) -> None:
+    code, report, _ = load_test("ramp", "--start", "20", "--most", "20", "--window-s", "0.5", "--at-least", "30")
+    assert code == 1
+    assert report["slo"]["breaches"] == ["the highest rate is 20.0/s, below 30/s"]
+
+
+def test_a_spike_is_told_apart_from_what_is_around_it(load_test: LoadTest) -> None:
+    times = ("--before-s", "1", "--spike-s", "1", "--recover-s", "1", "--after-s", "1")
+    code, report, printed = load_test("spike", "--rate", "20", "--peak", "120", *times)
+    assert code == 0, printed
+    answered = {part: report["findings"][part]["answered"] for part in ("before", "spike", "recovery", "after")}
+    assert answered["spike"] > 2 * max(answered["before"], answered["after"])
+
+
+def test_a_soak_watches_the_memory_of_the_whole_replica(load_test: LoadTest, loaded_replica: Replica) -> None:
+    limits = ("--max-latency-growth", "50", "--max-memory-growth", "3")
+    code, report, printed = load_test("soak", "--rate", "20", "--seconds", "8", *limits)
+    assert code == 0, printed
+    memory = report["findings"]["memory"]
+    assert memory["process"] == loaded_replica.process.pid
+    assert len(memory["mb"]) > 4
+    assert all(mb > 50 for _, mb in memory["mb"])
+    assert report["findings"]["p50_growth"] > 0
+
+
+def test_swaps_under_load_are_marked_checked_and_undone(load_test: LoadTest, loaded_replica: Replica) -> None:
+    words = ("--versions", "tiny-2,tiny-1", "--rate", "40", "--seconds", "4", "--every-s", "0.7")
+    code, report, printed = load_test("swap", *words)
+    assert code == 0, printed
+    assert report["findings"]["swaps"] >= 2
+    assert set(report["total"]["by_version"]) == {"tiny-1", "tiny-2"}
+    assert {moment["text"] for moment in report["moments"]} == {"activate tiny-1", "activate tiny-2"}
+    assert loaded_replica.ready()["model_version"] == "tiny-1"
+
+
+def test_a_canary_gets_its_share_and_is_ended(load_test: LoadTest, loaded_replica: Replica) -> None:
+    words = ("--version", "tiny-2", "--percents", "50", "--rate", "60", "--seconds", "3")
+    code, report, printed = load_test("canary", *words)
+    assert code == 0, printed
+    (share,) = report["findings"]["shares"]
+    assert 20 < share["measured_percent"] < 80
+    assert loaded_replica.ready()["canary_version"] is None
+
+
+def test_what_is_hidden_or_removed_under_load_does_not_come_back(load_test: LoadTest, loaded_replica: Replica) -> None:
+    code, report, printed = load_test("churn", "--rate", "60", "--seconds", "3", "--items", "3", "--every-ms", "50")
+    assert code == 0, printed
+    assert report["findings"]["sightings_of_watched_items"] > 10
+    assert {moment["text"].split()[0] for moment in report["moments"]} == {"hide", "show", "add", "remove"}
+    shown = loaded_replica.client.get("/items", params={"limit": 1000}).json()["items"]
+    assert all(item["available"] and not item["added"] for item in shown)
+
+
+def test_the_clients_alone_need_no_service(load_test: LoadTest) -> None:
+    words = ("--address", "http://127.0.0.1:1", "--start", "50", "--most", "50", "--window-s", "0.5")
+    code, report, printed = load_test("clients", *words)
+    assert code == 0, printed
+    assert report["findings"]["clients"]["highest_per_s"] == 50
+    assert set(report["total"]["by_version"]) == {"echo"}
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("swap", "--versions", "tiny-1,tiny-9"), "tiny-9"),
+        (("swap", "--versions", "tiny-1"), "two or more"),
+        (("canary", "--version", "tiny-1"), "active version"),
+        (("canary", "--version", "tiny-2", "--percents", "none"), "numbers above 0"),
+        (("steady", "--address", "http://127.0.0.1:1"), "no service answers"),
+    ],
+)
+def test_what_cannot_work_is_exit_code_two(load_test: LoadTest, words: tuple[str, ...], sentence: str) -> None:
+    code, report, printed = load_test(*words)
+    assert code == 2
+    assert sentence in printed
+    assert not report
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_test_prints_what_it_has(loaded_replica: Replica, number: signal.Signals) -> None:
+    address = str(loaded_replica.client.base_url)
+    process = begin(
+        "steady", "--address", address, "--synthetic", "--rate", "40", "--seconds", "600", "--slo-ms", "5000"
+    )
+    until = loaded_replica.metric("prorec_requests_total") + 200  # beyond the warm-up of 2 s
+    wait_until(lambda: loaded_replica.metric("prorec_requests_total") > until)
+    process.send_signal(number)
+    printed, errors = process.communicate(timeout=20)
+    assert process.returncode == 0, errors
+    assert "interrupted: answered" in printed
+    assert "answered 0" not in printed
+
+
+@pytest.mark.parametrize("name", ["plot.png", "plot.html"])
+def test_a_plot_is_one_file(load_test: LoadTest, tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    code, _, printed = load_test("steady", "--rate", "20", "--seconds", "1", "--plot", str(path))
+    assert code == 0, printed
+    content = path.read_bytes()
+    if name.endswith("png"):
+        assert content.startswith(b"\x89PNG")
+    else:
+        assert b"<svg" in content
+        assert b"<script src" not in content
