@@ -72,7 +72,10 @@ def bench_requests(
 
 
 async def _activate(
-    client: Callable[[], httpx.AsyncClient], all_serve: Callable[..., Coroutine[Any, Any, float]], address: str, name: str
+    client: Callable[[], httpx.AsyncClient],
+    all_serve: Callable[..., Coroutine[Any, Any, float]],
+    address: str,
+    name: str,
 ) -> None:
     async with client() as http:
         (await http.post(f"{address}/models/{name}/activate")).raise_for_status()
@@ -122,7 +125,9 @@ class Bench:
         engine: list[float] = []
         costs: list[dict[str, float]] = []
         for _ in range(rounds):
-            engine.append(len(await self._directly(lambda ask: self._closed(ask, in_flight, seconds=seconds))) / seconds)
+            engine.append(
+                len(await self._directly(lambda ask: self._closed(ask, in_flight, seconds=seconds))) / seconds
+            )
             latencies, cost = await self._costing(lambda ask: self._closed(ask, in_flight, seconds=seconds))
             http.append(len(latencies) / seconds)
             costs.append(cost)
