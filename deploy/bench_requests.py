@@ -5,18 +5,17 @@
 One replica with one worker and one engine of one thread, asked over HTTP and, for comparison, directly on the engine's
 socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
 
-one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process; the engine's time
-                in the graph is known exactly here, since nothing else wants the cores meanwhile
+one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
 saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, and processor
                 time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
-open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start
+open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
+                timers miss by up to a millisecond
 
 Prints one JSON object; the exit code says whether every request was answered with a recommendation.
 """
 
 import asyncio
 import json
-import selectors
 import statistics
 import sys
 import tempfile
@@ -64,7 +63,7 @@ def bench_requests(
             replica = started.replicas[0]
             version = opened.manifest.model_version
             bodies = [{"history": row["history"], "k": _K} for row in opened.golden()]
-            _on(uvloop.new_event_loop, _activate(started.client, started.all_serve, replica.address, version))
+            _on_loop(_activate(started.client, started.all_serve, replica.address, version))
             bench = Bench(replica.process.pid, replica.address, bodies)
             report = bench.report(rounds, requests, seconds, in_flight)
     print(json.dumps({"artifact": version, "items": opened.manifest.item_count} | report, indent=2))
@@ -96,11 +95,11 @@ class Bench:
         self.failed = 0
 
     def report(self, rounds: int, requests: int, seconds: float, in_flight: int) -> dict[str, Any]:
-        _on(uvloop.new_event_loop, self._over_http(lambda ask: self._closed(ask, 1, count=_WARM_REQUESTS)))
-        single = _on(uvloop.new_event_loop, self._one_at_a_time(rounds, requests))
-        full = _on(uvloop.new_event_loop, self._saturated(rounds, seconds, in_flight))
+        _on_loop(self._over_http(lambda ask: self._closed(ask, 1, count=_WARM_REQUESTS)))
+        single = _on_loop(self._one_at_a_time(rounds, requests))
+        full = _on_loop(self._saturated(rounds, seconds, in_flight))
         rate = _PART_OF_SATURATION * full["http_per_s"]
-        open_loop = _on(_precise_loop, self._over_http(lambda ask: self._arrivals(ask, rate, 5 * seconds)))
+        open_loop = _on_loop(self._over_http(lambda ask: self._arrivals(ask, rate, 5 * seconds)))
         return {"one_at_a_time": single, "saturation": full, "open_loop": open_loop, "failed": self.failed}
 
     async def _one_at_a_time(self, rounds: int, requests: int) -> dict[str, Any]:
@@ -203,7 +202,8 @@ class Bench:
         before = await self._run_s()
         latencies, spent = await self._over_http(measured)
         run_s = await self._run_s() - before
-        of_all = asdict(spent) | {"run": run_s, "engine_outside_run": spent.engine - run_s}
+        searching = max(0.0, spent.engine - spent.engine_loop - run_s)  # the run's clock also runs while it waits
+        of_all = asdict(spent) | {"run": run_s, "engine_outside_run": spent.engine_loop + searching}
         return latencies, {name: 1e3 * seconds / len(latencies) for name, seconds in of_all.items()}
 
     async def _over_http(self, load: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
@@ -227,14 +227,9 @@ class Bench:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(_RUN))
 
 
-def _on(loop: Callable[[], asyncio.AbstractEventLoop], work: Coroutine[Any, Any, T]) -> T:
-    with asyncio.Runner(loop_factory=loop) as runner:
+def _on_loop(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)
-
-
-def _precise_loop() -> asyncio.AbstractEventLoop:
-    """One that wakes when it should: all others round up to a millisecond."""
-    return asyncio.SelectorEventLoop(selectors.SelectSelector())
 
 
 def _medians(costs: list[dict[str, float]]) -> dict[str, float]:
