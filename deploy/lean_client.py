@@ -6,7 +6,6 @@ Requests are bytes made beforehand. `Ask` is what both clients share: one questi
 import asyncio
 import itertools
 import json
-import struct
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
@@ -14,9 +13,8 @@ from typing import Any, Final, Protocol, cast
 import httptools
 import msgspec
 
-from service.frames import Answer, Query, Reply, pack
+from service.frames import Answer, Frames, Query, Reply, pack
 
-_LENGTH: Final = struct.Struct("<I")
 _FAR_FUTURE: Final = float("inf")
 
 Done = Callable[[bool], None]
@@ -114,7 +112,7 @@ class EngineConnection(asyncio.Protocol):
         self._waiting: dict[int, Done] = {}
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-        self._unread = bytearray()
+        self._frames = Frames()
 
     @classmethod
     async def open(cls, socket: str, queries: Sequence[Query]) -> "EngineConnection":
@@ -132,8 +130,7 @@ class EngineConnection(asyncio.Protocol):
         self._transport.write(pack(query, self._encoder))
 
     def data_received(self, data: bytes) -> None:
-        self._unread += data
-        while frame := _first_frame(self._unread):
+        for frame in self._frames.cut(data):
             reply = self._decoder.decode(frame)
             self._waiting.pop(reply.query_id)(isinstance(reply, Answer))
 
@@ -144,15 +141,3 @@ class EngineConnection(asyncio.Protocol):
 def engine_queries(bodies: Sequence[dict[str, Any]]) -> list[Query]:
     """What a worker would make of the same bodies; they have a history and `k`."""
     return [Query(0, body["history"], body["k"], deadline=_FAR_FUTURE) for body in bodies]
-
-
-def _first_frame(unread: bytearray) -> bytes | None:
-    """Takes the first whole message off, without its length; None: it is not whole yet."""
-    if len(unread) < _LENGTH.size:
-        return None
-    end = _LENGTH.size + _LENGTH.unpack_from(unread)[0]
-    if len(unread) < end:
-        return None
-    frame = bytes(unread[_LENGTH.size : end])
-    del unread[:end]
-    return frame

@@ -172,7 +172,7 @@ class CodeTrie:
         for level in range(self.code_length - 1, -1, -1):
             if not gone:
                 break
-            starts = memoryview(self.child_start[level])
+            starts = self.child_start[level].data
             parents = [bisect_right(starts, state) - 1 for state in gone]
             lost: dict[int, int] = {}
             for parent, legal in zip(parents, gone.values(), strict=True):
