@@ -21,6 +21,7 @@ import uvloop
 
 from service import metrics
 from service.errors import SettingsError
+from service.garbage import spare_the_old
 from service.log_format import configure_logging
 from service.settings import Settings
 
@@ -78,6 +79,7 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     tasks = [asyncio.create_task(duty) for duty in duties]
     try:
         await worker.oriented.wait()  # or the first requests would be told that nothing is loaded
+        spare_the_old()
         await worker.serve(sockets=[listener])
     finally:
         for task in tasks:

@@ -25,6 +25,7 @@ from service.frames import (
     Reply,
     Request,
 )
+from service.garbage import spare_the_old
 
 from .batcher import Batcher
 from .catalog import NO_FILTER, Catalog, Place, Ticket
@@ -51,6 +52,7 @@ class Server:
 
     async def listen(self, path: str) -> None:
         """Accepts connections on the Unix socket `path` from now on."""
+        spare_the_old()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_unix_server(lambda: Connection(self._connections, self._receive), path)
 
