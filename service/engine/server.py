@@ -152,7 +152,7 @@ class Server:
         except Exception as error:
             return _failure(query_id, error)
         answer.waiting = self._batcher.waiting
-        metrics.STAGE_DURATION.labels("queue").observe(answer.queue_s)
+        metrics.stage_duration("queue").observe(answer.queue_s)
         return answer
 
     async def _apply(self, message: Apply) -> Applied:
