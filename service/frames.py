@@ -8,6 +8,7 @@ docstring, or a `Failure`. Engines search (`Query`); readers look items up and n
 
 import asyncio
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -230,6 +231,33 @@ def pack(message: Request | Reply, encoder: msgspec.msgpack.Encoder) -> bytes:
     """The frame of one message."""
     body = encoder.encode(message)
     return _LENGTH.pack(len(body)) + body
+
+
+class Frames:
+    """Cuts what comes over a connection into messages."""
+
+    def __init__(self) -> None:
+        self._unread = bytearray()
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether what came last is a part of a message."""
+        return bool(self._unread)
+
+    def cut(self, data: bytes) -> Iterator[bytes]:
+        """Every message that is whole now, without its length; raises ValueError for one above `MAX_FRAME_BYTES`."""
+        unread = self._unread
+        unread += data
+        while len(unread) >= _LENGTH.size:
+            (length,) = _LENGTH.unpack_from(unread)
+            if length > MAX_FRAME_BYTES:
+                raise ValueError(f"a frame of {length} bytes is above the limit of {MAX_FRAME_BYTES}")
+            end = _LENGTH.size + length
+            if len(unread) < end:
+                break
+            body = bytes(unread[_LENGTH.size : end])
+            del unread[:end]
+            yield body
 
 
 async def read_frame(reader: asyncio.StreamReader) -> bytes | None:

@@ -4,6 +4,8 @@ The supervisor sets PROMETHEUS_MULTIPROC_DIR for its children, so each worker's 
 What only the supervisor knows (swaps, restarts, staleness) reaches workers over the control socket: `api.exposition`.
 """
 
+from functools import cache
+
 from prometheus_client import Counter, Gauge, Histogram
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -41,6 +43,14 @@ STAGE_DURATION = Histogram(
     ["stage"],
     buckets=(0.00025, 0.0005, *_LATENCY_S),
 )
+
+
+@cache
+def stage_duration(stage: str) -> Histogram:
+    """That of one stage; finding it by its label takes as long as observing."""
+    return STAGE_DURATION.labels(stage)
+
+
 EXHAUSTED = Counter("prorec_exhausted_total", "Answers with fewer than k items, because no more are legal")
 INVALID_CODES = Counter(
     "prorec_invalid_codes_total", "Searches that returned an item twice, an excluded one, or too few; always a defect"

@@ -101,6 +101,7 @@ def _config(settings: Settings, router: Router, tracing: Tracing) -> uvicorn.Con
         log_config=None,
         log_level=max(logging.WARNING, logging.getLevelNamesMapping()[settings.log_level.upper()]),
         access_log=False,
+        proxy_headers=False,  # nobody asks where a request came from
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),

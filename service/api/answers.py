@@ -143,8 +143,7 @@ def span_attributes(served: Served) -> dict[str, Any]:
 def server_timing(answer: Answer, total_s: float) -> str:
     """The Server-Timing header: milliseconds in the queue, in gathering, in the network, and altogether."""
     timings = _timings(answer, total_s)
-    stages = ("queue", "batch", "run", "total")
-    return ", ".join(f"{stage};dur={getattr(timings, stage)}" for stage in stages)
+    return f"queue;dur={timings.queue}, batch;dur={timings.batch}, run;dur={timings.run}, total;dur={timings.total}"
 
 
 def total_timing(total_s: float) -> str:

@@ -18,10 +18,10 @@ from .access import token_check
 from .body import parse, read_body
 from .catalog_editor import CatalogEditor
 from .catalog_schemas import CATALOG_EXAMPLE, AddItems, CatalogAnswer, PatchItems, RemoveItems
+from .connected import WhileConnected
 from .engine_client import Router
 from .library import Library
 from .operations import ADMIN, BODY, answer, errors, request_body
-from .routes import cancelled_with_client
 
 _PATH = "/catalog/items"
 
@@ -33,19 +33,19 @@ def create_catalog_routes(settings: Settings, router: Router, library: Library) 
     async def patch_items(request: Request) -> CatalogAnswer:
         """Makes items unavailable or available, and sets attributes that filters and answers go by, at once."""
         wanted = parse(await read_body(request, settings.max_body_bytes), PatchItems)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             return await editor.patch(wanted.items, wanted.wait_ms)
 
     async def add_items(request: Request) -> CatalogAnswer:
         """Adds items, which the model that serves recommends without being trained again."""
         wanted = parse(await read_body(request, settings.max_body_bytes), AddItems)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             return await editor.add(wanted.items, wanted.wait_ms)
 
     async def remove_items(request: Request) -> CatalogAnswer:
         """Removes items for good, in every version, until they are added again."""
         wanted = parse(await read_body(request, settings.max_body_bytes), RemoveItems)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             return await editor.remove(wanted.item_ids, wanted.wait_ms)
 
     changing = (*ADMIN, *BODY, BadItem, EngineFailed, NotReady, Draining, DeadlineExceeded, NotFollowed)

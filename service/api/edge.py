@@ -4,9 +4,11 @@ import logging
 import re
 import time
 import uuid
+from functools import cache
 from typing import Any, Final
 
-from starlette.datastructures import Headers, MutableHeaders
+from prometheus_client import Counter
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -44,10 +46,10 @@ class Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            headers["X-Request-Id"] = self.request_id
+            headers = [*message["headers"], (b"x-request-id", self.request_id.encode("latin-1"))]
             if self._closing:
-                headers["Connection"] = "close"  # so that clients leave before the socket does
+                headers.append((b"connection", b"close"))  # so that clients leave before the socket does
+            message = {**message, "headers": headers}
         await self._send(message)
 
     @property
@@ -118,8 +120,13 @@ class Edge:
 
 def count(status: int, duration_s: float) -> None:
     """One recommendation was answered."""
-    metrics.REQUESTS.labels(status).inc()
+    _answered(status).inc()
     metrics.REQUEST_DURATION.observe(duration_s)
+
+
+@cache
+def _answered(status: int) -> Counter:
+    return metrics.REQUESTS.labels(status)
 
 
 async def _apologise(exchange: Exchange, scope: Scope, receive: Receive) -> None:

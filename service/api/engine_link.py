@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from typing import Final
+from typing import cast
 
 import msgspec
 
@@ -16,6 +16,7 @@ from service.frames import (
     EngineInfo,
     Failure,
     Find,
+    Frames,
     Lookup,
     Ping,
     Place,
@@ -23,17 +24,11 @@ from service.frames import (
     Query,
     Reply,
     pack,
-    read_frame,
 )
 
 from .control import Route
 
 Asked = Query | Ping | Apply | Place | Prepare | CheckPatch | Lookup | Find | Children
-
-_READ_BUFFER_BYTES: Final = 1 << 20
-
-# Of every connection until its end: once it is retired nothing else refers to what reads it.
-_reading: Final[set["asyncio.Task[None]"]] = set()
 
 logger = logging.getLogger(__name__)
 
@@ -42,29 +37,29 @@ class EngineLost(Exception):  # noqa: N818 - never leaves this module
     """The engine ended, or would take no more queries, before it answered."""
 
 
-class EngineClient:
+class EngineClient(asyncio.Protocol):
     """One connection to one engine; any number of queries in flight."""
 
-    def __init__(self, info: EngineInfo, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, info: EngineInfo) -> None:
         self.info = info
         self._gone = False
-        self._reader, self._writer = reader, writer
         self._waiting: dict[int, asyncio.Future[Reply]] = {}
+        self._frames = Frames()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-        self._reading = asyncio.create_task(self._read())
-        _reading.add(self._reading)
-        self._reading.add_done_callback(_reading.discard)
+        self._lost = asyncio.get_running_loop().create_future()
 
     @classmethod
     async def connect(cls, route: Route) -> "EngineClient":
         """Raises OSError when no engine listens there."""
-        return cls(route.info, *await asyncio.open_unix_connection(route.socket, limit=_READ_BUFFER_BYTES))
+        loop = asyncio.get_running_loop()
+        _, client = await loop.create_unix_connection(lambda: cls(route.info), route.socket)
+        return client
 
     @property
     def gone(self) -> bool:
         """Whether it takes no more queries; a write that failed closes the connection before the reader notices."""
-        return self._gone or self._writer.is_closing()
+        return self._gone or self._transport.is_closing()
 
     async def ask(self, query: Query) -> Answer:
         """Raises EngineLost, or the ServiceError that the engine's `Failure` stands for."""
@@ -84,11 +79,11 @@ class EngineClient:
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[message.query_id] = future
         try:
-            self._writer.write(pack(message, self._encoder))
+            self._transport.write(pack(message, self._encoder))
             return await future
         finally:
-            if self._waiting.pop(message.query_id, None) and not self._writer.is_closing():
-                self._writer.write(pack(Cancel(message.query_id), self._encoder))
+            if self._waiting.pop(message.query_id, None) and not self._transport.is_closing():
+                self._transport.write(pack(Cancel(message.query_id), self._encoder))
             self._close_when_idle()
 
     def retire(self) -> None:
@@ -98,22 +93,33 @@ class EngineClient:
 
     async def close(self) -> None:
         """Closes at once; queries in flight raise EngineLost."""
-        self._reading.cancel()
-        self._writer.close()  # the reader closes it too, unless it is cancelled before its first step
-        await asyncio.gather(self._reading, self._writer.wait_closed(), return_exceptions=True)
+        self._gone = True
+        self._transport.abort()
+        await self._lost
 
     def _close_when_idle(self) -> None:
         if self.gone and not self._waiting:
-            self._writer.close()
+            self._transport.close()
 
-    async def _read(self) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
         try:
-            while (body := await read_frame(self._reader)) is not None:
+            for body in self._frames.cut(data):
                 self._settle(self._decoder.decode(body))
-        except (OSError, ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError) as error:
-            logger.warning("the connection to the engine of %s broke: %s", self.info.model_version, error)
-        finally:
+        except (ValueError, msgspec.MsgspecError) as error:
+            self._broke(error)
             self._lose()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if error or self._frames.incomplete:
+            self._broke(error or "it ended within a reply")
+        self._lose()
+        self._lost.set_result(None)
+
+    def _broke(self, why: Exception | str) -> None:
+        logger.warning("the connection to the engine of %s broke: %s", self.info.model_version, why)
 
     def _settle(self, reply: Reply) -> None:
         future = self._waiting.pop(reply.query_id, None)
@@ -130,7 +136,7 @@ class EngineClient:
 
     def _lose(self) -> None:
         self._gone = True
-        self._writer.close()
+        self._transport.close()
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(EngineLost())

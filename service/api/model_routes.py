@@ -22,6 +22,7 @@ from service.store.deployment import Unconditional
 
 from .access import token_check
 from .body import Body, parse, read_body
+from .connected import WhileConnected
 from .engine_client import Router
 from .library import Library
 from .model_answers import deployed, describe_model, list_models
@@ -36,7 +37,6 @@ from .model_schemas import (
     RollbackRequest,
 )
 from .operations import ADMIN, BODY, answer, errors, request_body
-from .routes import cancelled_with_client
 
 _LOOK_S: Final = 2.5  # how long a thread waits at a time, so that a drain does not wait for all of `wait_s`
 
@@ -117,7 +117,7 @@ class ModelRoutes:
         self._router.request_retry()  # Redis tells the supervisor of a change only, and this may be none
         if wait_s is None:
             return deployed(deployment)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             return deployed(deployment, await self._followers(deployment.version or "", wait_s))
 
     async def _followers(self, version: str, wait_s: float) -> list[ReplicaReport]:

@@ -1,20 +1,16 @@
 """`POST /recommend`, for one request or for many."""
 
-import asyncio
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.requests import ClientDisconnect
-from starlette.types import Receive
 
 from service.errors import BadJson, BadRequest, BodyTooLarge
 from service.settings import Settings
 
 from . import answers
 from .body import parse, read_body
+from .connected import WhileConnected
+from .direct import Handler
 from .edge import BATCH, RECOMMEND
 from .engine_client import Router
 from .operations import RECOMMENDING, errors, request_body
@@ -22,9 +18,8 @@ from .recommender import Recommender
 from .schemas import BatchAnswer, BatchRequest, RecommendAnswer, RecommendRequest
 
 
-def create_routes(settings: Settings, router: Router) -> APIRouter:
-    """What needs an engine."""
-    api = APIRouter(tags=["recommend"])
+def recommendation(settings: Settings, router: Router) -> Handler:
+    """What answers `POST /recommend`."""
     recommender = Recommender(settings, router)
 
     async def recommend(request: Request) -> Response:
@@ -33,7 +28,7 @@ def create_routes(settings: Settings, router: Router) -> APIRouter:
         Fewer than `k` items come back only if no more are legal; then `exhausted` is true.
         """
         wanted = parse(await read_body(request, settings.max_body_bytes), RecommendRequest)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             served = await recommender.serve(wanted)
         total_s = time.perf_counter() - request.state.started
         request.state.attributes.update(answers.span_attributes(served))
@@ -44,11 +39,19 @@ def create_routes(settings: Settings, router: Router) -> APIRouter:
         body = answers.encode(served, request.state.request_id, wanted.parts, total_s)
         return Response(body, 200, headers, "application/json")
 
+    return recommend
+
+
+def create_routes(settings: Settings, router: Router, recommend: Handler) -> APIRouter:
+    """What needs an engine."""
+    api = APIRouter(tags=["recommend"])
+    recommender = Recommender(settings, router)
+
     async def recommend_batch(request: Request) -> Response:
         """Answers several requests at once, in order; each is checked for itself, and none fails because of another."""
         wanted = parse(await read_body(request, settings.max_body_bytes), BatchRequest)
         recommender.check_batch(wanted)
-        async with cancelled_with_client(request.receive):
+        with WhileConnected(request.receive):
             rows = await recommender.serve_batch(wanted, request.state.request_id, request.state.started)
         request.state.attributes["prorec.batch_requests"] = len(rows)
         headers = {"Server-Timing": answers.total_timing(time.perf_counter() - request.state.started)}
@@ -67,25 +70,3 @@ def create_routes(settings: Settings, router: Router) -> APIRouter:
         responses=errors(BadJson, BodyTooLarge, BadRequest),
     )(recommend_batch)
     return api
-
-
-@asynccontextmanager
-async def cancelled_with_client(receive: Receive) -> AsyncIterator[None]:
-    """Cancels the block, and raises ClientDisconnect, when the client goes; the request's body must have been read."""
-    task = asyncio.current_task()
-    assert task is not None
-    watcher = asyncio.create_task(_watch(receive, task))
-    try:
-        yield
-    except asyncio.CancelledError:
-        if watcher.done() and not task.uncancel():
-            raise ClientDisconnect from None
-        raise
-    finally:
-        watcher.cancel()
-
-
-async def _watch(receive: Receive, task: "asyncio.Task[Any]") -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    task.cancel()

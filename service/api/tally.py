@@ -1,11 +1,16 @@
 """What this worker answered for each version, summed until the supervisor is told."""
 
+from functools import lru_cache
+
+from prometheus_client import Counter
+
 from service import metrics
 from service.errors import ServiceError
 
 from .control import Counts
 
 _SERVER_ERROR = 500
+_REMEMBERED = 64
 
 
 class Tally:
@@ -15,13 +20,13 @@ class Tally:
         self._counts: dict[str, tuple[int, int, int]] = {}
 
     def answered(self, version: str, *, exhausted: bool) -> None:
-        metrics.ANSWERS.labels(version, "exhausted" if exhausted else "complete").inc()
+        _answers(version, "exhausted" if exhausted else "complete").inc()
         self._add(version, 0, int(exhausted))
 
     def failed(self, version: str, error: ServiceError) -> None:
         """A refusal (4xx) is an answer as good as any."""
         failed = error.status >= _SERVER_ERROR
-        metrics.ANSWERS.labels(version, "error" if failed else "refused").inc()
+        _answers(version, "error" if failed else "refused").inc()
         self._add(version, int(failed), 0)
 
     def take(self) -> list[Counts]:
@@ -32,3 +37,8 @@ class Tally:
     def _add(self, version: str, errors: int, exhausted: int) -> None:
         before = self._counts.get(version, (0, 0, 0))
         self._counts[version] = (before[0] + 1, before[1] + errors, before[2] + exhausted)
+
+
+@lru_cache(_REMEMBERED)
+def _answers(version: str, result: str) -> Counter:
+    return metrics.ANSWERS.labels(version, result)

@@ -18,6 +18,7 @@ from service.frames import Condition
 
 from .filters import Matcher, compile_filter
 from .overlay import Overlay
+from .recent_ids import RecentIds
 from .records import ItemRecord
 from .staging import ITEM_ID, ItemState, Plan, encode_json
 from .staging import AddedItem as AddedItem
@@ -30,6 +31,7 @@ class LiveItems:
     def __init__(self, artifact: Artifact, spare_items: int) -> None:
         self.artifact = artifact
         self.trained = artifact.manifest.item_count
+        self._trained_ids = RecentIds(artifact.item_ids)
         self.capacity = self.trained + spare_items
         self.available: NDArray[np.bool_] = np.arange(self.capacity) < self.trained
         self._attributes = artifact.attributes
@@ -69,6 +71,8 @@ class LiveItems:
 
     def without_removed(self, found: NDArray[np.int32]) -> NDArray[np.int32]:
         """From `places` to `indices`."""
+        if not self._added_index:
+            return found
         known = found.copy()
         for place in np.flatnonzero(found >= self.trained).tolist():
             if self.is_removed(int(found[place])):
@@ -77,14 +81,14 @@ class LiveItems:
 
     def places(self, ids: Sequence[str]) -> NDArray[np.int32]:
         """As `indices`, but with added items that were removed: their indices stay theirs."""
-        found = self.artifact.item_ids.indices(ids)
+        found = self._trained_ids.indices(ids)
         if self._added_index:
             for place in np.flatnonzero(found < 0).tolist():
                 found[place] = self._added_index.get(ids[place], -1)
         return found
 
     def item_id(self, index: int) -> str:
-        return self.artifact.item_ids[index] if index < self.trained else self._added_ids[index - self.trained]
+        return self._trained_ids[index] if index < self.trained else self._added_ids[index - self.trained]
 
     def is_removed(self, index: int) -> bool:
         state = self._states.get(index)

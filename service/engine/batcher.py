@@ -294,8 +294,8 @@ class Batcher:
 
 
 def _places(batch: Batch, found: Found, spent_s: float) -> Sequence[Place]:
-    metrics.STAGE_DURATION.labels("batch").observe(spent_s - found.run_s)
-    metrics.STAGE_DURATION.labels("run").observe(found.run_s)
+    metrics.stage_duration("batch").observe(spent_s - found.run_s)
+    metrics.stage_duration("run").observe(found.run_s)
     return [
         Place.of(
             found,

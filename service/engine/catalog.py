@@ -212,9 +212,11 @@ class Catalog:
 
         Removed items are among them: until the removal is shown, this state may hold them legal.
         """
-        named = self._places(query.exclude, state) if query.exclude else seen[:0]
-        excluded = np.unique(np.concatenate([named, seen]) if query.exclude_seen else named)
-        return excluded[excluded >= 0]
+        excluded = set(self._places(query.exclude, state).tolist()) if query.exclude else set[int]()
+        if query.exclude_seen:
+            excluded.update(seen.tolist())
+        excluded.discard(-1)
+        return np.array(sorted(excluded), dtype=np.int32)
 
     def _fault(self, prepared: Prepared, found: NDArray[np.int32], legal: NDArray[np.bool_]) -> str | None:
         items = set(found.tolist())

@@ -5,9 +5,7 @@ import logging
 import math
 import time
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import msgspec
 
@@ -26,38 +24,19 @@ from service.frames import (
     Query,
     Reply,
     Request,
-    pack,
-    read_frame,
 )
 from service.garbage import spare_the_old
 
 from .batcher import Batcher
 from .catalog import NO_FILTER, Catalog, Place, Ticket
 from .changes import Changes
+from .connection import Connection
 from .slots import Slot, Slots
 
 _SETTLE_S = 0.05
 _FLUSH_S = 5.0
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Connection:
-    """One peer's connection and what it waits for."""
-
-    writer: asyncio.StreamWriter
-    encoder: msgspec.msgpack.Encoder = field(default_factory=msgspec.msgpack.Encoder)
-    in_flight: "dict[int, asyncio.Future[Any]]" = field(default_factory=dict)
-
-    def send(self, reply: Reply) -> None:
-        if self.writer.is_closing():
-            return
-        if isinstance(reply, Failure):
-            metrics.REJECTED.labels(reply.code).inc()
-        elif isinstance(reply, Answer) and reply.exhausted:
-            metrics.EXHAUSTED.inc()
-        self.writer.write(pack(reply, self.encoder))
 
 
 class Server:
@@ -70,12 +49,12 @@ class Server:
         self._changes = changes
         self._info = info
         self._connections: set[Connection] = set()
-        self._decoder = msgspec.msgpack.Decoder(Request)
 
     async def listen(self, path: str) -> None:
         """Accepts connections on the Unix socket `path` from now on."""
         spare_the_old()
-        self._server = await asyncio.start_unix_server(self._serve, path)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(lambda: Connection(self._connections, self._receive), path)
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting connections, answers what is in flight, flushes, closes; gives up after `timeout_s`."""
@@ -85,7 +64,7 @@ class Server:
         while self.in_flight and time.monotonic() < give_up:
             await asyncio.sleep(_SETTLE_S)
         self._batcher.close()
-        await asyncio.gather(*(_flush(connection) for connection in self._connections))
+        await asyncio.gather(*(_flush(connection) for connection in [*self._connections]))
 
     @property
     def connections(self) -> int:
@@ -96,22 +75,6 @@ class Server:
     def in_flight(self) -> int:
         """Messages accepted and not answered yet."""
         return sum(len(connection.in_flight) for connection in self._connections)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Reads messages until the peer goes, then drops what it no longer waits for."""
-        connection = Connection(writer)
-        self._connections.add(connection)
-        try:
-            while (body := await read_frame(reader)) is not None:
-                self._receive(connection, self._decoder.decode(body))
-                await writer.drain()  # a peer that does not read its answers gets no more queries in
-        except (ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError, ConnectionError) as error:
-            logger.warning("a connection broke off: %s", error)
-        finally:
-            self._connections.discard(connection)
-            for future in list(connection.in_flight.values()):
-                future.cancel()
-            writer.close()
 
     def _receive(self, connection: Connection, message: Request) -> None:
         match message:
@@ -189,7 +152,7 @@ class Server:
         except Exception as error:
             return _failure(query_id, error)
         answer.waiting = self._batcher.waiting
-        metrics.STAGE_DURATION.labels("queue").observe(answer.queue_s)
+        metrics.stage_duration("queue").observe(answer.queue_s)
         return answer
 
     async def _apply(self, message: Apply) -> Applied:
@@ -243,9 +206,8 @@ def _failure(query_id: int, error: BaseException) -> Failure:
 
 async def _flush(connection: Connection) -> None:
     """Closing flushes what was written; a peer that does not read is not waited for long."""
-    connection.writer.close()
     try:
         async with asyncio.timeout(_FLUSH_S):
-            await connection.writer.wait_closed()
-    except (TimeoutError, ConnectionError):
+            await connection.flush()
+    except TimeoutError:
         logger.warning("a connection closed before all its answers were read")

@@ -118,11 +118,10 @@ async def test_queries_beside_a_poisoned_one_are_answered(router: Router, folder
 
 
 async def test_a_connection_that_a_failed_write_has_closed_takes_no_more_queries(router: Router, folder: Path) -> None:
-    """The reader notices only later, and until then uvloop would raise RuntimeError for another write."""
+    """The loop tells of it only later, and until then uvloop would raise RuntimeError for another write."""
     async with engine(folder) as little:
-        reader, writer = await asyncio.open_unix_connection(little.route.socket)
-        client = EngineClient(little.route.info, reader, writer)
-        writer.transport.abort()
+        client = await EngineClient.connect(little.route)
+        client._transport.abort()
         assert client.gone
         with pytest.raises(EngineLost):
             await client.ask(query(router, "a"))

@@ -1,0 +1,244 @@
+"""What a request costs outside the graph, measured in one run on this machine.
+
+    python -m deploy.bench_requests artifacts/movielens-100k-1
+
+One replica with one worker and one engine of one thread, asked over HTTP and, for comparison, directly on the engine's
+socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
+
+one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
+saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, and processor
+                time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
+open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
+                timers miss by up to a millisecond
+
+Prints one JSON object; the exit code says whether every request was answered with a recommendation.
+"""
+
+import asyncio
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import numpy as np
+import typer
+import uvloop
+
+from models.artifact import Artifact
+
+from .cluster import cluster
+from .lean_client import Ask, EngineConnection, HttpPool, engine_queries, http_requests
+from .process_costs import Processes, Spent, find
+
+_K: Final = 10
+_CONNECTIONS: Final = 256
+_WARM_REQUESTS: Final = 500
+_PART_OF_SATURATION: Final = 0.7
+_RUN: Final = 'prorec_stage_duration_seconds_sum{stage="run"}'
+
+T = TypeVar("T")
+
+
+def bench_requests(
+    artifact: Annotated[Path, typer.Argument(metavar="DIR", help="Artifact that serves.")],
+    rounds: Annotated[int, typer.Option(min=1, help="Blocks of each kind, in turn.")] = 3,
+    requests: Annotated[int, typer.Option(min=100, help="In each block of one at a time.")] = 1000,
+    seconds: Annotated[float, typer.Option(min=1, help="Each block of saturation; open loop takes five.")] = 3.0,
+    in_flight: Annotated[int, typer.Option(min=1, max=_CONNECTIONS, help="At saturation.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+) -> None:
+    """Prints one JSON object."""
+    opened = Artifact.open(artifact)
+    with tempfile.TemporaryDirectory(prefix="requests-") as folder:
+        settings = {"engine_threads": threads}
+        with cluster(Path(folder), 1, settings) as started:
+            started.store.publish(opened)
+            replica = started.replicas[0]
+            version = opened.manifest.model_version
+            bodies = [{"history": row["history"], "k": _K} for row in opened.golden()]
+            _on_loop(_activate(started.client, started.all_serve, replica.address, version))
+            bench = Bench(replica.process.pid, replica.address, bodies)
+            report = bench.report(rounds, requests, seconds, in_flight)
+    print(json.dumps({"artifact": version, "items": opened.manifest.item_count} | report, indent=2))
+    sys.exit(bool(bench.failed))
+
+
+async def _activate(
+    client: Callable[[], httpx.AsyncClient],
+    all_serve: Callable[..., Coroutine[Any, Any, float]],
+    address: str,
+    name: str,
+) -> None:
+    async with client() as http:
+        (await http.post(f"{address}/models/{name}/activate")).raise_for_status()
+        await all_serve(http, name)
+
+
+class Bench:
+    """One replica, and what was asked of it."""
+
+    def __init__(self, supervisor_pid: int, address: str, bodies: list[dict[str, Any]]) -> None:
+        parts = urlsplit(address)
+        assert parts.hostname
+        assert parts.port
+        self._host, self._port, self._address = parts.hostname, parts.port, address
+        self._requests = http_requests(parts.netloc, bodies)
+        self._queries = engine_queries(bodies)
+        self._processes: Processes = find(supervisor_pid, (self._host, self._port))
+        self.failed = 0
+
+    def report(self, rounds: int, requests: int, seconds: float, in_flight: int) -> dict[str, Any]:
+        _on_loop(self._over_http(lambda ask: self._closed(ask, 1, count=_WARM_REQUESTS)))
+        single = _on_loop(self._one_at_a_time(rounds, requests))
+        full = _on_loop(self._saturated(rounds, seconds, in_flight))
+        rate = _PART_OF_SATURATION * full["http_per_s"]
+        open_loop = _on_loop(self._over_http(lambda ask: self._arrivals(ask, rate, 5 * seconds)))
+        return {"one_at_a_time": single, "saturation": full, "open_loop": open_loop, "failed": self.failed}
+
+    async def _one_at_a_time(self, rounds: int, requests: int) -> dict[str, Any]:
+        http: list[float] = []
+        engine: list[float] = []
+        costs: list[dict[str, float]] = []
+        for _ in range(rounds):
+            engine += await self._directly(lambda ask: self._closed(ask, 1, count=requests))
+            latencies, cost = await self._costing(lambda ask: self._closed(ask, 1, count=requests))
+            http += latencies
+            costs.append(cost)
+        over, within = _ms(statistics.median(http)), _ms(statistics.median(engine))
+        return {
+            "http_p50_ms": over,
+            "engine_p50_ms": within,
+            "difference_ms": round(over - within, 3),
+            "cpu_ms": _medians(costs),
+        }
+
+    async def _saturated(self, rounds: int, seconds: float, in_flight: int) -> dict[str, Any]:
+        http: list[float] = []
+        engine: list[float] = []
+        costs: list[dict[str, float]] = []
+        for _ in range(rounds):
+            engine.append(
+                len(await self._directly(lambda ask: self._closed(ask, in_flight, seconds=seconds))) / seconds
+            )
+            latencies, cost = await self._costing(lambda ask: self._closed(ask, in_flight, seconds=seconds))
+            http.append(len(latencies) / seconds)
+            costs.append(cost)
+        cpu = _medians(costs)
+        return {
+            "in_flight": in_flight,
+            "http_per_s": round(statistics.median(http), 1),
+            "engine_per_s": round(statistics.median(engine), 1),
+            "ratio": round(statistics.median(a / b for a, b in zip(http, engine, strict=True)), 3),
+            "cpu_ms": cpu,
+            "ratio_with_own_cores": round(min(1.0, 1e3 / cpu["worker"] / statistics.median(engine)), 3),
+        }
+
+    async def _arrivals(self, ask: Ask, rate: float, seconds: float) -> dict[str, Any]:
+        latencies, rng, loop = list[float](), np.random.default_rng(0), asyncio.get_running_loop()
+        moments = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
+        left, ended, begun = len(moments), loop.create_future(), time.perf_counter()
+        for number, moment in enumerate(moments.tolist()):
+
+            def done(good: bool, intended: float = begun + moment) -> None:
+                nonlocal left
+                latencies.append(time.perf_counter() - intended)
+                left -= 1
+                self.failed += not good
+                if not left:
+                    ended.set_result(None)
+
+            if (ahead := begun + moment - time.perf_counter()) > 0:
+                await asyncio.sleep(ahead)
+            ask(number, done)
+        await ended
+        p50, p99 = (_ms(float(np.percentile(latencies, percent))) for percent in (50, 99))
+        return {"rate_per_s": round(rate, 1), "p50_ms": p50, "p99_ms": p99, "p99_to_p50": round(p99 / p50, 2)}
+
+    async def _closed(self, ask: Ask, in_flight: int, *, count: int = 0, seconds: float = 0.0) -> list[float]:
+        """Latencies in seconds of `count` requests, or of those of so many seconds, with `in_flight` at any time."""
+        latencies, ended = list[float](), asyncio.get_running_loop().create_future()
+        asked, busy, until = 0, 0, time.perf_counter() + seconds
+
+        def start() -> None:
+            nonlocal asked, busy
+            began = time.perf_counter()
+
+            def done(good: bool) -> None:
+                nonlocal busy
+                busy -= 1
+                now = time.perf_counter()
+                latencies.append(now - began)
+                self.failed += not good
+                if asked < count or now < until:
+                    start()
+                elif not busy:
+                    ended.set_result(None)
+
+            asked += 1
+            busy += 1
+            ask(asked, done)
+
+        for _ in range(in_flight):
+            start()
+        await ended
+        return latencies
+
+    async def _costing(
+        self, load: Callable[[Ask], Coroutine[Any, Any, list[float]]]
+    ) -> tuple[list[float], dict[str, float]]:
+        """Latencies, and milliseconds of processor time a request, of a load over HTTP."""
+
+        async def measured(ask: Ask) -> tuple[list[float], Spent]:
+            before = self._processes.spent()
+            return await load(ask), self._processes.spent() - before
+
+        before = await self._run_s()
+        latencies, spent = await self._over_http(measured)
+        run_s = await self._run_s() - before
+        searching = max(0.0, spent.engine - spent.engine_loop - run_s)  # the run's clock also runs while it waits
+        of_all = asdict(spent) | {"run": run_s, "engine_outside_run": spent.engine_loop + searching}
+        return latencies, {name: 1e3 * seconds / len(latencies) for name, seconds in of_all.items()}
+
+    async def _over_http(self, load: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
+        pool = await HttpPool.open(self._host, self._port, self._requests, _CONNECTIONS)
+        try:
+            return await load(pool.ask)
+        finally:
+            pool.close()
+
+    async def _directly(self, load: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
+        connection = await EngineConnection.open(self._processes.engine_socket, self._queries)
+        try:
+            return await load(connection.ask)
+        finally:
+            connection.close()
+
+    async def _run_s(self) -> float:
+        """Seconds inside the graph, as the engine counts them."""
+        async with httpx.AsyncClient() as client:
+            lines = (await client.get(f"{self._address}/metrics")).text.splitlines()
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if line.startswith(_RUN))
+
+
+def _on_loop(work: Coroutine[Any, Any, T]) -> T:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _medians(costs: list[dict[str, float]]) -> dict[str, float]:
+    return {name: round(statistics.median(cost[name] for cost in costs), 3) for name in costs[0]}
+
+
+def _ms(seconds: float) -> float:
+    return round(1e3 * seconds, 3)
+
+
+if __name__ == "__main__":
+    typer.run(bench_requests)
