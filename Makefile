@@ -32,7 +32,7 @@ openapi: $(VENV)/.dev ## write docs/openapi.json anew
 	$(BIN)/python -m service openapi --output docs/openapi.json
 
 bench: $(VENV)/.training ## the engine against Hugging Face generate, and the trie at ten million items
-	$(BIN)/python -m deploy.bench
+	$(BIN)/python -m deploy.bench trained
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }

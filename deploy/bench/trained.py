@@ -1,6 +1,6 @@
 """Measured in one run on this machine: our search against Hugging Face `generate`, and building the trie.
 
-    python -m deploy.bench --artifact artifacts/movielens-100k-1      (or: make bench)
+    python -m deploy.bench trained --artifact artifacts/movielens-100k-1
 
 The opponent is what most generative recommenders run: a T5 with 4 + 4 layers (d 128, 6 heads of 64, FFN 1024, as in
 TIGER), `prefix_allowed_tokens_fn` over a trie of the same codes, same beam width, same history length. Its weights
@@ -156,7 +156,3 @@ def _distinct_codes(items: int) -> np.ndarray[Any, np.dtype[np.int32]]:
     flat = np.unique(rng.integers(0, 2**32, items + items // 100, dtype=np.uint64))
     flat = rng.permutation(flat)[:items]
     return np.stack([(flat >> np.uint64(shift)) & np.uint64(255) for shift in (24, 16, 8, 0)], axis=1).astype(np.int32)
-
-
-if __name__ == "__main__":
-    typer.run(bench)
