@@ -55,12 +55,11 @@ def write_synthetic(
 
 
 def untrained_network(config: ModelConfig, seed: int = 0, spread: float = 1.0) -> Generator:
-    """A network of freshly drawn weights, each multiplied by `spread`: above 1 its scores lie farther apart."""
+    """A network of freshly drawn weights; output vectors of tokens, and so all logits, are multiplied by `spread`."""
     torch.manual_seed(seed)
     network = build_generator(config).eval()
     with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.mul_(spread)
+        network.token_output.mul_(spread)
     return network
 
 

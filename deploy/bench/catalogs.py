@@ -50,7 +50,11 @@ class BenchCatalog:
 
     def rows(self, count: int, length: int) -> list[SearchRow]:
         """`count` searches with histories of `length` items."""
-        return [SearchRow(self.histories[row % _HISTORIES, -length:]) for row in range(count)]
+        return [SearchRow(history) for history in self.history(count, length)]
+
+    def history(self, count: int, length: int) -> NDArray[np.int32]:
+        """The histories of `rows`, int32 [count, length]."""
+        return self.histories[np.arange(count) % _HISTORIES, -length:]
 
 
 def _different(items: int, count: int, rng: np.random.Generator) -> NDArray[np.int32]:

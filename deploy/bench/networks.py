@@ -30,7 +30,7 @@ NETWORKS: Final = {
 BEAM_WIDTHS: Final = (20, 50, 128, 256)
 HISTORY_BUCKETS: Final = (5, 20, 50)
 _ITEMS: Final = 10_000
-_SPREAD: Final = 3.0  # scores of an untrained network lie so close that two runtimes would order them differently
+_SPREAD: Final = 16.0  # scores of an untrained network lie so close that two runtimes would order them differently
 _ROOT: Final = Path(__file__).parents[2]
 
 

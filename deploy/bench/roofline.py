@@ -5,16 +5,15 @@ Three things take turns on the same runtime with the same options: the engine's 
 first and the last: softmax, walk, masks, TopK, item score, divided by the number of steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnxruntime as ort
 
-from models.graph import Inputs, SearchRow, bucket_for, request_inputs
-from service.engine.search import GraphSearch, Shape
+from models.graph import Inputs
 
 from .catalogs import BenchCatalog
+from .engine import EngineSearch
 from .networks import Prepared
 from .products import bound_run, products_of
 from .timing import Seconds, interleaved, whole
@@ -49,16 +48,13 @@ def roofline(
 ) -> Roofline:
     """Measures one shape; raises BenchError when the products cannot be separated."""
     artifact = prepared.artifact
-    rows = catalog.rows(batch, history)
-    search = GraphSearch(artifact, "cpu", threads, catalog.inputs)
-    session = engine_session(search, beams)
-    shape = Shape(beams, bucket_for(history, artifact.manifest.history_buckets))
-    feed = graph_feed(catalog.inputs, rows, shape, artifact.manifest.config.code_length)
+    engine = EngineSearch(artifact, catalog, threads)
+    session, feed = engine.session(beams), engine.feed(batch, beams, history)
     products = products_of(session, artifact.graph_path(beams), feed)
     alone, binding = bound_run(products, session)
     times = interleaved(
         {
-            "graph": lambda: search.run(rows, shape).run_s,
+            "graph": lambda: engine.run(batch, beams, history).run_s,
             "products": whole(lambda: alone.run_with_iobinding(binding)),
             "network": _network_call(prepared, session, feed, batch, beams),
         },
@@ -70,7 +66,7 @@ def roofline(
         items=catalog.codes.item_count,
         beams=beams,
         batch=batch,
-        history=shape.bucket,
+        history=history,
         threads=threads,
         graph_ms=graph_ms,
         products_ms=times.ms("products"),
@@ -81,16 +77,6 @@ def roofline(
         network_to_products=times.ratio("network", "products"),
         trie_and_selection_ms_a_step=(graph_ms - network_ms) / artifact.manifest.config.code_length,
     )
-
-
-def engine_session(search: GraphSearch, beams: int) -> ort.InferenceSession:
-    """The engine's own session, so that what is compared with it runs under its options, whatever they become."""
-    return search._sessions[beams]
-
-
-def graph_feed(catalog: Inputs, rows: Sequence[SearchRow], shape: Shape, code_length: int) -> Inputs:
-    """Everything the graph could ask for; it may not want all of it."""
-    return catalog | request_inputs(rows, shape.bucket, code_length, 0.0)
 
 
 def _network_call(prepared: Prepared, like: ort.InferenceSession, feed: Inputs, batch: int, beams: int) -> Seconds:

@@ -5,9 +5,11 @@ from typing import Any
 import onnx
 import onnxruntime as ort
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.network import Cache, Generator
+from models.search_graph import BEAMS
 from training.export import quiet_export
 
 
@@ -41,20 +43,11 @@ class NetworkOnly(nn.Module):
 
     def export(self) -> onnx.ModelProto:
         """Batch, beams, history and catalog are symbolic."""
-        sample = self._sample()
+        sample = sample_inputs(self.generator)
         dims = tuple(dict.fromkeys(range(2), torch.export.Dim.DYNAMIC) for _ in sample)
         dims[1].pop(1)  # the table's width is the network's
         outputs = [f"logits_{level}" for level in range(self.generator.config.code_length)]
         return quiet_export(self, sample, {"tensors": dims}, self.input_names, outputs)
-
-    def _sample(self) -> tuple[Tensor, ...]:
-        config = self.generator.config
-        history = torch.zeros(3, min(2, config.history_length), dtype=torch.int32)
-        table = torch.zeros(8, config.width)
-        if table_name(self.generator) == "item_code":
-            table = torch.zeros(8, config.code_length, dtype=torch.int32)
-        chosen = [torch.zeros(3, 4, dtype=torch.int64) for _ in range(2 * (config.code_length - 1))]
-        return history, table, *chosen
 
     def feed(self, rows: int, beams: int) -> dict[str, Any]:
         """Some choice of tokens and beams for `rows` searches: which one does not change the work."""
@@ -65,6 +58,17 @@ class NetworkOnly(nn.Module):
             fed[f"token_{level}"] = torch.randint(config.tokens_per_level, (rows, beams), generator=rng).numpy()
             fed[f"beam_{level}"] = torch.randint(before, (rows, beams), generator=rng).numpy()
         return fed
+
+
+def sample_inputs(generator: Generator) -> tuple[Tensor, ...]:
+    """History, table, and token and beam of every level but the first, as small as the exporter can trace."""
+    config = generator.config
+    history = torch.zeros(3, min(2, config.history_length), dtype=torch.int32)
+    table = torch.zeros(8, config.width)
+    if table_name(generator) == "item_code":
+        table = torch.zeros(8, config.code_length, dtype=torch.int32)
+    chosen = [torch.zeros(3, 4, dtype=torch.int64) for _ in range(2 * (config.code_length - 1))]
+    return history, table, *chosen
 
 
 def table_name(generator: Generator) -> str:
@@ -82,3 +86,46 @@ def reorder(cache: Cache, beam: Tensor) -> Cache:
 def open_like(model: onnx.ModelProto, like: ort.InferenceSession) -> ort.InferenceSession:
     """A session with the options and the provider of another."""
     return ort.InferenceSession(model.SerializeToString(), like.get_session_options(), providers=like.get_providers())
+
+
+class FreeSearch(nn.Module):
+    """Beam search of the same network that may write any code: what remains without the trie."""
+
+    def __init__(self, generator: Generator) -> None:
+        super().__init__()
+        self.generator = generator
+
+    @property
+    def input_names(self) -> list[str]:
+        return ["history", table_name(self.generator), BEAMS]
+
+    def forward(self, history: Tensor, table: Tensor, beams: Tensor) -> tuple[Tensor, Tensor]:
+        """(codes int64 [B, K, L], score float32 [B, K]), best first; the beam width is the length of `beams`."""
+        config = self.generator.config
+        context = self.generator.encode(history, {table_name(self.generator): table})
+        score = torch.zeros(history.shape[0], 1)
+        codes: Tensor | None = None
+        cache: Cache = ()
+        for level in range(config.code_length):
+            tokens = None if codes is None else codes[..., -1]
+            logits, cache = self.generator.step(level, tokens, context, cache)
+            total = score[..., None] + F.log_softmax(logits, dim=-1)
+            score, place = torch.topk(total.flatten(1), beams.shape[0], dim=1)
+            beam, token = place // config.tokens_per_level, place % config.tokens_per_level
+            if codes is None:
+                codes = token[..., None]
+            else:
+                before = codes.gather(1, beam[..., None].expand(-1, -1, level))
+                codes = torch.cat([before, token[..., None]], dim=2)
+            if level + 1 < config.code_length:
+                cache = reorder(cache, beam)
+        assert codes is not None
+        return codes, score
+
+    def export(self) -> onnx.ModelProto:
+        """Batch, history and catalog are symbolic, and so is the beam width, as the length of an input."""
+        history, table, *_ = sample_inputs(self.generator)
+        dynamic = torch.export.Dim.DYNAMIC
+        dims = ({0: dynamic, 1: dynamic}, {0: dynamic}, {0: dynamic})
+        args = (history, table, torch.zeros(4, dtype=torch.int32))
+        return quiet_export(self, args, dims, self.input_names, ["codes", "score"])
