@@ -108,14 +108,16 @@ def watch(child: subprocess.Popen[bytes], results: Results, limit_s: float, star
     limit_s  seconds between two rows, before the child is killed; the first one may take `start_s` longer
     """
     rows, deadline = len(results.rows()), time.monotonic() + limit_s + start_s
-    while child.poll() is None:
-        time.sleep(_POLL_S)
-        now = len(results.rows())
-        if now > rows:
-            rows, deadline = now, time.monotonic() + limit_s
-            print(json.dumps(results.rows()[-1]), flush=True)
-        elif time.monotonic() > deadline:
-            child.kill()
-            child.wait()
-            return f"took longer than {limit_s:.0f} s"
-    return "" if child.returncode == 0 else f"its process ended with {child.returncode}"
+    try:
+        while child.poll() is None:
+            time.sleep(_POLL_S)
+            now = len(results.rows())
+            if now > rows:
+                rows, deadline = now, time.monotonic() + limit_s
+                print(json.dumps(results.rows()[-1]), flush=True)
+            elif time.monotonic() > deadline:
+                return f"took longer than {limit_s:.0f} s"
+        return "" if child.returncode == 0 else f"its process ended with {child.returncode}"
+    finally:  # also where Ctrl-C ends the wait
+        child.kill()
+        child.wait()

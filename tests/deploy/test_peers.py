@@ -1,6 +1,7 @@
 """What the engine is compared with computes the same: same network, same catalog, same items, same scores."""
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -10,6 +11,8 @@ from deploy.bench.engine import EngineSearch
 from deploy.bench.generate import GenerateSearch
 from deploy.bench.networks import Prepared, prepare_network
 from deploy.bench.post_filter import CodeIndex, Kept, PostFilterSearch
+from deploy.bench.roofline import roofline
+from deploy.bench.variants import NetworkOnly, table_name
 from models.codes import CodeTable
 from models.config import ModelConfig
 from models.network import EncoderDecoderGenerator
@@ -84,3 +87,26 @@ def test_codes_of_no_item_are_counted() -> None:
 def test_missing_counts_only_what_was_wanted() -> None:
     assert Kept(np.array([[5, -1, -1, 7]])).missing(2) == 0
     assert Kept(np.array([[5, -1, -1, 7]])).missing(4) == pytest.approx(0.5)
+
+
+def test_the_network_alone_computes_the_logits_of_the_network(prepared: Prepared, catalog: BenchCatalog) -> None:
+    variant = NetworkOnly(prepared.network)
+    model = prepared.variant("network_only", variant.export)
+    table = table_name(prepared.network)
+    feed = {"history": catalog.history(B, T), table: catalog.inputs[table]} | variant.feed(B, K)
+    found = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
+    with torch.no_grad():
+        wanted = variant(*(torch.from_numpy(feed[name]) for name in variant.input_names))
+    assert [logits.shape for logits in found] == [(B, 1, 8), (B, K, 8), (B, K, 8)]
+    for ours, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+def test_the_roofline_knows_every_product_of_the_graph(prepared: Prepared, catalog: BenchCatalog) -> None:
+    found = roofline(prepared, catalog, K, B, T, threads=1, rounds=1)
+    attentions = {"encoder_decoder": 1 + 2 * 3, "temporal": 1 + 3}[prepared.name]  # encoder, and L steps of the decoder
+    scores_and_mixtures = 2 * attentions
+    assert found.products >= scores_and_mixtures + 2 * 3  # and project and logits at every level
+    assert 0 < found.products_gflop < 0.1
+    assert found.graph_ms > 0
+    assert found.products_ms > 0
