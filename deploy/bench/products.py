@@ -24,10 +24,11 @@ Feed = Mapping[str, NDArray[Any]]
 
 _COPIED: Final = frozenset({"MatMul", "FusedMatMul", "MatMulInteger", "MatMulIntegerToFloat", "DynamicQuantizeMatMul"})
 _GEMMS: Final = frozenset({"Gemm", "FusedGemm"})
-_ATTENTIONS: Final = frozenset({"MultiHeadAttention"})
-_PRODUCTS: Final = _COPIED | _GEMMS | _ATTENTIONS
+_ATTENTIONS: Final = {("", "Attention"): 4, ("com.microsoft", "MultiHeadAttention"): 6}
+"""Fused attention, and which of its inputs holds the keys of earlier positions."""
+_PRODUCTS: Final = _COPIED | _GEMMS
 _UNKNOWN: Final = frozenset(
-    {"Attention", "QAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention", "Einsum", "Conv", "FusedConv"}
+    {"QAttention", "GroupQueryAttention", "DecoderMaskedMultiHeadAttention", "Einsum", "Conv", "FusedConv"}
     | {"QLinearMatMul", "QGemm", "MatMulNBits", "MatMulBnb4", "GRU", "LSTM", "RNN", "SparseToDenseMatMul"}
 )
 _ELEMENT: Final = {
@@ -72,11 +73,21 @@ def products_of(session: ort.InferenceSession, graph: Path, feed: Feed) -> Produ
     Raises BenchError where the graph multiplies matrices in an operator this module does not know.
     """
     model = _optimised(session, graph)
-    strangers = sorted({node.op_type for node in model.graph.node if node.op_type in _UNKNOWN})
+    strangers = sorted({node.op_type for node in model.graph.node if is_unknown(node)})
     if strangers:
         raise BenchError(f"operators multiply matrices in a way this tool cannot separate: {', '.join(strangers)}")
     values = _probe(model, feed)
     return _Builder(model, values).build()
+
+
+def _is_attention(node: onnx.NodeProto) -> bool:
+    return (node.domain, node.op_type) in _ATTENTIONS
+
+
+def is_unknown(node: onnx.NodeProto) -> bool:
+    if _is_attention(node):  # queries, keys and values in one tensor would have to be taken apart
+        return len(node.input) < 3 or not all(node.input[:3])
+    return node.op_type in _UNKNOWN or node.op_type == "Attention"
 
 
 def _optimised(session: ort.InferenceSession, graph: Path) -> onnx.ModelProto:
@@ -96,7 +107,7 @@ def _probe(model: onnx.ModelProto, feed: Feed) -> dict[str, Value]:
     names = {
         name
         for node in model.graph.node
-        if node.op_type in _PRODUCTS
+        if node.op_type in _PRODUCTS or _is_attention(node)
         for name in (*node.input, *node.output)
         if name and name not in weights
     }
@@ -135,7 +146,7 @@ class _Builder:
 
     def build(self) -> Products:
         for node in self._source.graph.node:
-            if node.op_type in _ATTENTIONS:
+            if _is_attention(node):
                 self._attention(node)
             elif node.op_type in _PRODUCTS:
                 self._product(node)
@@ -166,19 +177,20 @@ class _Builder:
 
     def _attention(self, node: onnx.NodeProto) -> None:
         """Queries times keys, and weights times values, [B, H, Q, S] and [B, H, Q, D / H]."""
-        heads = next(a.i for a in node.attribute if a.name == "num_heads")
-        query, key = (self._split(name, heads) for name in node.input[:2])
-        value = self._split(node.input[2], heads)
-        past = self._values[node.input[6]].shape[2] if len(node.input) > 6 and node.input[6] else 0
-        rows, _, queries, inner = query.shape
-        length = key.shape[2] + past
-        scores = Value(query.element, (rows, heads, queries, length))
-        keys = Value(key.element, (rows, heads, length, inner))
-        values = Value(value.element, (rows, heads, length, value.shape[3]))
-        self._free_product(query, keys, scores, transposed=True)
-        self._free_product(scores, values, Value(query.element, (rows, heads, queries, value.shape[3])))
+        heads = {a.name: a.i for a in node.attribute if a.name in ("num_heads", "q_num_heads", "kv_num_heads")}
+        query = self._split(node.input[0], heads.get("q_num_heads", heads.get("num_heads", 0)))
+        key, value = (self._split(n, heads.get("kv_num_heads", heads.get("num_heads", 0))) for n in node.input[1:3])
+        past = node.input[_ATTENTIONS[node.domain, node.op_type] :][:1]
+        length = key.shape[2] + (self._values[past[0]].shape[2] if past and past[0] else 0)
+        rows, count, queries, inner = query.shape
+        scores = Value(query.element, (rows, count, queries, length))
+        mixed = Value(query.element, (rows, count, queries, value.shape[3]))
+        # Heads that share keys are multiplied one by one all the same.
+        self._free_product(query, Value(key.element, (rows, count, length, inner)), scores, transposed=True)
+        self._free_product(scores, Value(value.element, (rows, count, length, value.shape[3])), mixed)
 
     def _split(self, name: str, heads: int) -> Value:
+        """As heads: [B, S, H · d] → [B, H, S, d]; what has four dimensions is split already."""
         value = self._values[name]
         if len(value.shape) == 4:
             return value

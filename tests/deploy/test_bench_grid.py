@@ -55,9 +55,9 @@ def test_a_cell_that_takes_its_process_down_says_so(tmp_path: Path) -> None:
 
 def test_every_row_gives_the_next_cell_its_time(tmp_path: Path) -> None:
     results = Results(tmp_path / "grid.jsonl")
-    script = "import sys, time\nfor _ in range(3):\n  time.sleep(0.7)\n  open(sys.argv[1], 'a').write('{}\\n')"
+    script = "import sys, time\nfor _ in range(3):\n  time.sleep(1.2)\n  open(sys.argv[1], 'a').write('{}\\n')"
     child = subprocess.Popen([sys.executable, "-c", script, str(results.path)])
-    assert watch(child, results, limit_s=1.5, start_s=5.0) == ""
+    assert watch(child, results, limit_s=3.0, start_s=0.0) == ""
     assert len(results.rows()) == 3
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.bench.errors import BenchError
-from deploy.bench.products import Products, bound_run, products_of
+from deploy.bench.products import Products, bound_run, is_unknown, products_of
 
 B, D, V = 3, 4, 5
 
@@ -70,19 +70,46 @@ def test_the_bias_of_a_gemm_is_left_out(tmp_path: Path) -> None:
     assert found.tolist() == [[D] * V] * B
 
 
-def test_fused_attention_counts_as_its_two_products(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("Unsqueeze", ["x", "axis"], ["q"]),
-        helper.make_node("MultiHeadAttention", ["q", "q", "q"], ["y"], domain="com.microsoft", num_heads=2),
-    ]
-    path = tmp_path / "g.onnx"
-    _write(path, nodes)
-    model = onnx.load(path)
-    model.graph.initializer.append(numpy_helper.from_array(np.array([1], dtype=np.int64), "axis"))
+def _with_axis(path: Path, nodes: list[onnx.NodeProto], opset: int = 18) -> Path:
+    """The graph of `nodes` over q [B, 1, D]."""
+    axis = numpy_helper.from_array(np.array([1], dtype=np.int64), "axis")
+    model = onnx.load(_write(path, [helper.make_node("Unsqueeze", ["x", "axis"], ["q"]), *nodes]))
+    model.graph.initializer.append(axis)
+    model.opset_import[0].version = opset
     onnx.save(model, path)
-    products = _products(path)
+    return path
+
+
+def test_fused_attention_counts_as_its_two_products(tmp_path: Path) -> None:
+    node = helper.make_node("MultiHeadAttention", ["q", "q", "q"], ["y"], domain="com.microsoft", num_heads=2)
+    products = _products(_with_axis(tmp_path / "g.onnx", [node]))
     assert products.count == 2
     assert [value.shape for value in products.outputs.values()] == [(B, 2, 1, 1), (B, 2, 1, D // 2)]
+
+
+def test_attention_of_the_standard_counts_likewise_with_its_past(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Reshape", ["x", "split"], ["past"]),
+        helper.make_node("Attention", ["q", "q", "q", "", "past", "past"], ["y"], q_num_heads=2, kv_num_heads=2),
+    ]
+    path = _with_axis(tmp_path / "g.onnx", nodes, opset=23)
+    model = onnx.load(path)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([-1, 2, 1, D // 2], dtype=np.int64), "split"))
+    model.graph.node[-1].output.extend(["present_key", "present_value"])
+    onnx.save(model, path)
+    products = _products(path)
+    assert [value.shape for value in products.inputs.values()] == [
+        (B, 2, 1, D // 2),
+        (B, 2, 2, D // 2),
+        (B, 2, 1, 2),
+        (B, 2, 2, D // 2),
+    ]
+
+
+@pytest.mark.parametrize("op", ["Attention", "MultiHeadAttention"])
+def test_packed_attention_is_refused(op: str) -> None:
+    node = helper.make_node(op, ["q", "w", "bias"][: 3 if op == "Attention" else 1], ["y"], domain="com.microsoft")
+    assert is_unknown(node)
 
 
 def test_an_operator_that_cannot_be_separated_is_refused(tmp_path: Path) -> None:
