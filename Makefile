@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format openapi bench clean help
+.PHONY: quickstart test check format openapi bench bench-full clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -31,8 +31,14 @@ format: $(VENV)/.dev ## format and mend what can be mended
 openapi: $(VENV)/.dev ## write docs/openapi.json anew
 	$(BIN)/python -m service openapi --output docs/openapi.json
 
-bench: $(VENV)/.training ## the engine against Hugging Face generate, and the trie at ten million items
-	$(BIN)/python -m deploy.bench
+# A folder with real histories, as training reads it; without one the row about real histories is left out.
+DATA ?=
+
+bench: $(VENV)/.training ## the engine against its peers and its limits, some minutes: make bench DATA=folder
+	$(BIN)/python -m deploy.bench goals $(if $(DATA),--data $(DATA))
+
+bench-full: $(VENV)/.training ## the same at every size, hours; goes on where it was interrupted
+	$(BIN)/python -m deploy.bench grid
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }

@@ -18,7 +18,7 @@ from models.codes import CodeTable
 from models.config import ModelConfig
 from models.graph import trie_inputs
 from models.item_ids import ItemIds
-from models.network import build_generator
+from models.network import Generator, build_generator
 from models.trie import CodeTrie
 from training.export import export_graphs
 
@@ -39,7 +39,7 @@ def write_synthetic(
     history_length: int = 50,
     seed: int = 0,
 ) -> Artifact:
-    """Writes the folder `target`, whose name is the model version."""
+    """Writes the folder `target`, whose name is the model version; a temporal network of one size in all but these."""
     config = ModelConfig(
         code_length=code_length,
         tokens_per_level=tokens_per_level,
@@ -49,22 +49,47 @@ def write_synthetic(
         history_length=history_length,
         dropout=0.0,
     )
+    buckets = tuple(sorted({min(20, history_length), history_length}))
+    network = untrained_network(config, seed)
+    return write_untrained(target, items, network, beam_widths=beam_widths, history_buckets=buckets, seed=seed)
+
+
+def untrained_network(config: ModelConfig, seed: int = 0, spread: float = 1.0) -> Generator:
+    """A network of freshly drawn weights; output vectors of tokens, and so all logits, are multiplied by `spread`."""
+    torch.manual_seed(seed)
+    network = build_generator(config).eval()
+    with torch.no_grad():
+        network.token_output.mul_(spread)
+    return network
+
+
+def write_untrained(
+    target: Path,
+    items: int,
+    network: Generator,
+    *,
+    beam_widths: tuple[int, ...],
+    history_buckets: tuple[int, ...],
+    seed: int = 0,
+) -> Artifact:
+    """Writes an artifact of this network and of random items into the folder `target`."""
+    config = network.config
     rng = np.random.default_rng(seed)
-    codes = random_codes(items, code_length, tokens_per_level, rng)
+    codes = random_codes(items, config.code_length, config.tokens_per_level, rng)
     with ArtifactWriter(target) as writer:
         _write_catalog(writer, codes)
-        tables = [rng.standard_normal((items, width), dtype=np.float32) for _ in range(2)]
+        tables = [rng.standard_normal((items, config.width), dtype=np.float32) for _ in range(2)]
         for name, table in zip(("item_input", "item_output"), tables, strict=True):
             writer.array(name, table)
         writer.array("popularity", rng.permutation(items).astype(np.int32))
-        _export(writer.folder, config, CodeTable(codes.tokens[:_TRACED_ITEMS], tokens_per_level), beam_widths, seed)
+        _export(writer.folder, network, CodeTable(codes.tokens[:_TRACED_ITEMS], codes.tokens_per_level), beam_widths)
         writer.golden([])
         return writer.commit(
             config=config,
             item_count=items,
             beam_widths=beam_widths,
             default_beam_width=beam_widths[0],
-            history_buckets=tuple(sorted({min(20, history_length), history_length})),
+            history_buckets=history_buckets,
             rescore_weight=0.0,
             dataset="synthetic",
             training_fingerprint="0" * 64,
@@ -148,9 +173,8 @@ def _shelf_sizes(items: int, shelves: int) -> NDArray[np.int64]:
     return sizes
 
 
-def _export(folder: Path, config: ModelConfig, codes: CodeTable, beam_widths: tuple[int, ...], seed: int) -> None:
+def _export(folder: Path, network: Generator, codes: CodeTable, beam_widths: tuple[int, ...]) -> None:
     """The graph knows nothing of the catalog's size, so it is traced with a small one."""
-    torch.manual_seed(seed)
-    table = np.zeros((codes.item_count, config.width), dtype=np.float32)
-    catalog = trie_inputs(CodeTrie.build(codes)) | {"item_input": table, "item_output": table}
-    export_graphs(build_generator(config), catalog, folder, beam_widths)
+    table = np.zeros((codes.item_count, network.config.width), dtype=np.float32)
+    tables = {"item_input": table, "item_output": table, "item_code": codes.tokens}
+    export_graphs(network, trie_inputs(CodeTrie.build(codes)) | tables, folder, beam_widths)

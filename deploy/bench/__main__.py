@@ -1,0 +1,151 @@
+"""The engine against its peers and its limits, measured on this machine.
+
+python -m deploy.bench goals                         every claim, with what was wanted beside it (make bench)
+python -m deploy.bench goals --row generate --row eager
+python -m deploy.bench grid                          all sizes, into var/bench/grid.jsonl, resumable (make bench-full)
+python -m deploy.bench roofline --batch 32           the graph against its matrix products alone
+"""
+
+import json
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from .catalogs import BenchCatalog
+from .cells import Cell, grid
+from .errors import BenchError
+from .findings import Finding, unmet
+from .goals import ROWS, Bench
+from .grid import Results, measure_cells, run_grid
+from .networks import NETWORKS, prepare
+from .roofline import roofline
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
+
+Work = Annotated[Path, typer.Option(help="Folder of exported networks and results; may be deleted.")]
+Threads = Annotated[int, typer.Option(help="Threads of ONNX Runtime and torch.")]
+Rounds = Annotated[int, typer.Option(help="Interleaved rounds.")]
+_WORK = Path("var/bench")
+
+
+@app.command()
+def goals(
+    row: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ROWS)}.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Dataset folder with real histories (row histories).")] = None,
+    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained and free).")] = Path(
+        "artifacts/movielens-100k-1"
+    ),
+    trained_data: Annotated[Path, typer.Option(help="What it was trained on.")] = Path("data/movielens-100k"),
+    threads: Threads = 2,
+    rounds: Rounds = 5,
+    work: Work = _WORK,
+    json_path: Annotated[Path | None, typer.Option("--json", help="Write the figures here too.")] = None,
+) -> None:
+    """Every claim about the engine, measured; a row without its data is left out and named at the end."""
+    chosen = row or list(ROWS)
+    if strangers := sorted(set(chosen) - ROWS.keys()):
+        raise typer.BadParameter(f"no such row: {', '.join(strangers)}")
+    bench = Bench(work, threads, rounds, data, _if_there(trained), _if_there(trained_data))
+    print(_machine(threads), flush=True)
+    found: list[Finding] = []
+    failed: dict[str, str] = {}
+    for name in chosen:
+        try:
+            for finding in ROWS[name](bench):
+                found.append(finding)
+                print(finding.line(), flush=True)
+        except BenchError as error:
+            failed[name] = str(error)
+    _conclude(chosen, found, failed)
+    if json_path is not None:
+        report = {"machine": _machine(threads), "findings": [f.as_row() for f in found], "failed": failed}
+        json_path.write_text(json.dumps(report, indent=2) + "\n")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command(name="grid")
+def grid_command(
+    network: Annotated[list[str], typer.Option(help="Networks.")] = list(NETWORKS),  # noqa: B006
+    items: Annotated[list[int] | None, typer.Option(help="Only catalogs of these sizes.")] = None,
+    beams: Annotated[list[int] | None, typer.Option(help="Only these beam widths.")] = None,
+    batch: Annotated[list[int] | None, typer.Option(help="Only these batches.")] = None,
+    history: Annotated[list[int] | None, typer.Option(help="Only histories of these lengths.")] = None,
+    limit_s: Annotated[float, typer.Option(help="Seconds a cell may take.")] = 120.0,
+    threads: Threads = 2,
+    rounds: Rounds = 5,
+    work: Work = _WORK,
+) -> None:
+    """Engine, eager loop, free search and, where it is small enough, `generate`, at every size; prints a row a cell."""
+    wanted = {"network": network, "items": items, "beams": beams, "batch": batch, "history": history}
+    cells = [c for c in grid() if all(not v or c.as_row()[name] in v for name, v in wanted.items())]
+    run_grid(cells, work, threads, rounds, limit_s)
+    rows = Results(work / "grid.jsonl").rows()
+    failed = [row for row in rows if "error" in row]
+    print(f"{len(rows) - len(failed)} cells measured, {len(failed)} failed; rows in {work / 'grid.jsonl'}")
+
+
+@app.command(hidden=True)
+def cells(
+    budget_s: Annotated[float, typer.Option(help="Seconds of rounds a cell may take.")],
+    threads: Threads = 2,
+    rounds: Rounds = 5,
+    work: Work = _WORK,
+) -> None:
+    """Measures the cells named on stdin; started by `grid`."""
+    named = [Cell(**row) for row in json.load(sys.stdin)]
+    measure_cells(named, Results(work / "grid.jsonl"), work, threads, rounds, budget_s)
+
+
+@app.command(name="roofline")
+def roofline_command(
+    network: Annotated[list[str], typer.Option(help="Networks.")] = list(NETWORKS),  # noqa: B006
+    items: Annotated[int, typer.Option(help="Items of the catalog.")] = 10_000,
+    beams: Annotated[int, typer.Option(help="20, 50, 128 or 256.")] = 20,
+    batch: Annotated[list[int], typer.Option(help="Rows of a batch.")] = [1, 32],  # noqa: B006
+    history: Annotated[int, typer.Option(help="Items of a history.")] = 20,
+    threads: Threads = 2,
+    rounds: Rounds = 9,
+    work: Work = _WORK,
+) -> None:
+    """The graph against its matrix products alone, and trie and selection by difference: a JSON line a shape."""
+    torch.set_num_threads(threads)
+    for name in network:
+        prepared = prepare(name, work)
+        catalog = BenchCatalog.build(items, prepared.config)
+        for rows in batch:
+            _print(roofline(prepared, catalog, beams, rows, history, threads, rounds).as_row())
+
+
+def _if_there(path: Path) -> Path | None:
+    return path if path.exists() else None
+
+
+def _machine(threads: int) -> str:
+    versions = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "onnxruntime-gpu"))
+    python = platform.python_version()
+    return f"{platform.processor() or platform.machine()}, {threads} threads, Python {python}, {versions}"
+
+
+def _conclude(chosen: list[str], found: list[Finding], failed: dict[str, str]) -> None:
+    for name in chosen:
+        if name in failed:
+            print(f"failed: {name}: {failed[name]}")
+        elif not any(finding.row == name for finding in found):
+            print(f"left out: {name}, for want of its data (--data, --trained)")
+    if missed := unmet(found):
+        print(f"goals not met: {'; '.join(missed)}")
+
+
+def _print(row: dict[str, Any]) -> None:
+    shown = {name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}
+    print(json.dumps(shown), flush=True)
+
+
+if __name__ == "__main__":
+    app()

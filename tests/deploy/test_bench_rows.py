@@ -1,0 +1,75 @@
+"""What benchmarks compute from what they measured."""
+
+import time
+
+import numpy as np
+import pytest
+
+from deploy.bench.findings import Finding, unmet
+from deploy.bench.histories import batches
+from deploy.bench.networks import NETWORKS
+from deploy.bench.timing import Times, interleaved
+from deploy.bench.trained import free_search_findings, random_history_findings
+from models.artifact import Artifact
+
+
+def test_the_median_of_the_ratios_is_not_the_ratio_of_the_medians() -> None:
+    times = Times({"slow": [4.0, 40.0, 12.0], "fast": [4.0, 8.0, 2.0]})
+    assert times.ratios("slow", "fast") == [1.0, 5.0, 6.0]
+    assert times.ratio("slow", "fast") == 5.0
+    assert times.ms("slow") == 12_000.0
+
+
+def test_calls_take_turns_until_the_budget_is_spent() -> None:
+    order: list[str] = []
+
+    def call(name: str) -> float:
+        time.sleep(0.06)  # long enough that one call makes a round
+        order.append(name)
+        return 0.0
+
+    times = interleaved({"a": lambda: call("a"), "b": lambda: call("b")}, rounds=50, budget_s=0.5)
+    assert "".join(order).removeprefix("aabb").startswith("abab")
+    assert 1 <= len(times.rounds["a"]) < 10
+
+
+@pytest.mark.parametrize(("value", "at_most", "met"), [(2.0, False, True), (1.9, False, False), (2.1, True, False)])
+def test_a_goal_is_met_or_not(value: float, at_most: bool, met: bool) -> None:
+    finding = Finding("row", "speed", value, "×", 2.0, at_most=at_most)
+    assert finding.met is met
+    assert unmet([finding]) == ([] if met else ["speed"])
+    assert ("NOT MET" in finding.line()) is not met
+
+
+def test_a_figure_without_a_goal_is_neither() -> None:
+    finding = Finding("row", "speed", 1.0, "×")
+    assert finding.met is None
+    assert unmet([finding]) == []
+
+
+def test_searches_of_one_bucket_share_batches_in_order_of_arrival() -> None:
+    histories = [np.arange(length, dtype=np.int32) for length in (3, 9, 8, 30, 1)]
+    closed = batches(histories, (8, 20), rows=2)
+    assert [(bucket, [len(row.history) for row in rows]) for bucket, rows in closed] == [
+        (8, [3, 8]),
+        (8, [1]),
+        (20, [9, 20]),
+    ]
+    assert closed[-1][1][1].history.tolist() == list(range(10, 30))
+
+
+def test_a_sound_model_gives_no_faults(open_to_new_items: Artifact) -> None:
+    found = {finding.what: finding.value for finding in random_history_findings(open_to_new_items, 1, count=100)}
+    assert found == {"invalid codes": 0, "double items": 0, "items of the history": 0, "missing items": 0}
+
+
+def test_a_search_without_a_trie_writes_codes_of_no_item(open_to_new_items: Artifact) -> None:
+    histories = [np.array([item], dtype=np.int32) for item in range(20)]
+    invalid, missing = free_search_findings(open_to_new_items, histories, beams=8, threads=1)
+    assert 0 < invalid.value < 100
+    assert missing.value > invalid.value - 20  # 8 beams cannot fill 10 places
+
+
+def test_all_networks_can_share_a_catalog() -> None:
+    shared = ("code_length", "tokens_per_level", "width", "history_length")
+    assert len({tuple(getattr(config, name) for name in shared) for config in NETWORKS.values()}) == 1
