@@ -59,8 +59,9 @@ def attend(queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor | None, h
     """Softmax attention of [B, Q, D] over [B, S, D], `bias` [B, 1, Q, S] added to the scores: [B, Q, D]."""
     if torch.compiler.is_exporting():
         return torch.onnx.ops.attention(queries, keys, values, bias, q_num_heads=heads, kv_num_heads=heads)[0]
-    split = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (queries, keys, values))
-    return F.scaled_dot_product_attention(*split, attn_mask=bias).transpose(1, 2).flatten(2)
+    split = [part.reshape(*part.shape[:2], heads, -1).transpose(1, 2) for part in (queries, keys, values)]
+    mixed = F.scaled_dot_product_attention(split[0], split[1], split[2], attn_mask=bias)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 class SearchBlock(nn.Module):
@@ -89,7 +90,8 @@ class SearchBlock(nn.Module):
 
     def attend_memory(self, x: Tensor, beams: int, memory: tuple[Tensor, Tensor], bias: Tensor) -> Tensor:
         """x [B · K, D], keys and values of the memory [B, M, D], bias [B, 1, K, M] → x after cross-attention"""
-        assert self.cross is not None and self.cross_norm is not None
+        assert self.cross is not None
+        assert self.cross_norm is not None
         asked = self.cross.queries(self.cross_norm(x)).reshape(-1, beams, x.shape[-1])
         return x + self.cross.mix(asked, *memory, bias)
 
