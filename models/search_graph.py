@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .network import Cache, Generator
+from .network import Generator
+from .search_network import SearchNetwork
 
 BEAMS = "beams"
 _ILLEGAL = float("-inf")
@@ -19,78 +20,100 @@ class SearchGraph(nn.Module):
     """Beam search over a generator; forward takes the tensors of `input_names` in that order.
 
     The beam width is the length of one more input, `beams` int32 [K], so that one export serves every width: the
-    exporter replaces it by a constant (`training.export`).
+    exporter replaces it by a constant (`training.export`). The generator's weights are those of this moment.
     """
 
     def __init__(self, generator: Generator) -> None:
         super().__init__()
-        self.generator = generator
+        self.config = generator.config
+        self.network = SearchNetwork(generator)
 
     @property
     def input_names(self) -> list[str]:
-        levels = range(self.generator.config.code_length)
+        levels = range(self.config.code_length)
         per_level = ("child_start", "child_token", "child_offset", "alive", "dead_parent", "dead_offset")
-        table = "item_input" if self.generator.config.generator == "temporal" else "item_code"
+        table = "item_input" if self.config.generator == "temporal" else "item_code"
         names = ["history", "slot", "rescore_weight", "leaf_item", "item_output", table, BEAMS]
         return names + [f"{name}_{level}" for level in levels for name in per_level]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """(item int32 [B, K], score float32 [B, K], code_score float32 [B, K], prefix_score float32 [B, K, L])"""
         inputs = dict(zip(self.input_names, tensors, strict=True))
-        context = self.generator.encode(inputs["history"], inputs)
-        rows = inputs["history"].shape[0]
-        state = torch.zeros(rows, 1, dtype=torch.int32, device=inputs["history"].device)
-        score = torch.zeros(rows, 1, device=state.device)
-        tokens: Tensor | None = None
-        cache: Cache = ()
-        trail: list[tuple[Tensor, Tensor]] = []
-        for level in range(self.generator.config.code_length):
-            logits, cache = self.generator.step(level, tokens, context, cache)
-            log_probs = F.log_softmax(logits.float(), dim=-1)
-            child, token, total = self._expand(level, state, score, log_probs, inputs)
-            score, place = torch.topk(total, inputs[BEAMS].shape[0], dim=1)
-            place = torch.where(score > _ILLEGAL, place, 0)
-            beam = place // inputs[f"child_offset_{level}"].shape[0]
-            state, tokens = child.gather(1, place), token.gather(1, place)
-            trail.append((score, beam))
-            if level + 1 < self.generator.config.code_length:
-                cache = _reorder(cache, beam)
-        item, score, place = self._rank(state, score, context.user_state, inputs)
+        width = inputs[BEAMS].shape[0]
+        encoded = self.network.encode(inputs["history"], inputs)
+        logits, written = self.network.start(encoded)
+        state, token, score = _first(F.log_softmax(logits[:, 0], dim=-1), width, inputs)
+        trail = [(score, torch.zeros_like(state, dtype=torch.int64))]
+        for level in range(1, self.config.code_length):
+            logits, written = self.network.step(level, token, trail[-1][1], encoded, written)
+            state, token, score, parent = _next(level, state, score, F.log_softmax(logits, dim=-1), width, inputs)
+            trail.append((score, parent))
+        item, score, place = _rank(state, score, encoded.user_state, width, inputs)
         prefix_score = _prefix_scores(trail, place)
         return item, score, prefix_score[..., -1], prefix_score
 
-    def _expand(
-        self, level: int, state: Tensor, score: Tensor, log_probs: Tensor, inputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """All children of all beams, flat: (state [B, K·W], token [B, K·W], score [B, K·W + width]).
 
-        The extra columns are illegal: TopK finds enough candidates on any catalog, and what has nothing to mask in
-        this beam is written there.
-        """
-        start, offset = inputs[f"child_start_{level}"], inputs[f"child_offset_{level}"]
-        first = _pick(start, state)[..., None]
-        exists = offset < _pick(start, state + 1)[..., None] - first
-        child = torch.where(exists, first + offset, 0)
-        token = _pick(inputs[f"child_token_{level}"], child)
-        alive = inputs[f"alive_{level}"]
-        slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
-        legal = _pick(alive.flatten(), child + slot[:, None, None]) > 0
-        total = score[..., None] + log_probs.gather(2, token.long())
-        total = torch.where(exists & legal, total, _ILLEGAL).flatten(1)
-        total = torch.cat([total, total.new_full((total.shape[0], inputs[BEAMS].shape[0]), _ILLEGAL)], dim=1)
-        place = _dead_places(state, offset.shape[0], inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
-        total = total.scatter(1, place, torch.full_like(place, _ILLEGAL, dtype=total.dtype))
-        return child.flatten(1), token.flatten(1), total
+def _first(log_probs: Tensor, width: int, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Level 0, where every row is at the root and its children are 0 … W - 1.
 
-    def _rank(
-        self, leaf: Tensor, code_score: Tensor, user_state: Tensor, inputs: dict[str, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(item int32 [B, K], score float32 [B, K], beam int64 [B, K] that each place holds)"""
-        item = _pick(inputs["leaf_item"], leaf)
-        item_score = (F.embedding(item, inputs["item_output"]) * user_state[:, None]).sum(dim=-1)
-        score, place = torch.topk(code_score + inputs["rescore_weight"] * item_score, inputs[BEAMS].shape[0], dim=1)
-        item = torch.where(score > _ILLEGAL, item.gather(1, place), -1)
-        return item, score, place
+    log_probs [B, V] → (state int32 [B, K], token int32 [B, K], score float32 [B, K])
+    """
+    offset, tokens = inputs["child_offset_0"], inputs["child_token_0"]
+    exists = offset < inputs["child_start_0"][1]
+    child = torch.where(exists, offset, 0)
+    legal = F.embedding(inputs["slot"], inputs["alive_0"]).index_select(1, child) > 0
+    total = log_probs.index_select(1, tokens.index_select(0, child))
+    total = torch.where(exists & legal, total, _ILLEGAL)
+    dead = torch.where(inputs["dead_parent_0"] == 0, inputs["dead_offset_0"], offset.shape[0]).long()
+    score, place = _best(total, dead, width)
+    state = place.to(torch.int32)
+    return state, _pick(tokens, state), score
+
+
+def _next(
+    level: int, state: Tensor, score: Tensor, log_probs: Tensor, width: int, inputs: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One level further: log_probs [B, K, V] → state, token int32 [B, K], score float32 [B, K], parent int64 [B, K]."""
+    start, offset = inputs[f"child_start_{level}"], inputs[f"child_offset_{level}"]
+    tokens, alive = inputs[f"child_token_{level}"], inputs[f"alive_{level}"]
+    branching = offset.shape[0]
+    bounds = F.embedding(torch.stack([state, state + 1], dim=-1), start[:, None])  # [B, K, 2, 1]
+    first = bounds[:, :, 0]
+    exists = offset < bounds[:, :, 1] - first
+    child = torch.where(exists, first + offset, 0).long()
+    slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
+    legal = exists & (_pick_many(alive.flatten(), child + slot[:, None, None]) > 0)
+    total = score[..., None] + log_probs.gather(2, _pick_many(tokens, child).long())
+    total = torch.where(legal, total, _ILLEGAL).flatten(1)
+    dead = _dead_places(state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
+    score, place = _best(total, dead, width)
+    state = child.flatten(1).gather(1, place).to(torch.int32)
+    # Looked up rather than divided: the exporter makes eight operations of a division of integers.
+    beam = torch.arange(log_probs.shape[1], device=place.device)[:, None].expand(-1, branching).flatten()
+    return state, _pick(tokens, state), score, F.embedding(place, beam[:, None]).squeeze(-1)
+
+
+def _best(total: Tensor, dead: Tensor, width: int) -> tuple[Tensor, Tensor]:
+    """(score [B, K], place int64 [B, K]) of the best candidates [B, C], those at `dead` int64 [B, X] left out.
+
+    More columns are illegal: TopK finds enough candidates on any catalog, and a dead subtree that this beam does not
+    meet is written there (place C). An exhausted place is 0 with a score of minus infinity.
+    """
+    total = torch.cat([total, total.new_full((total.shape[0], width), _ILLEGAL)], dim=1)
+    total = total.scatter(1, dead, torch.full_like(dead, _ILLEGAL, dtype=total.dtype))
+    score, place = torch.topk(total, width, dim=1)
+    return score, torch.where(score > _ILLEGAL, place, 0)
+
+
+def _rank(
+    leaf: Tensor, code_score: Tensor, user_state: Tensor, width: int, inputs: dict[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(item int32 [B, K], score float32 [B, K], beam int64 [B, K] that each place holds)"""
+    item = _pick(inputs["leaf_item"], leaf)
+    item_score = (F.embedding(item, inputs["item_output"]) * user_state[:, None]).sum(dim=-1)
+    score, place = torch.topk(code_score + inputs["rescore_weight"] * item_score, width, dim=1)
+    item = torch.where(score > _ILLEGAL, item.gather(1, place), -1)
+    return item, score, place
 
 
 def _prefix_scores(trail: list[tuple[Tensor, Tensor]], place: Tensor) -> Tensor:
@@ -99,15 +122,20 @@ def _prefix_scores(trail: list[tuple[Tensor, Tensor]], place: Tensor) -> Tensor:
     trail  one entry a level: (score [B, K], the beam of the level before that each beam continues)
     """
     scores: list[Tensor] = []
-    for score, beam in reversed(trail):
+    for score, parent in reversed(trail):
         scores.insert(0, score.gather(1, place))
-        place = beam.gather(1, place)
+        place = parent.gather(1, place)
     return torch.stack(scores, dim=-1)
 
 
 def _pick(array: Tensor, index: Tensor) -> Tensor:
-    """array [S] at index int32 [...]."""
-    return array.index_select(0, index.flatten()).reshape(index.shape)
+    """array [S] at index int [...]."""
+    return F.embedding(index, array[:, None]).squeeze(-1)
+
+
+def _pick_many(array: Tensor, index: Tensor) -> Tensor:
+    """The same for many: of single elements ONNX Runtime gathers "elements" six times as fast as rows; index int64."""
+    return array.gather(0, index.flatten()).reshape(index.shape)
 
 
 def _dead_places(state: Tensor, branching: int, parent: Tensor, offset: Tensor) -> Tensor:
@@ -119,10 +147,3 @@ def _dead_places(state: Tensor, branching: int, parent: Tensor, offset: Tensor) 
     beam = match.int().argmax(dim=1)
     place = beam * branching + offset
     return torch.where(match.any(dim=1), place, state.shape[1] * branching)
-
-
-def _reorder(cache: Cache, beam: Tensor) -> Cache:
-    """Gives every new beam int64 [B, K] the cache of the beam it came from."""
-    rows, before = beam.shape[0], cache[0][0].shape[0] // beam.shape[0]
-    flat = (torch.arange(rows, device=beam.device)[:, None] * before + beam).flatten()
-    return tuple((keys.index_select(0, flat), values.index_select(0, flat)) for keys, values in cache)

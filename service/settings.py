@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     max_timeout_ms: int = Field(60_000, ge=1)
     queue_limit: int = Field(1024, ge=1, description="requests waiting in an engine; above it 429")
     max_batch_rows: int = Field(64, ge=1)
-    engine_threads: int = Field(0, ge=0, description="threads of ONNX Runtime; 0: one a physical core")
+    engine_threads: int = Field(
+        0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
+    )
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")

@@ -29,6 +29,8 @@ from models.trie import CodeTrie
 from .errors import ExportError
 
 SCORE_TOLERANCE = 1e-4
+_SMALL_BYTES = 1024
+_SEARCH_OPSET = 23  # the first with attention as one operator
 
 
 @dataclass(frozen=True)
@@ -64,16 +66,25 @@ class GraphSearch:
 def export_graphs(generator: Generator, catalog: Inputs, folder: Path, beam_widths: Sequence[int]) -> None:
     """Writes one graph per beam width and their shared weights into `folder`."""
     model = _export(generator.eval().cpu(), catalog)
+    shared = {tensor.name for tensor in model.graph.initializer}
     written: bytes | None = None
     for width in beam_widths:
         graph = _with_beam_width(model, width)
         (folder / WEIGHTS).unlink(missing_ok=True)
-        onnx.save_model(graph, folder / graph_file(width), save_as_external_data=True, location=WEIGHTS)
+        _save(graph, folder / graph_file(width), shared)
         weights = (folder / WEIGHTS).read_bytes()
         if written is not None and weights != written:
             raise ExportError(f"the graph for beam width {width} does not share the weights of the others")
         written = weights
     (folder / WEIGHTS).chmod(0o644)
+
+
+def _save(graph: onnx.ModelProto, path: Path, shared: set[str]) -> None:
+    """Weights named in `shared` go into the weights file; what follows from the beam width stays in the graph."""
+    for tensor in graph.graph.initializer:
+        if tensor.name in shared and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALL_BYTES:
+            onnx.external_data_helper.set_external_data(tensor, WEIGHTS)
+    onnx.save_model(graph, path)
 
 
 def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
@@ -91,11 +102,17 @@ def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
         _dynamic_dims(name, arg.dim(), config.history_length)
         for name, arg in zip(search.input_names, args, strict=True)
     )
-    return quiet_export(search, args, {"tensors": dims}, search.input_names, list(OUTPUTS))
+    return quiet_export(search, args, {"tensors": dims}, search.input_names, list(OUTPUTS), opset=_SEARCH_OPSET)
 
 
 def quiet_export(
-    module: nn.Module, args: tuple[Tensor, ...], dynamic_shapes: Any, inputs: list[str], outputs: list[str]
+    module: nn.Module,
+    args: tuple[Tensor, ...],
+    dynamic_shapes: Any,
+    inputs: list[str],
+    outputs: list[str],
+    *,
+    opset: int | None = None,
 ) -> onnx.ModelProto:
     """One traced ONNX graph of `module` without the exporter's chatter; `dynamic_shapes` as `torch.export` wants it."""
     with warnings.catch_warnings(), torch.no_grad():
@@ -109,6 +126,7 @@ def quiet_export(
             dynamic_shapes=dynamic_shapes,
             input_names=inputs,
             output_names=outputs,
+            opset_version=opset,
             verbose=False,
         )
     if program is None:

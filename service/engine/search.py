@@ -9,6 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -18,6 +19,8 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inputs
 
+from .parts import PartThreads, physical_cores, split_by_length
+
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
 _ORT_ERROR: Final = 3  # severity below which ONNX Runtime keeps quiet on stderr
@@ -25,6 +28,8 @@ _SPARE_DEAD: Final = 64
 _DEAD_STEP: Final = 8
 
 logger = logging.getLogger(__name__)
+
+_Outputs = tuple[list[NDArray[Any]], float]  # OUTPUTS, and the seconds inside the graph
 
 
 class SearchError(Exception):
@@ -75,7 +80,7 @@ class Found:
     code_score  float32 [B, K], log-probability of the code
     prefix_score  float32 [B, K, L], log-probability of its first 1 … L tokens
     legal       bool [B, K], False for an item that the row's filter slot does not allow: a defect
-    run_s       seconds inside the graph
+    run_s       seconds inside the graph; of a batch in parts those of the slowest
     """
 
     item: NDArray[np.int32]
@@ -104,7 +109,9 @@ class GraphSearch:
         threads: int,
         catalog: Inputs | None = None,
     ) -> None:
-        """Loads every graph; `threads` 0 leaves their number to ONNX Runtime.
+        """Loads every graph; on the CPU a batch is searched in parts, on `threads` cores, 0: all of them.
+
+        The threads are started here, and so have the priority of the one that builds the sessions.
 
         `catalog` is what `bind` is given; None: the catalog as the artifact has it.
 
@@ -114,8 +121,10 @@ class GraphSearch:
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
         widths = artifact.manifest.beam_widths
-        self._sessions = {width: _session(artifact, width, first_choice, threads) for width in widths}
+        self._threads = threads or physical_cores()
+        self._sessions = {width: _session(artifact, width, first_choice) for width in widths}
         self.provider = self._actual_provider(required=CUDA if provider == "cuda" else None)
+        self._parts = PartThreads[_Outputs](self._threads - 1 if self.shares_memory else 0)
         self._catalog: dict[str, ort.OrtValue] = {}
         self.bind(catalog_inputs(artifact) if catalog is None else catalog)()
         self._wanted = {width: _input_names(session) for width, session in self._sessions.items()}
@@ -142,16 +151,30 @@ class GraphSearch:
         return self.provider != CUDA
 
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
+        if not self.shares_memory:
+            outputs, run_s = self._search(rows, shape.bucket, shape)
+            return _found(outputs, run_s)
+        places = split_by_length(rows, self._threads)
+        parts = self._parts.run([partial(self._part, [rows[place] for place in part], shape) for part in places])
+        outputs = [np.concatenate(arrays) for arrays in zip(*(part for part, _ in parts), strict=True)]
+        back = np.argsort(np.concatenate(places))
+        return _found([array[back] for array in outputs], max(run_s for _, run_s in parts))
+
+    def _part(self, rows: Sequence[SearchRow], shape: Shape) -> _Outputs:
+        """On the CPU another length costs nothing, so histories are padded to the longest of the part only."""
+        longest = max(len(row.history) for row in rows)
+        return self._search(rows, max(1, min(longest, shape.bucket)), shape)
+
+    def _search(self, rows: Sequence[SearchRow], length: int, shape: Shape) -> _Outputs:
         weight = self._rescore_weight if shape.rescore else 0.0
-        inputs = request_inputs(rows, shape.bucket, self._code_length, weight)
+        inputs = request_inputs(rows, length, self._code_length, weight)
         fed = {name: _on_cpu(array) for name, array in inputs.items()}
         wanted = self._wanted[shape.width]
         feed = {name: value for name, value in (self._catalog | fed).items() if name in wanted}
         started = time.perf_counter()
         outputs = self._sessions[shape.width].run_with_ort_values(list(OUTPUTS), feed)
-        item, score, code_score, prefix_score = (output.numpy() for output in outputs)
-        legal = np.ones(item.shape, dtype=np.bool_)
-        return Found(item, score, code_score, prefix_score, legal, time.perf_counter() - started)
+        arrays = [output.numpy() for output in outputs]
+        return arrays, time.perf_counter() - started
 
     def _actual_provider(self, required: str | None) -> str:
         """ONNX Runtime falls back to the CPU without raising when a CUDA library is missing."""
@@ -160,6 +183,11 @@ class GraphSearch:
             raise SearchError(f"ONNX Runtime could not use {required} and fell back to {actual}")
         logger.info("searching with %s", actual)
         return actual
+
+
+def _found(outputs: list[NDArray[Any]], run_s: float) -> Found:
+    item, score, code_score, prefix_score = outputs
+    return Found(item, score, code_score, prefix_score, np.ones(item.shape, dtype=np.bool_), run_s)
 
 
 def _input_names(session: ort.InferenceSession) -> frozenset[str]:
@@ -171,13 +199,12 @@ def _on_cpu(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
 
 
-def _session(artifact: Artifact, width: int, provider: str, threads: int) -> ort.InferenceSession:
+def _session(artifact: Artifact, width: int, provider: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _ORT_ERROR
-    options.intra_op_num_threads = threads
-    # Idle threads of the pool would spin on cores that the HTTP workers need.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # A batch runs in parts on threads of this process, so the runtime needs none of its own.
+    options.intra_op_num_threads = 1
     # TF32 drops mantissa bits, and scores would no longer be those the artifact was proved with.
     providers = [(CUDA, {"use_tf32": "0"}), CPU] if provider == CUDA else [CPU]
     return ort.InferenceSession(artifact.graph_path(width), options, providers=providers)

@@ -142,6 +142,17 @@ def test_every_topk_has_a_constant_k_and_no_loops_are_left(exported: tuple[Packa
             assert constants[node.input[1]].tolist() == [8]
 
 
+def test_the_graph_holds_only_operators_of_the_standard(exported: tuple[Package, Path]) -> None:
+    """So that no provider is tied to it, and attention stays one operator on each."""
+    model = onnx.load(exported[1] / graph_file(8))
+    assert {node.domain for node in model.graph.node} == {""}
+    assert [(entry.domain, entry.version) for entry in model.opset_import if entry.version] == [("", 23)]
+    kinds = [node.op_type for node in model.graph.node]
+    layers_and_steps = {"temporal": 1 + 2, "encoder_decoder": 1 + 3 + 2}  # level 0 attends to itself alone
+    assert kinds.count("Attention") == layers_and_steps[exported[0].generator.config.generator]
+    assert "Softmax" not in kinds
+
+
 def test_no_trace_of_the_training_machine_is_in_the_graph(exported: tuple[Package, Path]) -> None:
     data = (exported[1] / graph_file(4)).read_bytes()
     assert str(Path.cwd()).encode() not in data

@@ -1,0 +1,86 @@
+"""The network as a search runs it equals the network as it is trained."""
+
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from models.config import ModelConfig
+from models.network import Cache, Context, Generator, build_generator
+from models.search_network import SearchNetwork
+
+ROWS, BEAMS, ITEMS, LEVELS, TOKENS, WIDTH = 3, 5, 20, 4, 6, 16
+
+
+def network(kind: Literal["temporal", "encoder_decoder"]) -> Generator:
+    """Two layers of everything, weights large enough that every part of it matters."""
+    torch.manual_seed(1)
+    config = ModelConfig(
+        generator=kind, code_length=LEVELS, tokens_per_level=TOKENS, width=WIDTH, heads=2, feed_forward=32,
+        encoder_layers=2, decoder_layers=2, history_length=7, dropout=0.0,
+    )  # fmt: skip
+    generator = build_generator(config)
+    with torch.no_grad():
+        for parameter in generator.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return generator.eval()
+
+
+def inputs() -> tuple[Tensor, dict[str, Tensor]]:
+    """Histories of every kind, an empty one too, and what items are."""
+    rng = np.random.default_rng(0)
+    history = torch.from_numpy(rng.integers(0, ITEMS, (ROWS, 5)).astype(np.int32))
+    history[0] = -1
+    history[1, :3] = -1
+    codes = rng.integers(0, TOKENS, (ITEMS, LEVELS)).astype(np.int32)
+    return history, {"item_input": torch.randn(ITEMS, WIDTH), "item_code": torch.from_numpy(codes)}
+
+
+def plain_step(
+    generator: Generator, level: int, tokens: Tensor | None, parent: Tensor | None, context: Context, cache: Cache
+) -> tuple[Tensor, Cache]:
+    """One step of the network in training's shape, its cache reordered to `parent`."""
+    if parent is not None:
+        before = cache[0][0].shape[0] // ROWS
+        flat = (torch.arange(ROWS)[:, None] * before + parent).flatten()
+        cache = tuple((keys[flat], values[flat]) for keys, values in cache)
+    return generator.step(level, tokens, context, cache)
+
+
+@pytest.mark.parametrize("table_tokens", [TOKENS, TOKENS - 1])
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+def test_every_level_has_the_logits_of_the_trained_network(
+    kind: Literal["temporal", "encoder_decoder"], table_tokens: int
+) -> None:
+    """With tables for the first layer and without, for beams that descend from any other."""
+    generator = network(kind)
+    fast = SearchNetwork(generator, table_tokens=table_tokens)
+    assert fast.tabled == (table_tokens == TOKENS)
+    history, tables = inputs()
+    rng = np.random.default_rng(2)
+    with torch.no_grad():
+        context, encoded = generator.encode(history, tables), fast.encode(history, tables)
+        torch.testing.assert_close(encoded.user_state, context.user_state, atol=1e-4, rtol=1e-4)
+        wanted, cache = plain_step(generator, 0, None, None, context, ())
+        found, written = fast.start(encoded)
+        torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
+        for level in range(1, LEVELS):
+            tokens = torch.from_numpy(rng.integers(0, TOKENS, (ROWS, BEAMS)))
+            parent = torch.from_numpy(rng.integers(0, BEAMS if level > 1 else 1, (ROWS, BEAMS)))
+            wanted, cache = plain_step(generator, level, tokens, parent, context, cache)
+            found, written = fast.step(level, tokens, parent, encoded, written)
+            torch.testing.assert_close(found, wanted, atol=1e-3, rtol=1e-4)
+            assert wanted.std() > 0.1
+
+
+def test_padding_in_front_of_a_history_changes_nothing() -> None:
+    for kind in ("temporal", "encoder_decoder"):
+        generator = network(kind)  # type: ignore[arg-type]
+        history, tables = inputs()
+        fast = SearchNetwork(generator)
+        with torch.no_grad():
+            short = fast.start(fast.encode(history[1:2, 3:], tables))[0]
+            long = fast.start(fast.encode(torch.nn.functional.pad(history[1:2], (2, 0), value=-1), tables))[0]
+        torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)

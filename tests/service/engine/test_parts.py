@@ -1,0 +1,78 @@
+"""Batches in parts: the same answers in the same order, and what goes wrong is told."""
+
+import gc
+import os
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from models.artifact import Artifact
+from models.graph import SearchRow
+from service.engine.parts import PartThreads, physical_cores, split_by_length
+from service.engine.search import GraphSearch, Shape
+
+
+def rows(lengths: list[int]) -> list[SearchRow]:
+    rng = np.random.default_rng(4)
+    return [SearchRow(rng.integers(0, 60, size).astype(np.int32)) for size in lengths]
+
+
+def test_a_batch_in_parts_answers_as_a_batch_in_one(artifact: Artifact) -> None:
+    one, many = GraphSearch(artifact, "cpu", 1), GraphSearch(artifact, "cpu", 3)
+    batch = rows([6, 1, 0, 5, 2, 6, 9, 1])
+    whole, parts = (search.run(batch, Shape(8, 6)) for search in (one, many))
+    assert parts.item.tolist() == whole.item.tolist()
+    for name in ("score", "code_score", "prefix_score"):
+        np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-4)
+    assert parts.legal.shape == parts.item.shape
+    assert parts.run_s > 0
+
+
+def test_what_one_part_raises_is_raised_after_all_have_ended() -> None:
+    threads = PartThreads[int](2)
+    ended = []
+
+    def fail() -> int:
+        raise ValueError("broken")
+
+    def slow() -> int:
+        time.sleep(0.1)
+        ended.append(True)
+        return 1
+
+    with pytest.raises(ValueError, match="broken"):
+        threads.run([fail, slow, slow])
+    assert ended == [True, True]
+    assert threads.run([slow, lambda: 2, lambda: 3]) == [1, 2, 3]
+
+
+def test_parts_run_at_the_same_time() -> None:
+    threads, meet = PartThreads[int](2), threading.Barrier(3, timeout=10)
+    assert sorted(threads.run([meet.wait] * 3)) == [0, 1, 2]
+
+
+def test_threads_end_with_their_owner() -> None:
+    before = set(threading.enumerate())
+    threads = PartThreads[int](3)
+    mine = set(threading.enumerate()) - before
+    assert len(mine) == 3
+    del threads
+    gc.collect()
+    for thread in mine:
+        thread.join(timeout=5)
+    assert not any(thread.is_alive() for thread in mine)
+
+
+@pytest.mark.parametrize(("count", "most", "sizes"), [(1, 4, [1]), (3, 4, [3]), (4, 4, [2, 2]), (9, 2, [4, 5])])
+def test_parts_are_of_equal_size_and_not_too_small(count: int, most: int, sizes: list[int]) -> None:
+    assert [len(part) for part in split_by_length(rows([1] * count), most)] == sizes
+
+
+def test_short_histories_share_a_part() -> None:
+    assert split_by_length(rows([5, 1, 4, 0]), 2) == [[3, 1], [2, 0]]
+
+
+def test_no_more_cores_are_counted_than_may_be_used() -> None:
+    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))
