@@ -69,7 +69,7 @@ def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, t
     else:
         artifact = planned.export()
         typer.echo(f"wrote {out}")
-    if table:
+    if table and planned.machine.leads:
         print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
 
 
@@ -136,6 +136,11 @@ def main() -> int:
         if end.code == 130:
             typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
         raise
+    finally:
+        if "torch" in sys.modules:
+            from .machine import leave_team
+
+            leave_team()
     return 0
 
 

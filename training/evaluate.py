@@ -44,10 +44,10 @@ def rank_by_scores(holdout: Holdout, scores: Scores) -> Ranked:
     return Ranked(*(full_ranks(holdout, scores, mask_history=masked) for masked in (True, False)))
 
 
-def rank_by_popularity(split: Split, item_count: int) -> Ranked:
-    """Ranks by number of training events."""
-    counts = torch.from_numpy(split.train.counts(item_count)).float()
-    return rank_by_scores(split.test, lambda histories: counts.repeat(len(histories), 1))
+def rank_by_popularity(holdout: Holdout, counts: NDArray[np.int64]) -> Ranked:
+    """Ranks by number of training events, int64 [N]."""
+    popularity = torch.from_numpy(counts).float()
+    return rank_by_scores(holdout, lambda histories: popularity.repeat(len(histories), 1))
 
 
 def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float, name: str) -> Ranked:
@@ -90,7 +90,8 @@ def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
         )
     graph = artifact.graph_path(manifest.default_beam_width)
     search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
-    popularity = rank_by_popularity(split, manifest.item_count).metrics("popularity")
+    counts = split.train.counts(manifest.item_count)
+    popularity = rank_by_popularity(split.test, counts).metrics("popularity")
     return popularity | prorec_metrics(split, search, artifact.trie, manifest.rescore_weight)[0]
 
 
