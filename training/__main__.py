@@ -87,6 +87,23 @@ def evaluate(
     print_metrics(evaluate_artifact(Artifact.open(artifact), split), f"{artifact.name} on {data.name}")
 
 
+@app.command()
+def study(
+    data: Data,
+    plan: Annotated[str, typer.Option(help="A plan's TOML file, or the name of one that comes with the package.")],
+    out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, results.csv and report.html.")],
+    device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
+) -> None:
+    """Runs a plan of trainings, each shared step once; goes on where it stopped."""
+    from .plan import read_plan
+    from .report import refuse_without_plots
+    from .study import run_study
+
+    refuse_without_plots()
+    report = run_study(read_plan(plan), data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
+    typer.echo(f"wrote {out / 'results.csv'} and {report}")
+
+
 @imports.command()
 def movielens(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
     """GroupLens ml-100k or ml-1m: a folder or the .zip as downloaded."""

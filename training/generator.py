@@ -186,11 +186,14 @@ class SearchScores:
     code_score: NDArray[np.float32]
     item_score: NDArray[np.float32]
 
-    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
-        """NDCG@10 when ranked by code score + weight · item score."""
+    def ranked(self, weight: float) -> NDArray[np.int32]:
+        """Items [M, K], best first by code score + weight · item score."""
         order = np.argsort(-(self.code_score + np.float32(weight) * self.item_score), axis=1, kind="stable")
-        ranked = np.take_along_axis(self.items, order, axis=1)
-        return ndcg_at(ranks_of_targets(ranked, targets), 10)
+        return np.take_along_axis(self.items, order, axis=1)
+
+    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
+        """NDCG@10 when ranked so."""
+        return ndcg_at(ranks_of_targets(self.ranked(weight), targets), 10)
 
     def best_weight(self, targets: NDArray[np.int32]) -> tuple[float, float]:
         """(weight, NDCG@10); the search does not depend on the weight, so one search tells for all of them."""

@@ -54,6 +54,7 @@ class Run:
     def __post_init__(self) -> None:
         check_model_version(self.out.name)
         self.folder = WorkFolder(self.work, self.config, self.shared)
+        self.progress: dict[str, Progress] = {}
         torch.manual_seed(self.config.seed)
 
     @property
@@ -216,6 +217,7 @@ class Run:
             self.folder.claim(self.data, self.settings.data)
 
     def _report(self, name: str, progress: Progress) -> None:
+        self.progress[name] = progress
         if self.machine.leads:
             _LOG.info(
                 "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training, %.0f samples/s",
