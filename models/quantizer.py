@@ -25,12 +25,14 @@ class Quantization:
     """Codes of all items and how they came about.
 
     codes            unique
+    nearest          int32 [N, L], each level's nearest centroids, before codes were made unique
     codebooks        float32 [L, V, D_I], centroids of the residuals
     collision_rate   share of items whose nearest-centroid code some other item also had, before codes were made unique
     moved_rate       share of items whose final code is not their nearest-centroid code
     """
 
     codes: CodeTable
+    nearest: NDArray[np.int32]
     codebooks: NDArray[np.float32]
     collision_rate: float
     moved_rate: float
@@ -43,8 +45,11 @@ def quantize(
     seed: int,
     *,
     iterations: int = 40,
+    balanced: bool = False,
 ) -> Quantization:
     """embeddings float32 [N, D_I] → unique codes of `code_length` tokens of `tokens_per_level` values.
+
+    balanced  no token of any level but the last stands in more than its even share of all codes, plus a tenth
 
     Raises CodeError when there are more items than codes.
     """
@@ -57,18 +62,45 @@ def quantize(
     codebooks: list[Tensor] = []
     for level in range(code_length):
         centroids = _k_means(residual, tokens_per_level, iterations, generator)
-        nearest[:, level] = _assign(residual, centroids).numpy()
+        nearest[:, level] = wanted = _assign(residual, centroids).numpy()
+        if balanced and level < code_length - 1:
+            wanted = _within_capacity(
+                residual, centroids, wanted, tokens[:, :0], _even_share(len(wanted), len(centroids))
+            )
         capacity = tokens_per_level ** (code_length - 1 - level)
-        tokens[:, level] = _within_capacity(residual, centroids, nearest[:, level], tokens[:, :level], capacity)
+        tokens[:, level] = _within_capacity(residual, centroids, wanted, tokens[:, :level], capacity)
         residual = residual - centroids[torch.from_numpy(tokens[:, level]).long()]
         codebooks.append(centroids)
+    return account(tokens, nearest, torch.stack(codebooks).numpy())
+
+
+def account(tokens: NDArray[np.int32], nearest: NDArray[np.int32], codebooks: NDArray[np.float32]) -> Quantization:
+    """Unique codes int32 [N, L] beside the nearest ones, with how often these collided and had to move."""
     _, group, sizes = np.unique(nearest, axis=0, return_inverse=True, return_counts=True)
     return Quantization(
-        CodeTable(tokens, tokens_per_level),
-        torch.stack(codebooks).numpy(),
+        CodeTable(tokens, codebooks.shape[1]),
+        nearest,
+        codebooks,
         float((sizes[group.reshape(-1)] > 1).mean()),
         float((tokens != nearest).any(axis=1).mean()),
     )
+
+
+def assign_unique(embeddings: Tensor, codebooks: Tensor) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Codes by codebooks [L, V, D] that are there already: embeddings [N, D] → (unique, nearest), both int32 [N, L]."""
+    residual, (length, values, _) = embeddings, codebooks.shape
+    tokens = np.zeros((len(embeddings), length), dtype=np.int32)
+    nearest = np.zeros_like(tokens)
+    for level, centroids in enumerate(codebooks):
+        nearest[:, level] = _assign(residual, centroids).numpy()
+        capacity = values ** (length - 1 - level)
+        tokens[:, level] = _within_capacity(residual, centroids, nearest[:, level], tokens[:, :level], capacity)
+        residual = residual - centroids[torch.from_numpy(tokens[:, level]).long()]
+    return tokens, nearest
+
+
+def _even_share(rows: int, tokens: int) -> int:
+    return -(-rows * 11 // (tokens * 10))
 
 
 def _k_means(points: Tensor, k: int, iterations: int, generator: torch.Generator) -> Tensor:

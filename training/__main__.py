@@ -69,7 +69,7 @@ def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, t
     else:
         artifact = planned.export()
         typer.echo(f"wrote {out}")
-    if table:
+    if table and planned.machine.leads:
         print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
 
 
@@ -85,6 +85,23 @@ def evaluate(
 
     split = leave_one_out(read_dataset(data, tie_seed=tie_seed))
     print_metrics(evaluate_artifact(Artifact.open(artifact), split), f"{artifact.name} on {data.name}")
+
+
+@app.command()
+def study(
+    data: Data,
+    plan: Annotated[str, typer.Option(help="A plan's TOML file, or the name of one that comes with the package.")],
+    out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, results.csv and report.html.")],
+    device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
+) -> None:
+    """Runs a plan of trainings, each shared step once; goes on where it stopped."""
+    from .plan import read_plan
+    from .report import refuse_without_plots
+    from .study import run_study
+
+    refuse_without_plots()
+    report = run_study(read_plan(plan), data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
+    typer.echo(f"wrote {out / 'results.csv'} and {report}")
 
 
 @imports.command()
@@ -136,6 +153,11 @@ def main() -> int:
         if end.code == 130:
             typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)
         raise
+    finally:
+        if "torch" in sys.modules:
+            from .machine import leave_team
+
+            leave_team()
     return 0
 
 

@@ -1,7 +1,7 @@
 """Windows of user histories, grouped by length into padded batches."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,14 +49,46 @@ class Windows:
 
 @dataclass(frozen=True)
 class Batch:
-    """history and target int64 [B, T], padded with -1 on the left; target[b, t] follows history[b, t]."""
+    """Windows of like length, or one process's piece of them.
+
+    history, target  int64 [B, T], padded with -1 on the left; target[b, t] follows history[b, t]
+    items            int64 [I], different targets of the whole batch in a drawn order: a loss that compares items with
+                     each other is the same however the batch is cut
+    windows, targets how many of each the whole batch has; a loss is a sum over the piece, divided by one of these
+    piece, pieces    which piece of how many this is
+    """
 
     history: Tensor
     target: Tensor
+    items: Tensor
+    windows: int
+    targets: int
+    piece: int = 0
+    pieces: int = 1
+
+    @classmethod
+    def whole(cls, history: Tensor, target: Tensor, rng: np.random.Generator) -> "Batch":
+        """A batch in one piece; `rng` orders its items."""
+        different = target[target >= 0].unique()
+        items = different[torch.from_numpy(rng.permutation(len(different)))]
+        return cls(history, target, items, len(history), int((target >= 0).sum()))
+
+    def cut(self, piece: int, pieces: int) -> "Batch":
+        """Every `pieces`-th window, from number `piece` on; a piece may have none."""
+        rows = slice(piece, None, pieces)
+        return replace(self, history=self.history[rows], target=self.target[rows], piece=piece, pieces=pieces)
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in ("history", "target", "items")}
+        return replace(self, **moved)
 
 
-def epoch(windows: Windows, batch_size: int, seed: int, number: int) -> Iterator[Batch]:
-    """All windows once, in an order that depends on (seed, number) alone; a batch holds windows of like length."""
+def epoch(windows: Windows, batch_size: int, seed: int, number: int, skip: int = 0) -> Iterator[Batch]:
+    """All windows once, in an order that depends on (seed, number) alone; a batch holds windows of like length.
+
+    skip  batches left out at the beginning: those an interrupted epoch has already had
+    """
     rng = np.random.default_rng((seed, number))
     order = rng.permutation(len(windows))
     pool = batch_size * 32
@@ -65,8 +97,9 @@ def epoch(windows: Windows, batch_size: int, seed: int, number: int) -> Iterator
         part = order[begin : begin + pool]
         by_length = part[np.argsort(windows.end[part] - windows.start[part], kind="stable")]
         groups += [by_length[place : place + batch_size] for place in range(0, len(by_length), batch_size)]
-    for group in rng.permutation(len(groups)):
-        yield _pad(windows, groups[group])
+    for place, group in enumerate(rng.permutation(len(groups))):
+        if place >= skip:
+            yield Batch.whole(*_pad(windows, groups[group]), np.random.default_rng((seed, number, place)))
 
 
 def batch_count(windows: Windows, batch_size: int) -> int:
@@ -75,14 +108,14 @@ def batch_count(windows: Windows, batch_size: int) -> int:
     return pools * 32 + -(-rest // batch_size)
 
 
-def _pad(windows: Windows, chosen: NDArray[np.int64]) -> Batch:
+def _pad(windows: Windows, chosen: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
     length = int((windows.end[chosen] - windows.start[chosen]).max()) - 1
     place = windows.end[chosen][:, None] - 1 - length + np.arange(length)
     inside = place >= windows.start[chosen][:, None]
     place = np.where(inside, place, 0)
     history = np.where(inside, windows.items[place], -1)
     target = np.where(inside, windows.items[np.minimum(place + 1, len(windows.items) - 1)], -1)
-    return Batch(torch.from_numpy(history.astype(np.int64)), torch.from_numpy(target.astype(np.int64)))
+    return torch.from_numpy(history.astype(np.int64)), torch.from_numpy(target.astype(np.int64))
 
 
 def pad_histories(histories: list[NDArray[np.int32]]) -> Tensor:

@@ -8,25 +8,36 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from .averaging import Average
+
 
 def save(
-    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, best: dict[str, Tensor], progress: Any
+    path: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: Average,
+    best: dict[str, Tensor],
+    progress: Any,
 ) -> None:
-    """Model, optimizer moments, best weights so far, and `progress` (anything JSON holds) in one file."""
+    """Model, optimizer moments, averaged weights, best weights so far, and `progress` (anything JSON holds)."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
+    tensors |= {f"average.{name}": value for name, value in average.state().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     aside = path.with_suffix(".writing")
-    copies = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
+    copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     save_file(copies, aside, metadata={"progress": json.dumps(progress)})
     aside.replace(path)
 
 
-def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], Any]:
-    """Restores model and optimizer in place; returns (best weights, progress)."""
+def load(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, average: Average
+) -> tuple[dict[str, Tensor], Any]:
+    """Restores model, optimizer and averaged weights in place; returns (best weights, progress)."""
     tensors = load_file(path)
     model.load_state_dict(_under(tensors, "model."))
+    average.load(_under(tensors, "average."))
     state = optimizer.state_dict()
     for name, value in _under(tensors, "optimizer.").items():
         index, moment = name.split(".")

@@ -17,7 +17,7 @@ from models.network import TemporalEncoder
 from .batches import Batch, Windows, pad_histories
 from .config import Integrated, TrainingConfig
 from .interactions import Split
-from .losses import info_nce, item_loss, sample_items
+from .losses import info_nce, item_loss
 from .metrics import ndcg_at
 from .ranking import full_ranks
 from .ridge import fit_ridge
@@ -103,9 +103,14 @@ class CollaborativeTask:
         self.config = config
         self.split = split
 
+    def samples(self, batch: Batch) -> int:
+        """Predictions that the whole batch teaches."""
+        return batch.windows if self.model.temporal is None else batch.targets
+
     def loss(self, batch: Batch) -> Tensor:
         table = self.model.items()
-        loss = self._din_loss(batch, table) if self.model.temporal is None else self._temporal_loss(batch, table)
+        summed = self._din_loss(batch, table) if self.model.temporal is None else self._temporal_loss(batch, table)
+        loss = summed / self.samples(batch)
         if self.config.cka_weight:
             loss = loss + self.config.cka_weight * self._alignment_loss(batch)
         return loss
@@ -121,16 +126,16 @@ class CollaborativeTask:
         """The newest target of each window against items drawn evenly, as a softmax."""
         assert self.model.din is not None
         real = batch.history >= 0
-        negatives = torch.randint(len(table), (len(real), _DIN_NEGATIVES))
+        negatives = torch.randint(len(table), (len(real), _DIN_NEGATIVES), device=real.device)
         candidates = torch.cat([batch.target[:, -1:], negatives], dim=1)
         scores = self.model.din(F.embedding(batch.history.clamp(min=0), table), real, table[candidates])
         scores[:, 1:] = scores[:, 1:].masked_fill(negatives == candidates[:, :1], -torch.inf)
-        return F.cross_entropy(scores, torch.zeros(len(scores), dtype=torch.int64))
+        return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64), reduction="sum")
 
     def _alignment_loss(self, batch: Batch) -> Tensor:
-        items = sample_items(batch.target[batch.target >= 0], self.config.sampled_items)
+        items = batch.items[: self.config.sampled_items]
         adapted = self.model.adaptation(self.model.semantic[items])
-        return info_nce(self.model.item[items], adapted, self.config.cka_temperature)
+        return info_nce(self.model.item[items], adapted, self.config.cka_temperature, batch.piece, batch.pieces)
 
     def validate(self) -> float:
         ranks = full_ranks(self.split.valid, self.rank_scores, mask_history=True, limit=VALIDATION_USERS)
@@ -139,7 +144,8 @@ class CollaborativeTask:
     def rank_scores(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """Scores [B, N] of the model for any histories."""
         length = self.config.model.history_length
-        return self.model.scores(pad_histories([history[-length:] for history in histories]))
+        padded = pad_histories([history[-length:] for history in histories])
+        return self.model.scores(padded.to(self.model.item.device))
 
 
 def training_windows(split: Split, history_length: int) -> Windows:
@@ -169,6 +175,8 @@ def integrate(kind: Integrated, collaborative: Tensor, adapted: Tensor, semantic
     standardised E_S [N, D_S]."""
     if kind == "concat":
         return torch.cat([F.normalize(collaborative, dim=1), F.normalize(adapted, dim=1)], dim=1)
+    if kind == "naive":
+        return torch.cat([F.normalize(collaborative, dim=1), F.normalize(semantic, dim=1)], dim=1)
     return semantic if kind == "semantic" else collaborative
 
 

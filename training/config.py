@@ -12,7 +12,8 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
-Integrated = Literal["concat", "collaborative", "gate", "semantic"]
+Quantizer = Literal["kmeans", "balanced", "rqvae"]
+Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
 
 
 class StageConfig(BaseModel):
@@ -26,6 +27,11 @@ class StageConfig(BaseModel):
     weight_decay: float = Field(1e-4, ge=0)
     patience: int = Field(5, ge=1, description="evaluations without a better validation before stopping")
     evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")
+    accumulate: int = Field(1, ge=1, description="pieces a batch is computed in, one after the other, to save memory")
+    averaging: Literal["none", "ema", "swa"] = "none"
+    """Weights that are validated and kept: the trained ones, their exponential average, or their plain average."""
+    ema_decay: float = Field(0.995, gt=0, lt=1, description="a step, with averaging = ema")
+    average_from: float = Field(0.0, ge=0, lt=1, description="share of the epochs after which averaging begins")
 
 
 class TrainingConfig(BaseModel):
@@ -43,8 +49,12 @@ class TrainingConfig(BaseModel):
     tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
     recommender: Literal["temporal", "din"] = "temporal"
     integrated: Integrated = "concat"
-    """What codes are made from: both embeddings side by side, the aligned E_C, a learned gate between both, or the
-    text's embedding alone (as TIGER does, for comparison)."""
+    """What codes are made from: both embeddings side by side, the aligned E_C, a learned gate between both; for
+    comparison the text's embedding alone (as TIGER does), or E_C beside the text's embedding as its encoder gives it,
+    each trained without the other (`naive`; with cka_weight = 0)."""
+    quantizer: Quantizer = "kmeans"
+    """Residual k-means; `balanced`: with equal use of every token of the first levels; `rqvae`: a residual-quantized
+    autoencoder."""
     cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
     cka_temperature: float = Field(0.1, gt=0)
     ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")
@@ -52,6 +62,7 @@ class TrainingConfig(BaseModel):
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
+    start_from_stage1: bool = Field(True, description="stage II begins with what stage I learned, not at random")
     softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
@@ -59,6 +70,15 @@ class TrainingConfig(BaseModel):
     beam_widths: tuple[int, ...] = (20, 50, 128)
     default_beam_width: int = 50
     sasrec: StageConfig | None = Field(None, description="also train SASRec on the same data, for the table")
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of losses; weights are float32. `auto` is bfloat16 on a GPU."""
+    device: str = Field("auto", description="cpu, cuda, cuda:1; auto is a GPU where there is one")
+    checkpoint_every_s: float = Field(300, ge=0, description="seconds between checkpoints inside an epoch")
+    tensorboard: bool = Field(False, description="write event files into the working folder")
+
+    def recipe(self) -> dict[str, Any]:
+        """The settings that decide what is trained, without those that say where and how it is watched."""
+        return self.model_dump(mode="json", exclude={"device", "checkpoint_every_s", "tensorboard"})
 
 
 def _model(**sizes: Any) -> ModelConfig:

@@ -44,29 +44,36 @@ def rank_by_scores(holdout: Holdout, scores: Scores) -> Ranked:
     return Ranked(*(full_ranks(holdout, scores, mask_history=masked) for masked in (True, False)))
 
 
-def rank_by_popularity(split: Split, item_count: int) -> Ranked:
-    """Ranks by number of training events."""
-    counts = torch.from_numpy(split.train.counts(item_count)).float()
-    return rank_by_scores(split.test, lambda histories: counts.repeat(len(histories), 1))
+def rank_by_popularity(holdout: Holdout, counts: NDArray[np.int64]) -> Ranked:
+    """Ranks by number of training events, int64 [N]."""
+    popularity = torch.from_numpy(counts).float()
+    return rank_by_scores(holdout, lambda histories: popularity.repeat(len(histories), 1))
 
 
-def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float, name: str) -> Ranked:
-    """Ranks from the constrained beam search of an exported graph."""
-    both = []
+def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Ranked, Ranked]:
+    """Ranks from the constrained beam search of an exported graph: by code score alone, and rescored.
+
+    Which candidates the beam ends with does not depend on the weight, so one search tells both.
+    """
+    by_code: list[NDArray[np.int64]] = []
+    rescored: list[NDArray[np.int64]] = []
     for masked in (True, False):
-        found = []
+        found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
         for rows in tqdm(
-            list(chunks(sampled_rows(holdout), 64)), desc=f"evaluate {name}", unit="batch", leave=False, disable=None
+            list(chunks(sampled_rows(holdout), 64)), desc="evaluate", unit="batch", leave=False, disable=None
         ):
-            found.append(search(holdout_rows(holdout, rows, trie, masked=masked), weight).item)
-        both.append(ranks_of_targets(np.concatenate(found), holdout.target))
-    return Ranked(*both)
+            result = search(holdout_rows(holdout, rows, trie, masked=masked), weight)
+            order = np.argsort(-result.code_score, axis=1, kind="stable")
+            found.append((np.take_along_axis(result.item, order, axis=1), result.item))
+        codes, scores = (np.concatenate(lists) for lists in zip(*found, strict=True))
+        by_code.append(ranks_of_targets(codes, holdout.target))
+        rescored.append(ranks_of_targets(scores, holdout.target))
+    return Ranked(*by_code), Ranked(*rescored)
 
 
 def prorec_metrics(split: Split, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
     """PRORec with and without rescoring, through the graph; and the rescored ranks, for paired comparison."""
-    by_code = rank_by_search(split.test, search, trie, 0.0, "codes only")
-    rescored = rank_by_search(split.test, search, trie, weight, "rescored")
+    by_code, rescored = rank_by_search(split.test, search, trie, weight)
     return by_code.metrics("PRORec, codes only") | rescored.metrics("PRORec, rescored"), rescored
 
 
@@ -90,7 +97,8 @@ def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
         )
     graph = artifact.graph_path(manifest.default_beam_width)
     search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
-    popularity = rank_by_popularity(split, manifest.item_count).metrics("popularity")
+    counts = split.train.counts(manifest.item_count)
+    popularity = rank_by_popularity(split.test, counts).metrics("popularity")
     return popularity | prorec_metrics(split, search, artifact.trie, manifest.rescore_weight)[0]
 
 

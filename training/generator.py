@@ -91,9 +91,11 @@ class GeneratorModel(nn.Module):
     def user_states(self, histories: list[NDArray[np.int32]]) -> Tensor:
         """What multiplies an item vector, [B, D], for any histories."""
         length = self.generator.config.history_length
-        history = pad_histories([one[-length:] for one in histories])
+        history = pad_histories([one[-length:] for one in histories]).to(self.item.device)
         with torch.no_grad():
-            table = self.item_input(torch.arange(len(self.item))) if self.temporal else self.codes
+            table = (
+                self.item_input(torch.arange(len(self.item), device=history.device)) if self.temporal else self.codes
+            )
             name = "item_input" if self.temporal else "item_code"
             return self.generator.encode(history, {name: table}).user_state
 
@@ -112,12 +114,12 @@ class GeneratorModel(nn.Module):
     def tables(self) -> Inputs:
         """item_input and item_output float32 [N, D], item_code int32 [N, L]."""
         with torch.no_grad():
-            every = torch.arange(len(self.item))
-            rows = [self.item_input(part).numpy() for part in every.split(65_536)]
+            every = torch.arange(len(self.item), device=self.item.device)
+            rows = [self.item_input(part).cpu().numpy() for part in every.split(65_536)]
         return {
             "item_input": np.concatenate(rows),
-            "item_output": self.item.detach().numpy().copy(),
-            "item_code": self.codes.int().numpy(),
+            "item_output": self.item.detach().cpu().numpy().copy(),
+            "item_code": self.codes.int().cpu().numpy(),
         }
 
 
@@ -131,36 +133,40 @@ class GeneratorTask:
         self.codes = codes
         self.trie = CodeTrie.build(codes)
 
+    def samples(self, batch: Batch) -> int:
+        """Predictions that the whole batch teaches."""
+        return batch.targets if self.model.temporal else batch.windows
+
     def loss(self, batch: Batch) -> Tensor:
         context, target = self.model.predict(batch)
         codes = self.model.codes[target]
         logits, summary = self.model.generator.teacher_forced(context, codes)
-        smoothing = self.config.label_smoothing
-        levels = [F.cross_entropy(part, codes[:, n], label_smoothing=smoothing) for n, part in enumerate(logits)]
-        loss = torch.stack(levels).sum()
+        loss = self._code_loss(logits, codes)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         if self.config.item_weight:
             head = item_loss(context.user_state, target, self.model.item, limit, sampled)
             loss = loss + self.config.item_weight * head
         if self.config.ikd_weight:
             loss = loss + self.config.ikd_weight * self._distillation(summary, target)
-        return loss
+        return loss / self.samples(batch)
+
+    def _code_loss(self, logits: list[Tensor], codes: Tensor) -> Tensor:
+        smoothing = self.config.label_smoothing
+        levels = [
+            F.cross_entropy(part, codes[:, level], label_smoothing=smoothing, reduction="sum")
+            for level, part in enumerate(logits)
+        ]
+        return torch.stack(levels).sum()
 
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
-        """InfoNCE of the summary token against the target's embedding, once per modality."""
+        """InfoNCE of the summary token against the target's embedding, once per modality, summed."""
         sampled = self.config.sampled_items
         pairs = (
             (self.model.distil_collaborative, self.model.collaborative),
             (self.model.distil_semantic, self.model.adapted),
         )
         losses = [
-            item_loss(
-                F.normalize(head(summary), dim=1) / self.config.ikd_temperature,
-                target,
-                table,
-                sampled,
-                sampled,
-            )
+            item_loss(F.normalize(head(summary), dim=1) / self.config.ikd_temperature, target, table, sampled, sampled)
             for head, table in pairs
         ]
         return torch.stack(losses).sum()
@@ -180,11 +186,14 @@ class SearchScores:
     code_score: NDArray[np.float32]
     item_score: NDArray[np.float32]
 
-    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
-        """NDCG@10 when ranked by code score + weight · item score."""
+    def ranked(self, weight: float) -> NDArray[np.int32]:
+        """Items [M, K], best first by code score + weight · item score."""
         order = np.argsort(-(self.code_score + np.float32(weight) * self.item_score), axis=1, kind="stable")
-        ranked = np.take_along_axis(self.items, order, axis=1)
-        return ndcg_at(ranks_of_targets(ranked, targets), 10)
+        return np.take_along_axis(self.items, order, axis=1)
+
+    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
+        """NDCG@10 when ranked so."""
+        return ndcg_at(ranks_of_targets(self.ranked(weight), targets), 10)
 
     def best_weight(self, targets: NDArray[np.int32]) -> tuple[float, float]:
         """(weight, NDCG@10); the search does not depend on the weight, so one search tells for all of them."""
@@ -205,20 +214,20 @@ def eager_search(
 
     tables  what items are, by default as the model has learned it
     """
-    search = SearchGraph(model.generator)
+    search, device = SearchGraph(model.generator), model.item.device
     fixed: Inputs = (
         trie_inputs(trie) | (tables or model.tables()) | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
     )
-    catalog = {name: torch.from_numpy(np.array(array)) for name, array in fixed.items()}
+    catalog = {name: torch.from_numpy(np.array(array)).to(device) for name, array in fixed.items()}
     parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
     for rows in chunks(sampled_rows(holdout, limit)):
         batch = holdout_rows(holdout, rows, trie, masked=True)
         asked = request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
-        inputs = catalog | {name: torch.from_numpy(array) for name, array in asked.items()}
+        inputs = catalog | {name: torch.from_numpy(array).to(device) for name, array in asked.items()}
         with torch.no_grad():
             item, score, code_score, _ = search(*(inputs[name] for name in search.input_names))
         item_score = torch.where(item >= 0, score - code_score, 0.0)
-        parts.append((item.numpy(), code_score.numpy(), item_score.numpy()))
+        parts.append((item.cpu().numpy(), code_score.cpu().numpy(), item_score.cpu().numpy()))
     items, code_scores, item_scores = zip(*parts, strict=True)
     return SearchScores(np.concatenate(items), np.concatenate(code_scores), np.concatenate(item_scores))
 
@@ -227,7 +236,7 @@ def _random_prefixes(batch: Batch) -> tuple[Tensor, Tensor]:
     """One prediction per window: history [B, T] cut at a random place and moved to the right, target [B]."""
     length = batch.history.shape[1]
     sizes = (batch.history >= 0).sum(dim=1)
-    dropped = (torch.rand(len(sizes)) * sizes).long()  # newest inputs left out, 0 … size - 1
-    place = torch.arange(length)[None] - dropped[:, None]
+    dropped = (torch.rand(len(sizes), device=sizes.device) * sizes).long()  # newest inputs left out, 0 … size - 1
+    place = torch.arange(length, device=sizes.device)[None] - dropped[:, None]
     history = torch.where(place >= 0, batch.history.gather(1, place.clamp(min=0)), -1)
     return history, batch.target.gather(1, (length - 1 - dropped)[:, None])[:, 0]

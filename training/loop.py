@@ -1,21 +1,29 @@
 """The training loop of both stages and the baselines: epochs, validation, early stopping, exact resumption."""
 
+import logging
 import math
 import time
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from . import checkpoint
+from .averaging import Average
 from .batches import Batch, Windows, batch_count, epoch
 from .config import StageConfig
 from .errors import TrainingError
+from .machine import Machine
+from .scalars import Scalars, open_scalars
 
 _WARM_UP_STEPS = 100
+_LOG = logging.getLogger(__name__)
 
 
 class Task(Protocol):
@@ -23,11 +31,15 @@ class Task(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """What is trained; left with its best weights."""
+        """What is trained; left with its best weights, on the CPU."""
         ...
 
     def loss(self, batch: Batch) -> Tensor:
-        """Scalar to minimise."""
+        """Scalar to minimise; the losses of a batch's pieces add up to that of the whole."""
+        ...
+
+    def samples(self, batch: Batch) -> int:
+        """Predictions that the whole batch teaches."""
         ...
 
     def validate(self) -> float:
@@ -39,72 +51,170 @@ class Task(Protocol):
 class Progress:
     """How far a loop has come; everything resumption needs beside the tensors.
 
-    seconds covers training steps alone, validation apart.
+    batches   of the running epoch that are done, and loss_sum over them
+    seconds   of training steps alone, validation apart; samples are the predictions trained in them
+    history   (epoch, mean loss, validation) of every evaluation
     """
 
     epoch: int = 0
     step: int = 0
+    batches: int = 0
+    loss_sum: float = 0.0
     best: float = -math.inf
     best_epoch: int = 0
     seconds: float = 0.0
-    history: list[tuple[int, float, float]] = field(default_factory=list)  # (epoch, mean loss, validation)
+    samples: int = 0
+    history: list[tuple[int, float, float]] = field(default_factory=list)
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / self.seconds if self.seconds else 0.0
 
 
-def fit(task: Task, windows: Windows, stage: StageConfig, seed: int, name: str, folder: Path) -> Progress:
-    """Trains until the epochs are over or validation stops improving; leaves the best weights in the model.
+class _TaskLoss(nn.Module):
+    """A task's loss as a module's forward, which is what data parallelism wraps."""
 
-    Every epoch draws its order and its dropout from (seed, epoch), so a run that was killed and resumed from
-    `folder`/`name`.safetensors ends with the same weights as one that was not.
-    """
-    optimizer = torch.optim.AdamW(task.model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay)
-    path = folder / f"{name}.safetensors"
-    progress, best = Progress(), _copy(task.model)
-    if path.exists():
-        best, stored = checkpoint.load(path, task.model, optimizer)
-        progress = Progress(**stored)
-    steps = batch_count(windows, stage.batch_size)
-    with tqdm(total=stage.epochs * steps, initial=progress.epoch * steps, desc=name, unit="step", disable=None) as bar:
-        while not _finished(progress, stage):
-            loss = _train_epoch(task, windows, stage, seed, progress, optimizer, bar)
-            progress.epoch += 1
-            if progress.epoch % stage.evaluate_every and progress.epoch < stage.epochs:
-                continue
-            best = _evaluate(task, progress, loss, best)
-            bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{progress.history[-1][2]:.4f}", best=f"{progress.best:.4f}")
-            checkpoint.save(path, task.model, optimizer, best, asdict(progress))
-    task.model.load_state_dict(best)
-    task.model.eval()
-    return progress
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.model = task.model
+        self.task = task
+
+    def forward(self, batch: Batch) -> Tensor:
+        return self.task.loss(batch)
 
 
-def _train_epoch(
+def fit(
     task: Task,
     windows: Windows,
     stage: StageConfig,
     seed: int,
-    progress: Progress,
-    optimizer: torch.optim.Optimizer,
-    bar: "tqdm[None]",
-) -> float:
-    torch.manual_seed(seed * 1_000_003 + progress.epoch)
-    task.model.train()
-    steps = batch_count(windows, stage.batch_size)
-    started, total, batches = time.perf_counter(), 0.0, 0
-    for batch in epoch(windows, stage.batch_size, seed, progress.epoch):
-        for group in optimizer.param_groups:
-            group["lr"] = stage.learning_rate * _schedule(progress.step, stage.epochs * steps)
-        optimizer.zero_grad(set_to_none=True)
-        loss = task.loss(batch)
-        loss.backward()
-        nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
-        optimizer.step()
-        progress.step += 1
-        total, batches = total + loss.item(), batches + 1
-        bar.update()
-    if not math.isfinite(total):
-        raise TrainingError(f"the loss of epoch {progress.epoch + 1} is not finite; try a lower learning rate")
-    progress.seconds += time.perf_counter() - started
-    return total / batches
+    name: str,
+    folder: Path,
+    machine: Machine | None = None,
+) -> Progress:
+    """Trains until the epochs are over or validation stops improving; leaves the best weights in the model.
+
+    Every step draws its randomness from (seed, step, process), so a run that was killed and resumed from
+    `folder`/`name`.safetensors ends with the same weights as one that was not: on a CPU to the bit.
+    """
+    return _Loop(task, windows, stage, seed, name, folder, machine or Machine()).run()
+
+
+class _Loop:
+    def __init__(
+        self, task: Task, windows: Windows, stage: StageConfig, seed: int, name: str, folder: Path, machine: Machine
+    ) -> None:
+        self.task, self.windows, self.stage, self.seed, self.machine = task, windows, stage, seed, machine
+        self.name, self.folder, self.path = name, folder, folder / f"{name}.safetensors"
+        self.model = task.model.to(machine.device)
+        self.average = Average(self.model, stage)
+        self.loss = machine.shared(_TaskLoss(task))
+        self.optimizer = torch.optim.AdamW(
+            self.model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay
+        )
+        self.progress, self.best = Progress(), _copy(self.model)
+        if self.path.exists():
+            self.best, stored = checkpoint.load(self.path, self.model, self.optimizer, self.average)
+            self.progress = Progress(**stored)
+        self.steps = batch_count(windows, stage.batch_size)
+        self.saved_at = time.monotonic()
+
+    def run(self) -> Progress:
+        progress, stage = self.progress, self.stage
+        done = progress.epoch * self.steps + progress.batches
+        shown = None if self.machine.leads else True  # None: on a terminal only
+        scalars = open_scalars(self.machine, self.folder / "tensorboard" / self.name, progress.step)
+        with (
+            tqdm(total=stage.epochs * self.steps, initial=done, desc=self.name, unit="step", disable=shown) as bar,
+            scalars,
+        ):
+            while not self._finished():
+                loss = self._train_epoch(bar)
+                progress.epoch, progress.batches, progress.loss_sum = progress.epoch + 1, 0, 0.0
+                if progress.epoch % stage.evaluate_every == 0 or progress.epoch >= stage.epochs:
+                    self._evaluate(loss)
+                    self._tell(bar, scalars)
+                    self._save()
+        self.model.load_state_dict(self.best)
+        self.model.cpu().eval()
+        self.machine.wait()
+        return progress
+
+    def _train_epoch(self, bar: "tqdm[None]") -> float:
+        """Mean loss of the epoch, of which a resumed run has done a part already."""
+        progress, device = self.progress, self.machine.device
+        self.model.train()
+        started, total = time.perf_counter(), torch.tensor(progress.loss_sum, dtype=torch.float64, device=device)
+        for batch in epoch(self.windows, self.stage.batch_size, self.seed, progress.epoch, skip=progress.batches):
+            total += self._step(batch)
+            progress.step, progress.batches = progress.step + 1, progress.batches + 1
+            progress.samples += self.task.samples(batch)
+            bar.update()
+            if time.monotonic() - self.saved_at > self.machine.checkpoint_s:
+                progress.loss_sum = float(total)
+                progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
+                self._save()
+        loss = float(total)
+        if not math.isfinite(loss):
+            raise TrainingError(f"the loss of epoch {progress.epoch + 1} is not finite; try a lower learning rate")
+        progress.seconds += time.perf_counter() - started
+        return loss / self.steps
+
+    def _step(self, batch: Batch) -> Tensor:
+        """One update of the weights from all pieces of a batch; the loss of the whole batch, float64."""
+        machine, stage = self.machine, self.stage
+        torch.manual_seed(
+            int(np.random.SeedSequence((self.seed, self.progress.step, machine.rank)).generate_state(1)[0])
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = stage.learning_rate * _schedule(self.progress.step, stage.epochs * self.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=machine.device)
+        for number in range(stage.accumulate):
+            piece = batch.cut(machine.rank * stage.accumulate + number, machine.size * stage.accumulate)
+            last = number == stage.accumulate - 1
+            waiting = isinstance(self.loss, DistributedDataParallel) and not last
+            with self.loss.no_sync() if waiting else nullcontext():  # type: ignore[operator]
+                with machine.autocast():
+                    loss: Tensor = self.loss(piece.to(machine.device))
+                (loss * machine.size).backward()
+            total += loss.detach()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.average.update(self.progress.epoch)
+        return machine.total(total)
+
+    def _evaluate(self, loss: float) -> None:
+        progress = self.progress
+        with self.average.applied(), torch.no_grad():
+            self.model.eval()
+            value = self.machine.leaders(self.task.validate() if self.machine.leads else 0.0)
+            progress.history.append((progress.epoch, loss, value))
+            if value > progress.best:
+                progress.best, progress.best_epoch = value, progress.epoch
+                self.best = _copy(self.model)
+
+    def _tell(self, bar: "tqdm[None]", scalars: Scalars) -> None:
+        progress = self.progress
+        number, loss, value = progress.history[-1]
+        scalars.tell(progress.step, loss=loss, ndcg_at_10=value, samples_per_s=progress.samples_per_s)
+        bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{value:.4f}", best=f"{progress.best:.4f}",
+                        samples_s=f"{progress.samples_per_s:.0f}")  # fmt: skip
+        if self.machine.leads:
+            _LOG.info(
+                "%s: epoch %d, loss %.4f, validation NDCG@10 %.4f, %.0f samples/s",
+                self.name, number, loss, value, progress.samples_per_s,
+            )  # fmt: skip
+
+    def _save(self) -> None:
+        if self.machine.leads:
+            checkpoint.save(self.path, self.model, self.optimizer, self.average, self.best, asdict(self.progress))
+        self.saved_at = time.monotonic()
+
+    def _finished(self) -> bool:
+        progress = self.progress
+        waited = sum(1 for number, _, _ in progress.history if number > progress.best_epoch)
+        return progress.epoch >= self.stage.epochs or waited >= self.stage.patience
 
 
 def _schedule(step: int, steps: int) -> float:
@@ -113,21 +223,5 @@ def _schedule(step: int, steps: int) -> float:
     return warm * (0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps))))
 
 
-def _evaluate(task: Task, progress: Progress, loss: float, best: dict[str, Tensor]) -> dict[str, Tensor]:
-    task.model.eval()
-    with torch.no_grad():
-        value = task.validate()
-    progress.history.append((progress.epoch, loss, value))
-    if value > progress.best:
-        progress.best, progress.best_epoch = value, progress.epoch
-        return _copy(task.model)
-    return best
-
-
-def _finished(progress: Progress, stage: StageConfig) -> bool:
-    waited = sum(1 for number, _, _ in progress.history if number > progress.best_epoch)
-    return progress.epoch >= stage.epochs or waited >= stage.patience
-
-
 def _copy(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -49,8 +49,9 @@ def _ranks(holdout: Holdout, rows: NDArray[np.int64], scores: Scores, mask_histo
         table = scores(histories)
     if mask_history:
         for place, (history, target) in enumerate(zip(histories, targets.tolist(), strict=True)):
-            table[place, torch.from_numpy(masked_items(history, target).astype(np.int64))] = -torch.inf
-    wanted = table.gather(1, torch.from_numpy(targets.astype(np.int64))[:, None])
+            masked = torch.from_numpy(masked_items(history, target).astype(np.int64))
+            table[place, masked.to(table.device)] = -torch.inf
+    wanted = table.gather(1, torch.from_numpy(targets.astype(np.int64))[:, None].to(table.device))
     better, same = (table > wanted).sum(dim=1), (table == wanted).sum(dim=1) - 1
-    ranks: NDArray[np.int64] = (better + (same + 1) // 2).numpy()
+    ranks: NDArray[np.int64] = (better + (same + 1) // 2).cpu().numpy()
     return ranks

@@ -1,14 +1,23 @@
-"""What keeps one working folder to one run: the data it was begun with, and one process at a time."""
+"""Where the steps of a run keep their results: one folder a run, or a store that the runs of a study share."""
 
 import fcntl
 import hashlib
 import json
 import os
 import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from .config import TrainingConfig
 from .errors import ConfigError
 from .interactions import Split
+
+Arrays = dict[str, NDArray[Any]]
 
 
 def fingerprint(split: Split, text_encoder: str) -> str:
@@ -22,6 +31,70 @@ def fingerprint(split: Split, text_encoder: str) -> str:
         with Path(text_encoder).open("rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return digest.hexdigest()
+
+
+class WorkFolder:
+    """Results of steps, each written once and whole.
+
+    path    the run's own folder; it belongs to one process at a time, to one configuration and to the same data
+    shared  a folder in which steps lie by name and digest of their settings, for every run that needs the same; None:
+            steps lie in the run's own folder
+    """
+
+    def __init__(self, path: Path, config: TrainingConfig, shared: Path | None = None) -> None:
+        self.path = path
+        self.config = config
+        self.shared = shared
+        self.claimed = False
+        self._refuse_other_settings()
+
+    def claim(self, data: Path, sha256: str) -> None:
+        """Takes the folder for this process and these data.
+
+        Raises ConfigError where another process works in it, or where it was begun with other data.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock(self, self.path / "lock")
+        path, found = self.path / "data.json", {"sha256": sha256}
+        if path.exists() and json.loads(path.read_text()) != found:
+            raise ConfigError(f"{data} has changed since {self.path} was begun; remove the folder to start anew")
+        write_once(path, json.dumps(found))
+        write_once(self.path / "config.json", self.config.model_dump_json(indent=2))
+        self.claimed = True
+
+    @contextmanager
+    def step(self, name: str, settings: dict[str, Any]) -> Iterator[Path]:
+        """The folder of a step. A shared one is held meanwhile, and who wants the same waits for it."""
+        if self.shared is None:
+            yield self.path
+            return
+        text = json.dumps(settings, sort_keys=True)
+        folder = self.shared / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_once(folder / "settings.json", text)
+        with (folder / "lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield folder
+
+    def arrays(self, name: str, settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
+        """The arrays of a step, made once and kept in `name`.npz."""
+        with self.step(name, settings) as folder:
+            path = folder / f"{name}.npz"
+            if not path.exists():
+                aside = path.with_suffix(".writing.npz")
+                np.savez(aside, **make())  # type: ignore[arg-type]
+                aside.replace(path)
+            with np.load(path, allow_pickle=False) as stored:
+                return {key: stored[key] for key in stored.files}
+
+    def _refuse_other_settings(self) -> None:
+        """Two configurations must not mix in one working folder; settings added since have their default there."""
+        path = self.path / "config.json"
+        if not path.exists():
+            return
+        begun = TrainingConfig.model_validate_json(path.read_text())
+        if begun.recipe() != self.config.recipe():
+            raise ConfigError(f"{self.path} was begun with other settings; remove it or choose another --out")
 
 
 def lock(owner: object, path: Path) -> None:

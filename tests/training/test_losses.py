@@ -1,12 +1,12 @@
 import torch
 
-from training.losses import info_nce, item_loss, sample_items
+from training.losses import info_nce, item_loss
 
 
 def test_the_full_loss_is_the_cross_entropy_over_all_items() -> None:
     torch.manual_seed(0)
     states, table, targets = torch.randn(5, 4), torch.randn(7, 4), torch.tensor([0, 6, 3, 3, 1])
-    expected = -torch.log_softmax(states @ table.T, dim=1)[range(5), targets].mean()
+    expected = -torch.log_softmax(states @ table.T, dim=1)[range(5), targets].sum()
     assert torch.isclose(item_loss(states, targets, table, full_up_to=7, sampled=3), expected)
 
 
@@ -16,7 +16,7 @@ def test_the_sampled_loss_estimates_the_full_one() -> None:
     targets = torch.randint(5000, (64,))
     full = item_loss(states, targets, table, full_up_to=5000, sampled=1)
     estimates = torch.stack([item_loss(states, targets, table, full_up_to=10, sampled=1000) for _ in range(10)])
-    assert abs(float(estimates.mean() - full)) < 0.05
+    assert abs(float(estimates.mean() - full)) / 64 < 0.05
 
 
 def test_alignment_is_low_for_pairs_and_high_for_strangers() -> None:
@@ -26,7 +26,8 @@ def test_alignment_is_low_for_pairs_and_high_for_strangers() -> None:
     assert float(info_nce(vectors, vectors.roll(1, dims=0), 0.1)) > 3
 
 
-def test_sampled_items_are_different_and_limited() -> None:
-    items = sample_items(torch.tensor([4, 4, 1, 9, 9, 2]), 3)
-    assert len(items) == len(items.unique()) == 3
-    assert set(items.tolist()) <= {1, 2, 4, 9}
+def test_pieces_of_the_alignment_add_up_to_the_whole() -> None:
+    torch.manual_seed(0)
+    queries, keys = torch.randn(11, 4), torch.randn(11, 4)
+    pieces = torch.stack([info_nce(queries, keys, 0.1, piece, 3) for piece in range(3)])
+    assert torch.isclose(pieces.sum(), info_nce(queries, keys, 0.1))

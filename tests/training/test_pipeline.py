@@ -11,15 +11,13 @@ from models.artifact import Artifact
 from models.errors import ModelError
 from models.item_encoder import ItemEncoder
 from training.__main__ import app
-from training.batches import Windows
-from training.collaborative import Collaborative, CollaborativeTask
 from training.config import TrainingConfig, load_config
 from training.errors import ConfigError, TrainingError
 from training.evaluate import evaluate_artifact
+from training.finish import history_buckets
 from training.generator import GeneratorModel
 from training.interactions import leave_one_out, read_dataset
-from training.loop import fit
-from training.pipeline import Run, history_buckets
+from training.pipeline import Run
 
 from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
 
@@ -105,37 +103,6 @@ def test_stage_two_starts_where_stage_one_ended(trained: tuple[Run, Artifact]) -
     assert float(torch.corrcoef(torch.stack([by_item[0], by_code[:, 0]]))[0, 1]) > 0.7
 
 
-def test_a_killed_loop_resumes_to_the_same_weights(ring: Path, tmp_path: Path) -> None:
-    config = config_for(ring, "model.dropout=0.3", "stage1.epochs=4")
-    split = leave_one_out(read_dataset(ring / "data"))
-    windows = Windows.cut(split.train, config.model.history_length)
-    semantic = torch.from_numpy(np.load(ring / "text.npy"))
-
-    class Killed(CollaborativeTask):
-        evaluations = 0
-
-        def validate(self) -> float:
-            self.evaluations += 1
-            if self.evaluations == 2:
-                raise KeyboardInterrupt
-            return super().validate()
-
-    def task(kind: type[CollaborativeTask]) -> CollaborativeTask:
-        torch.manual_seed(0)
-        return kind(Collaborative(config, ITEMS, semantic), config, split)
-
-    whole, resumed = task(CollaborativeTask), task(CollaborativeTask)
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    fit(whole, windows, config.stage1, 0, "stage1", tmp_path / "a")
-    with pytest.raises(KeyboardInterrupt):
-        fit(task(Killed), windows, config.stage1, 0, "stage1", tmp_path / "b")
-    progress = fit(resumed, windows, config.stage1, 0, "stage1", tmp_path / "b")
-    assert progress.epoch == 4
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(value, resumed.model.state_dict()[name]), name
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -144,8 +111,22 @@ def test_a_killed_loop_resumes_to_the_same_weights(ring: Path, tmp_path: Path) -
         ("integrated=gate",),
         ("integrated=semantic",),
         ("integrated=collaborative", "cka_weight=0", "ikd_weight=0"),
+        ("integrated=naive", "cka_weight=0"),
+        ("quantizer=balanced",),
+        ("quantizer=rqvae", "start_from_stage1=false", "stage2.epochs=20", "stage2.learning_rate=3e-3"),
+        ("stage1.averaging=ema", "stage1.ema_decay=0.9", "stage2.averaging=swa", "stage2.average_from=0.5"),
     ],
-    ids=["encoder-decoder", "din", "gate", "text-alone", "no-alignment-no-distillation"],
+    ids=[
+        "encoder-decoder",
+        "din",
+        "gate",
+        "text-alone",
+        "no-alignment-no-distillation",
+        "naive",
+        "balanced",
+        "rqvae-from-scratch",
+        "averaged",
+    ],
 )
 def test_every_variant_learns_the_rule(ring: Path, changes: tuple[str, ...], request: pytest.FixtureRequest) -> None:
     name = request.node.callspec.id

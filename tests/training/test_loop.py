@@ -1,0 +1,198 @@
+"""The loop itself: resumption, pieces, averaging, data parallelism, and what it leaves behind."""
+
+import gc
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from training.batches import Batch, Windows, epoch
+from training.checkpoint import read_progress
+from training.collaborative import Collaborative, CollaborativeTask
+from training.config import StageConfig, TrainingConfig, load_config
+from training.errors import ConfigError
+from training.interactions import Split, leave_one_out, read_dataset
+from training.loop import fit
+from training.machine import Machine
+
+from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
+
+SEED = 3
+
+
+class Setting:
+    """Data and settings of one small stage I."""
+
+    def __init__(self, folder: Path, *changes: str) -> None:
+        self.text = write_text_embeddings(folder / "text.npy")
+        self.data = write_ring(folder / "data")
+        self.config: TrainingConfig = load_config("quickstart", [*ring_settings(self.text), *changes])
+        self.split: Split = leave_one_out(read_dataset(self.data))
+        self.windows = Windows.cut(self.split.train, self.config.model.history_length)
+
+    def task(self, kind: type[CollaborativeTask] = CollaborativeTask) -> CollaborativeTask:
+        torch.manual_seed(0)
+        semantic = torch.from_numpy(np.load(self.text))
+        return kind(Collaborative(self.config, ITEMS, semantic), self.config, self.split)
+
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stage1
+
+
+class Killed(CollaborativeTask):
+    """Dies at its 12th step: in the middle of the second epoch."""
+
+    steps = 0
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.steps += 1
+        if self.steps == 12:
+            raise KeyboardInterrupt
+        return super().loss(batch)
+
+
+def same(a: CollaborativeTask, b: CollaborativeTask) -> bool:
+    other = b.model.state_dict()
+    return all(torch.equal(value, other[name]) for name, value in a.model.state_dict().items())
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
+@pytest.mark.parametrize("checkpoint_s", [0.0, 300.0], ids=["at-every-step", "at-epochs-only"])
+def test_a_loop_killed_at_a_step_resumes_to_the_same_weights(
+    tmp_path: Path, checkpoint_s: float, averaging: str
+) -> None:
+    setting = Setting(tmp_path, "model.dropout=0.3", "stage1.epochs=4", f"stage1.averaging={averaging}")
+    machine = Machine(checkpoint_s=checkpoint_s)
+    whole, resumed = setting.task(), setting.task()
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    first = fit(whole, setting.windows, setting.stage, SEED, "x", tmp_path / "a", machine)
+    with pytest.raises(KeyboardInterrupt):
+        fit(setting.task(Killed), setting.windows, setting.stage, SEED, "x", tmp_path / "b", machine)
+    stored = tmp_path / "b" / "x.safetensors"
+    assert stored.exists() == (checkpoint_s == 0)
+    assert checkpoint_s > 0 or read_progress(stored)["step"] == 11
+    second = fit(resumed, setting.windows, setting.stage, SEED, "x", tmp_path / "b", machine)
+    assert same(whole, resumed)
+    assert second.history == first.history
+    assert (second.step, second.samples) == (first.step, first.samples)
+
+
+def test_a_batch_in_pieces_gives_the_same_loss_and_gradients(tmp_path: Path) -> None:
+    task = Setting(tmp_path, "cka_weight=0.5").task()
+    batch = next(epoch(task_windows(task), 16, seed=0, number=0))
+    gradients = []
+    for pieces in (1, 3, 40):  # more pieces than windows: some have none
+        task.model.zero_grad()
+        loss = torch.stack([task.loss(batch.cut(piece, pieces)) for piece in range(pieces)]).sum()
+        loss.backward()
+        gradients.append([loss.detach(), *(p.grad for p in task.model.parameters() if p.grad is not None)])
+    for other in gradients[1:]:
+        for one, two in zip(gradients[0], other, strict=True):
+            torch.testing.assert_close(one, two, atol=1e-5, rtol=1e-4)
+
+
+def task_windows(task: CollaborativeTask) -> Windows:
+    return Windows.cut(task.split.train, task.config.model.history_length)
+
+
+def test_accumulation_changes_no_weight_beyond_rounding(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "stage1.epochs=2")
+    plain, pieces = setting.task(), setting.task()
+    fit(plain, setting.windows, setting.stage, SEED, "plain", tmp_path)
+    fit(pieces, setting.windows, setting.stage.model_copy(update={"accumulate": 4}), SEED, "pieces", tmp_path)
+    assert not same(plain, pieces)  # sums in another order
+    torch.testing.assert_close(plain.model.item, pieces.model.item, atol=2e-3, rtol=0)
+
+
+def test_mixed_precision_learns_the_same_within_its_rounding(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "stage1.epochs=3")
+    exact, mixed = setting.task(), setting.task()
+    first = fit(exact, setting.windows, setting.stage, SEED, "exact", tmp_path)
+    second = fit(mixed, setting.windows, setting.stage, SEED, "mixed", tmp_path, Machine(mixed=True))
+    assert mixed.model.item.dtype == torch.float32
+    assert not same(exact, mixed)
+    assert second.history[-1][1] == pytest.approx(first.history[-1][1], rel=0.05)
+
+
+def test_an_average_is_kept_and_not_the_last_weights(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "stage1.epochs=2")
+    plain, averaged = setting.task(), setting.task()
+    fit(plain, setting.windows, setting.stage, SEED, "plain", tmp_path)
+    stage = setting.stage.model_copy(update={"averaging": "ema", "ema_decay": 0.9})
+    fit(averaged, setting.windows, stage, SEED, "ema", tmp_path)
+    assert not same(plain, averaged)
+    torch.testing.assert_close(plain.model.item, averaged.model.item, atol=0.3, rtol=0)
+
+
+def test_training_longer_holds_no_more_tensors(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "stage1.patience=99")
+
+    alive: list[int] = []
+
+    class Counted(CollaborativeTask):
+        def validate(self) -> float:
+            gc.collect()
+            alive.append(sum(issubclass(type(thing), Tensor) for thing in gc.get_objects()))
+            return super().validate()
+
+    task = setting.task(Counted)
+    fit(task, setting.windows, setting.stage, SEED, "x", tmp_path)
+    assert len(alive) > 5
+    assert len(set(alive[2:])) == 1
+
+
+def test_samples_are_counted(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, "stage1.epochs=2")
+    progress = fit(setting.task(), setting.windows, setting.stage, SEED, "x", tmp_path)
+    assert progress.samples == 2 * setting.windows.target_count
+    assert progress.samples_per_s == pytest.approx(progress.samples / progress.seconds)
+
+
+def test_event_files_are_written_where_they_are_wanted(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    setting = Setting(tmp_path, "stage1.epochs=4")
+    fit(setting.task(), setting.windows, setting.stage, SEED, "x", tmp_path, replace(Machine(), tensorboard=True))
+    events = EventAccumulator(str(tmp_path / "tensorboard" / "x")).Reload()
+    assert len(events.Scalars("loss")) == 2
+    assert events.Scalars("samples_per_s")[0].value > 0
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "tpu", "meta"])
+def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+    with pytest.raises(ConfigError, match=device):
+        Machine.of(TrainingConfig(device=device))
+
+
+def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    # One validation at the end and no dropout, so both runs do exactly the same but for the order of sums.
+    settings = [
+        *ring_settings(setting.text),
+        "stage1.epochs=3",
+        "stage1.evaluate_every=3",
+        "stage2.epochs=2",
+        "cka_weight=0.3",
+    ]
+    changes = [part for change in settings for part in ("--set", change)]
+
+    def train(launcher: list[str], out: Path) -> list[dict[str, object]]:
+        command = [*launcher, "-m", "training", "train", "--data", str(setting.data), "--preset", "quickstart"]
+        done = subprocess.run([*command, "--out", str(out), *changes], capture_output=True, text=True, timeout=110)
+        assert done.returncode == 0, done.stderr
+        return [read_progress(out.with_name(f"{out.name}.work") / f"stage{n}.safetensors") for n in (1, 2)]
+
+    team = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    alone, together = train([sys.executable], tmp_path / "alone"), train(team, tmp_path / "together")
+    for one, two in zip(alone, together, strict=True):
+        assert json.loads(json.dumps(two["step"])) == one["step"]
+        assert np.asarray(two["history"])[:, 1] == pytest.approx(np.asarray(one["history"])[:, 1], rel=1e-4)

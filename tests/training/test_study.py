@@ -1,0 +1,204 @@
+"""A plan of small trainings, from its file to the table and the report."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from training.__main__ import app
+from training.errors import ConfigError, TrainingError
+from training.plan import Plan, packaged_plans, read_plan
+from training.study import run_study
+from training.study_job import item_groups
+
+from .ring import ring_settings, write_ring, write_text_embeddings
+
+RUNS = """
+[[run]]
+name = "popularity"
+kind = "popularity"
+
+[[run]]
+name = "sasrec"
+kind = "sasrec"
+
+[[run]]
+name = "prorec"
+
+[[run]]
+name = "without-ikd"
+set = ["ikd_weight=0"]
+"""
+
+
+def write_plan(folder: Path, runs: str = RUNS, **settings: object) -> Path:
+    changes = [*ring_settings(folder / "text.npy")[:-1], "sasrec.epochs=6", "beam_widths=20", "default_beam_width=20"]
+    head: dict[str, object] = {
+        "preset": "quickstart",
+        "set": changes,
+        "test": True,
+        "diagnosis_users": 40,
+        "regret_users": 8,
+        "beam_widths": [5, 40],
+    }
+    text = "".join(f"{name} = {json.dumps(value)}\n" for name, value in (head | settings).items())
+    path = folder / "plan.toml"
+    path.write_text(text + runs)
+    return path
+
+
+@pytest.fixture(scope="module")
+def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ring")
+    write_ring(folder / "data")
+    write_text_embeddings(folder / "text.npy")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def studied(ring: Path) -> Path:
+    arguments = ["study", "--data", str(ring / "data"), "--plan", str(write_plan(ring)), "--out", str(ring / "study")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "report.html" in result.output
+    return ring / "study"
+
+
+def rows(study: Path, **wanted: str) -> list[dict[str, str]]:
+    with (study / "results.csv").open() as stream:
+        return [row for row in csv.DictReader(stream) if all(row[name] == value for name, value in wanted.items())]
+
+
+def test_the_table_has_a_row_for_each_ranking(studied: Path) -> None:
+    everything = rows(studied, items="all", split="test")
+    assert len(everything) == 2 + 2 + 2 * (4 + 2)  # masked and not; prorec: codes, rescored, and stage I's ranking
+    methods = {(row["run"], row["method"], row["rescored"]) for row in everything}
+    assert ("without-ikd", "prorec", "True") in methods
+    assert ("sasrec", "sasrec", "") in methods
+    best = rows(studied, run="prorec", split="test", items="all", history_masked="True", rescored="True")[0]
+    worst = rows(studied, run="popularity", split="test", items="all", history_masked="True")[0]
+    assert float(best["recall@10"]) > 0.9 > 0.6 > float(worst["recall@10"])
+
+
+def test_targets_are_in_one_group_each(studied: Path) -> None:
+    found = rows(studied, run="sasrec", split="valid", history_masked="True")
+    users = {row["items"]: int(row["users"]) for row in found}
+    assert users.pop("all") == sum(users.values()) == 120
+    assert set(users) <= {"head", "tail", "cold"}
+
+
+def test_runs_share_what_they_have_in_common(studied: Path) -> None:
+    steps = [path.name.split("-")[0] for path in (studied / "steps").iterdir()]
+    # Two recommenders: stage I, and SASRec, which is the reference of every run's diagnosis too.
+    assert {name: steps.count(name) for name in set(steps)} == {
+        "text": 1,
+        "recommender": 2,
+        "embeddings": 1,
+        "codes": 1,
+        "stage2": 2,
+    }
+
+
+def test_what_is_done_is_not_done_again(studied: Path, ring: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in studied.rglob("*.safetensors")}
+    run_study(read_plan(str(write_plan(ring))), ring / "data", studied)
+    assert before == {path: path.stat().st_mtime_ns for path in studied.rglob("*.safetensors")}
+
+
+def test_a_lost_result_is_measured_again_without_training(studied: Path, ring: Path) -> None:
+    path = studied / "results" / "prorec-shuffled-0.json"
+    before, trained = json.loads(path.read_text()), (studied / "runs" / "prorec-shuffled-0").stat().st_mtime_ns
+    path.unlink()
+    run_study(read_plan(str(write_plan(ring))), ring / "data", studied)
+    again = json.loads(path.read_text())
+    assert again["rows"] == before["rows"]
+    assert (studied / "runs" / "prorec-shuffled-0").stat().st_mtime_ns == trained
+
+
+def test_the_report_is_one_file_that_shows_every_figure(studied: Path) -> None:
+    text = (studied / "report.html").read_text()
+    assert text.count("<svg") == text.count("</svg>") == 8
+    assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
+    for heading in ("Beam regret", "Which modality explains the codes", "Learning curves", "test, ties shuffled"):
+        assert heading in text
+
+
+def test_the_diagnosis_of_a_learned_ring_is_what_it_must_be(studied: Path) -> None:
+    found = json.loads((studied / "results" / "prorec-shuffled-0.json").read_text())
+    # A beam as wide as the catalog is an exhaustive search; anything narrower can only lose.
+    narrow, wide = found["beam_recall"]
+    assert wide["anywhere"] == 1.0
+    assert narrow["anywhere"] <= 1.0
+    regret = found["beam_regret"]["codes"]
+    assert regret["regret"] >= -1e-5
+    assert regret["exhaustive"] >= 0.5
+    assert len(found["level_accuracy"]) == 2
+    assert found["level_accuracy"][0] > 0.5
+    assert [level["shared"] for level in found["code_use"]][-1] == 0
+    assert found["domination"][0]["semantic"] > 2 * found["domination"][0]["chance"]
+
+
+def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Path) -> None:
+    other = RUNS.replace("ikd_weight=0", "ikd_weight=0.5")
+    with pytest.raises(ConfigError, match="rename the run"):
+        run_study(read_plan(str(write_plan(ring, other))), ring / "data", studied)
+
+
+def test_a_run_that_fails_does_not_hold_up_the_others(ring: Path, tmp_path: Path) -> None:
+    runs = '[[run]]\nname = "bad"\nset = ["stage1.learning_rate=1e30"]\n[[run]]\nname = "fine"\nkind = "sasrec"\n'
+    with pytest.raises(TrainingError, match="1 of 2 runs failed: bad-shuffled-0"):
+        run_study(read_plan(str(write_plan(ring, runs))), ring / "data", tmp_path)
+    assert {row["run"] for row in rows(tmp_path)} == {"fine"}
+
+
+def test_two_devices_take_a_run_each(ring: Path, tmp_path: Path) -> None:
+    runs = '[[run]]\nname = "sasrec"\nkind = "sasrec"\nseeds = [0, 1]\n'
+    run_study(read_plan(str(write_plan(ring, runs, test=False))), ring / "data", tmp_path, ["cpu", "cpu"])
+    assert {row["seed"] for row in rows(tmp_path)} == {"0", "1"}
+    assert {row["split"] for row in rows(tmp_path)} == {"valid"}
+
+
+@pytest.mark.parametrize("name", packaged_plans())
+def test_the_packaged_plans_can_be_used(name: str) -> None:
+    jobs = read_plan(name).jobs()
+    assert len({job.key for job in jobs}) == len(jobs)
+
+
+def test_seeds_and_orders_multiply() -> None:
+    plan = Plan.model_validate(
+        {"seeds": [0, 1], "orders": ["file", "shuffled"], "run": [{"name": "a"}, {"name": "p", "kind": "popularity"}]}
+    )
+    jobs = plan.jobs()
+    assert [job.key for job in jobs if job.run.name == "p"] == ["p-file-0", "p-shuffled-0"]
+    assert {(job.config.seed, job.config.tie_seed) for job in jobs} == {(0, None), (1, None), (0, 0), (1, 0)}
+
+
+@pytest.mark.parametrize(
+    ("runs", "message"),
+    [
+        ('[[run]]\nname = "a"\n[[run]]\nname = "a"\n', "names a more than once"),
+        ('[[run]]\nname = "A b"\n', "run.0.name"),
+        ('[[run]]\nname = "a"\nset = ["nothing=1"]\n', "does not set anything"),
+        ('[[run]]\nname = "a"\nkind = "sasrec"\nset = ["sasrec="]\n', "switched off"),
+        ("[[run]\n", "plan.toml"),
+    ],
+)
+def test_a_plan_that_cannot_be_used_is_refused(ring: Path, runs: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        read_plan(str(write_plan(ring, runs))).jobs()
+
+
+def test_an_unknown_plan_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="beauty-variants"):
+        read_plan("nothing-of-this-name")
+
+
+def test_groups_are_head_tail_and_cold() -> None:
+    import numpy as np
+
+    groups = item_groups(np.array([9, 0, 3, 1, 8, 2, 0, 1, 1, 1]))
+    assert groups["head"].tolist() == [True, False, False, False, True] + [False] * 5
+    assert groups["cold"].sum() == 2
+    assert (groups["head"].astype(int) + groups["tail"] + groups["cold"] == 1).all()

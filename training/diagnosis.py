@@ -1,0 +1,206 @@
+"""What a trained run's numbers come from: its codes, its levels, its beam. All on validation users, history masked."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.graph import Inputs
+from models.network import Context
+
+from .batches import pad_histories
+from .config import TrainingConfig
+from .generator import GeneratorModel, GeneratorTask, SearchScores, eager_search
+from .interactions import Holdout
+from .metrics import ranks_of_targets, recall_at
+from .ranking import chunks, masked_items, sampled_rows
+
+_K = 10
+_ITEMS = 1000
+_ROWS_AT_ONCE = 4096
+
+
+def code_use(tokens: NDArray[np.int32], nearest: NDArray[np.int32], values: int) -> list[dict[str, float]]:
+    """For each level: share of its tokens in use, their perplexity as a share of V, and the share of items whose
+    first tokens some other item has too, in the final codes [N, L] and before they were made unique."""
+    return [
+        {
+            "used": np.unique(tokens[:, level]).size / values,
+            "perplexity": _perplexity(tokens[:, level]) / values,
+            "shared": _shared(tokens[:, : level + 1]),
+            "shared_before": _shared(nearest[:, : level + 1]),
+        }
+        for level in range(tokens.shape[1])
+    ]
+
+
+def _perplexity(tokens: NDArray[np.int32]) -> float:
+    share = np.unique(tokens, return_counts=True)[1] / len(tokens)
+    return float(np.exp(-(share * np.log(share)).sum()))
+
+
+def _shared(prefixes: NDArray[np.int32]) -> float:
+    _, group, sizes = np.unique(prefixes, axis=0, return_inverse=True, return_counts=True)
+    return float((sizes[group.reshape(-1)] > 1).mean())
+
+
+def domination(tokens: NDArray[np.int32], modalities: dict[str, NDArray[np.float32]]) -> list[dict[str, float]]:
+    """How much of each code's neighbourhood each modality explains, for prefixes of 1 … L - 1 tokens.
+
+    An item's code neighbours are the n items that share the prefix. Explained by a modality is the share of them that
+    are among the item's n nearest by cosine in that modality [N, D]; `chance` is that share for random neighbours.
+    Means over up to a thousand items that have code neighbours.
+    """
+    sample = np.sort(np.random.default_rng(0).permutation(len(tokens))[:_ITEMS])
+    order = {name: _nearest_first(table, sample) for name, table in modalities.items()}
+    return [
+        {"neighbours": size, "chance": size / (len(tokens) - 1)} | shares
+        for level in range(1, tokens.shape[1])
+        for size, shares in [_explained(tokens[:, :level], sample, order)]
+    ]
+
+
+def _nearest_first(table: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Other items by cosine, int64 [len(rows), N - 1]."""
+    unit = F.normalize(torch.from_numpy(table), dim=1)
+    scores = unit[torch.from_numpy(rows)] @ unit.T
+    scores[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
+    return scores.argsort(dim=1, descending=True)[:, :-1].numpy()
+
+
+def _explained(
+    prefixes: NDArray[np.int32], sample: NDArray[np.int64], order: dict[str, NDArray[np.int64]]
+) -> tuple[float, dict[str, float]]:
+    group = np.unique(prefixes, axis=0, return_inverse=True)[1].reshape(-1)
+    shares: dict[str, list[float]] = {name: [] for name in order}
+    sizes = []
+    for row, item in enumerate(sample.tolist()):
+        near = group == group[item]
+        size = int(near.sum()) - 1
+        if size:
+            sizes.append(size)
+            for name, by in order.items():
+                shares[name].append(float(near[by[row, :size]].mean()))
+    return float(np.mean(sizes or [0])), {name: float(np.mean(found or [0])) for name, found in shares.items()}
+
+
+def level_accuracy(model: GeneratorModel, tables: Inputs, holdout: Holdout, users: int) -> list[float]:
+    """Share of users whose target's token is the most probable one of its level, the tokens before it given."""
+    rows = sampled_rows(holdout, users)
+    hits = []
+    for part in chunks(rows):
+        codes = model.codes[torch.from_numpy(holdout.target[part]).long()]
+        with torch.no_grad():
+            logits, _ = model.generator.teacher_forced(_context(model, tables, holdout, part), codes)
+        hits.append(torch.stack([one.argmax(dim=1) == codes[:, level] for level, one in enumerate(logits)], dim=1))
+    return [float(share) for share in torch.cat(hits).float().mean(dim=0)]
+
+
+def _context(model: GeneratorModel, tables: Inputs, holdout: Holdout, rows: NDArray[np.int64]) -> Context:
+    length = model.generator.config.history_length
+    history = pad_histories([holdout.history(row, length) for row in rows.tolist()])
+    name = "item_input" if model.temporal else "item_code"
+    return model.generator.encode(history, {name: torch.from_numpy(np.array(tables[name]))})
+
+
+def beam_recall(
+    task: GeneratorTask, tables: Inputs, config: TrainingConfig, weight: float, widths: Sequence[int], users: int
+) -> list[dict[str, float]]:
+    """Recall of validation targets by beam width: codes only and rescored in the first 10, and anywhere in the beam."""
+    targets = task.split.valid.target[sampled_rows(task.split.valid, users)]
+    found = []
+    for width in widths:
+        asked = config.model_copy(update={"default_beam_width": width})
+        scores = eager_search(task.model, task.trie, task.split.valid, asked, tables=tables, limit=users)
+        found.append(
+            {
+                "width": width,
+                "codes": recall_at(ranks_of_targets(scores.ranked(0.0), targets), _K),
+                "rescored": recall_at(ranks_of_targets(scores.ranked(weight), targets), _K),
+                "anywhere": recall_at(ranks_of_targets(scores.items, targets), width),
+            }
+        )
+    return found
+
+
+@dataclass(frozen=True)
+class _Exhaustive:
+    """Scores of all items for one user: code_score and item_score float32 [N]; a masked item has minus infinity."""
+
+    code_score: NDArray[np.float32]
+    item_score: NDArray[np.float32]
+
+    def best(self, weight: float) -> NDArray[np.int64]:
+        return np.argsort(-(self.code_score + np.float32(weight) * self.item_score), kind="stable")[:_K]
+
+
+def beam_regret(
+    task: GeneratorTask, tables: Inputs, config: TrainingConfig, weight: float, users: int
+) -> dict[str, dict[str, float]]:
+    """What the beam loses against scoring the whole catalog through the same network, with rescoring and without.
+
+    beam, exhaustive  recall@10 of either
+    overlap           share of the exhaustive first 10 that the beam has among its own first 10
+    regret            mean difference of the best score: exhaustive minus beam
+    """
+    valid = task.split.valid
+    rows = sampled_rows(valid, users)
+    beam = eager_search(task.model, task.trie, valid, config, tables=tables, limit=users)
+    every = list(_score_catalog(task.model, tables, valid, rows))
+    return {
+        "codes": _regret(beam, every, valid.target[rows], 0.0),
+        "rescored": _regret(beam, every, valid.target[rows], weight),
+    }
+
+
+def _regret(
+    beam: SearchScores, every: list[_Exhaustive], targets: NDArray[np.int32], weight: float
+) -> dict[str, float]:
+    narrow = beam.ranked(weight)[:, :_K]
+    wide = np.stack([one.best(weight) for one in every])
+    score = beam.code_score + np.float32(weight) * beam.item_score
+    best = np.array([(one.code_score + np.float32(weight) * one.item_score).max() for one in every])
+    return {
+        "beam": recall_at(ranks_of_targets(narrow, targets), _K),
+        "exhaustive": recall_at(ranks_of_targets(wide, targets), _K),
+        "overlap": float(np.mean([np.isin(a, b).mean() for a, b in zip(wide, narrow, strict=True)])),
+        "regret": float(np.mean(best - score.max(axis=1))),
+    }
+
+
+def _score_catalog(
+    model: GeneratorModel, tables: Inputs, holdout: Holdout, rows: NDArray[np.int64]
+) -> Iterator[_Exhaustive]:
+    vectors = torch.from_numpy(np.array(tables["item_output"]))
+    for row in rows.tolist():
+        with torch.no_grad():
+            context = _context(model, tables, holdout, np.array([row]))
+            parts = [_code_scores(model, context, codes) for codes in model.codes.split(_ROWS_AT_ONCE)]
+            item_score = (vectors @ context.user_state[0]).numpy()
+        code_score = torch.cat(parts).numpy()
+        code_score[masked_items(holdout.history(row), holdout.target[row])] = -np.inf
+        yield _Exhaustive(code_score, item_score)
+
+
+def _code_scores(model: GeneratorModel, context: Context, codes: Tensor) -> Tensor:
+    """Log-probability of every code, [P]."""
+    logits, _ = model.generator.teacher_forced(context.repeat(len(codes)), codes)
+    levels = [F.log_softmax(one, dim=1).gather(1, codes[:, n : n + 1]) for n, one in enumerate(logits)]
+    return torch.cat(levels, dim=1).sum(dim=1)
+
+
+def diagnose(
+    task: GeneratorTask, tables: Inputs, config: TrainingConfig, weight: float, *, users: int, regret_users: int,
+    widths: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    """Everything above that needs the network."""
+    return {
+        "level_accuracy": level_accuracy(task.model, tables, task.split.valid, users),
+        "beam_recall": beam_recall(task, tables, config, weight, widths, users),
+        "beam_regret": beam_regret(task, tables, config, weight, regret_users),
+    }

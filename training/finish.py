@@ -1,0 +1,157 @@
+"""From a trained run to its artifact: what new items need, the tables, the proof, the test metrics."""
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from models.artifact import Artifact
+from models.codes import CodeTable
+from models.graph import Inputs
+from models.network import TemporalGenerator
+
+from .code_writer import CodeWriter, fit_code_writer
+from .collaborative import Collaborative, CollaborativeTask
+from .config import TrainingConfig
+from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank_by_scores
+from .export import GraphSearch
+from .generator import GeneratorModel, GeneratorTask, eager_search
+from .interactions import Split
+from .item_encoder import ItemEncoderNetwork, ItemEncoderPart, fit_item_encoder
+from .item_gain import Events
+from .package import Evaluate, Package, write_artifact
+from .text import Standardisation
+from .text_export import TextEncoderFiles
+
+_PROOF_HISTORIES = 64
+_PROOF_ITEMS = 256
+
+
+class Trained(Protocol):
+    """What a finished run offers; see `training.pipeline.Run`."""
+
+    data: Path
+    out: Path
+    config: TrainingConfig
+
+    @property
+    def split(self) -> Split: ...
+    @property
+    def item_count(self) -> int: ...
+    def stage1(self) -> tuple[Collaborative, CollaborativeTask]: ...
+    def sasrec(self) -> tuple[Collaborative, CollaborativeTask] | None: ...
+    def stage2(self) -> tuple[GeneratorModel, GeneratorTask]: ...
+    def codes(self) -> CodeTable: ...
+    def codebooks(self) -> NDArray[np.float32]: ...
+    def raw_semantic(self) -> NDArray[np.float32]: ...
+    def standardisation(self) -> Standardisation: ...
+    def text_encoder(self) -> TextEncoderFiles | None: ...
+
+
+class Finish:
+    """Everything between the last training step and the artifact."""
+
+    def __init__(self, run: Trained) -> None:
+        self.run = run
+        self.model, self.task = run.stage2()
+        self.counts = run.split.train.counts(run.item_count)
+        self.encoder = self._item_encoder()
+        self.tables = self._tables()
+        valid = run.split.valid
+        found = eager_search(self.model, self.task.trie, valid, run.config, tables=self.tables)
+        self.weight, _ = found.best_weight(valid.target)
+
+    def write(self, measure: Evaluate | None = None) -> Artifact:
+        """The artifact, with what `measure` finds through its graphs in its manifest."""
+        return write_artifact(self.run.out, self._package(), measure)
+
+    def test_metrics(self, searches: dict[int, GraphSearch]) -> Metrics:
+        """PRORec, popularity and, where it was trained, SASRec on the test set."""
+        run = self.run
+        metrics = rank_by_popularity(run.split.test, self.counts).metrics("popularity")
+        search = searches[run.config.default_beam_width]
+        of_prorec, rescored = prorec_metrics(run.split, search, self.task.trie, self.weight)
+        baseline = run.sasrec()
+        if baseline is None:
+            return metrics | of_prorec
+        sasrec = rank_by_scores(run.split.test, baseline[1].rank_scores)
+        versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
+        return metrics | sasrec.metrics("SASRec") | of_prorec | versus
+
+    def _item_encoder(self) -> ItemEncoderPart:
+        """Fitted on what the items of training events have become."""
+        run, model = self.run, self.model
+        warm = torch.from_numpy(self.counts > 0)
+        events = Events.of(run.split.valid, run.item_count, model.user_states)
+        network = fit_item_encoder(
+            run.stage1()[0],
+            model.item.detach(),
+            warm,
+            events,
+            run.standardisation(),
+            model.project if model.temporal else None,
+            run.config.integrated,
+        )
+        return ItemEncoderPart(
+            network,
+            run.codebooks(),
+            model.token_input.detach().numpy() if model.temporal else None,
+            run.raw_semantic()[:_PROOF_ITEMS],
+            self._code_writer(network, warm, events.queries),
+        )
+
+    def _code_writer(self, network: ItemEncoderNetwork, warm: torch.Tensor, states: torch.Tensor) -> CodeWriter | None:
+        """None where codes have one token or a user is more than one state."""
+        run, model = self.run, self.model
+        if not isinstance(model.generator, TemporalGenerator) or run.config.model.code_length == 1:
+            return None
+        integrated = torch.from_numpy(network.encode(run.raw_semantic()[warm.numpy()]).integrated)
+        vectors, codes = model.item.detach()[warm], model.codes[warm]
+        return fit_code_writer(model.generator, integrated, vectors, codes, states, run.codebooks()[0])
+
+    def _tables(self) -> Inputs:
+        """What the artifact's items are: learned, or where training never saw them in an event, from their text."""
+        tables = self.model.tables()
+        cold = np.flatnonzero(self.counts == 0)
+        if len(cold):
+            encoded = self.encoder.network.encode(self.run.raw_semantic()[cold])
+            tables["item_output"][cold] = encoded.item_output
+            if self.encoder.token_input is not None:
+                levels = np.arange(self.run.config.model.code_length)
+                parts = self.encoder.token_input[levels, self.run.codes().tokens[cold]]
+                tables["item_input"][cold] = encoded.item_input + parts.sum(axis=1)
+        return tables
+
+    def _package(self) -> Package:
+        run = self.run
+        data, config, valid = run.split.interactions, run.config, run.split.valid
+        return Package(
+            generator=self.model.generator,
+            codes=run.codes(),
+            item_ids=data.item_ids,
+            metadata=data.items,
+            item_input=self.tables["item_input"],
+            item_output=self.tables["item_output"],
+            popularity=np.argsort(-self.counts, kind="stable").astype(np.int32),
+            histories=[valid.history(row) for row in range(min(_PROOF_HISTORIES, len(valid)))],
+            beam_widths=config.beam_widths,
+            default_beam_width=config.default_beam_width,
+            history_buckets=history_buckets(config.model.history_length),
+            rescore_weight=self.weight,
+            dataset=run.data.resolve().name,
+            training_fingerprint=run.split.fingerprint(),
+            item_encoder=self.encoder,
+            text_encoder=run.text_encoder(),
+        )
+
+
+def history_buckets(history_length: int) -> tuple[int, ...]:
+    """Lengths a batch of histories is padded to: powers of two from 8 on, and the longest."""
+    powers = []
+    bucket = 8
+    while bucket < history_length:
+        powers.append(bucket)
+        bucket *= 2
+    return (*powers, history_length)

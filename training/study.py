@@ -1,0 +1,122 @@
+"""Runs a plan: every training once, the same steps once for all, and a table and a report after each.
+
+`FOLDER/steps/` holds steps by the digest of their settings, `FOLDER/runs/` the artifacts, `FOLDER/results/` one JSON
+file for each finished run; what is there is not done again.
+"""
+
+import csv
+import json
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+from models.errors import ModelError
+
+from .errors import ConfigError, TrainingError
+from .plan import Job, Plan
+from .report import write_report
+from .study_job import run_job
+from .work_folder import write_once
+
+_LOG = logging.getLogger(__name__)
+Result = dict[str, Any]
+
+
+def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("auto",), title: str = "Study") -> Path:
+    """Runs what is not done yet, one run at a time on each device; returns the report.
+
+    Raises TrainingError at the end, naming them, where runs have failed; the others are in the report.
+    """
+    (folder / "results").mkdir(parents=True, exist_ok=True)
+    jobs = plan.jobs()
+    done = {job.key: result for job in jobs if (result := _finished(job, folder)) is not None}
+    _LOG.info("%d of %d runs are done", len(done), len(jobs))
+    failed: dict[str, str] = {}
+    for job, outcome in _outcomes([job for job in jobs if job.key not in done], plan, data, folder, devices):
+        if isinstance(outcome, str):
+            failed[job.key] = outcome
+            _LOG.error("run %s failed: %s", job.key, outcome)
+            continue
+        done[job.key] = outcome
+        write_once(_result_path(job, folder), json.dumps(outcome))
+        write_table(done, jobs, folder / "results.csv")
+        write_report(done, jobs, folder / "report.html", title)
+        _LOG.info("run %s is done (%d of %d)", job.key, len(done), len(jobs))
+    if done:
+        write_table(done, jobs, folder / "results.csv")
+        write_report(done, jobs, folder / "report.html", title)
+    if failed:
+        raise TrainingError(f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}; the log above says why")
+    return folder / "report.html"
+
+
+def _result_path(job: Job, folder: Path) -> Path:
+    return folder / "results" / f"{job.key}.json"
+
+
+def _finished(job: Job, folder: Path) -> Result | None:
+    path = _result_path(job, folder)
+    if not path.exists():
+        return None
+    result: Result = json.loads(path.read_text())
+    if result["recipe"] != json.loads(json.dumps(job.config.recipe())):
+        raise ConfigError(f"{path} is of other settings than the plan's run {job.run.name}; rename the run")
+    return result
+
+
+def _outcomes(
+    jobs: list[Job], plan: Plan, data: Path, folder: Path, devices: Sequence[str]
+) -> Iterator[tuple[Job, Result | str]]:
+    """Each job with its result, or with the sentence of the error that ended it."""
+    if len(devices) == 1:
+        yield from ((job, _attempt(job, plan, data, folder, devices[0])) for job in jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    free = context.Queue()
+    for device in devices:
+        free.put(device)
+    with ProcessPoolExecutor(len(devices), context, _take_device, (free,)) as pool:
+        running = {pool.submit(_attempt_on_mine, job, plan, data, folder): job for job in jobs}
+        for future in as_completed(running):
+            yield running[future], future.result()
+
+
+def _attempt(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> Result | str:
+    _LOG.info("run %s begins", job.key)
+    try:
+        return run_job(job, plan, data, folder, device)
+    except (TrainingError, ModelError) as error:
+        return str(error)
+
+
+_mine = "auto"
+
+
+def _take_device(free: "multiprocessing.Queue[str]") -> None:
+    """Each process of the pool keeps one device."""
+    global _mine
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    _mine = free.get()
+
+
+def _attempt_on_mine(job: Job, plan: Plan, data: Path, folder: Path) -> Result | str:
+    return _attempt(job, plan, data, folder, _mine)
+
+
+def write_table(done: dict[str, Result], jobs: Sequence[Job], path: Path) -> None:
+    """One CSV row for each method, held-out set, mask and group of items of every run."""
+    rows = [
+        {"run": job.run.name, "kind": job.run.kind, "seed": job.seed, "order": job.order} | row
+        for job in jobs
+        if job.key in done
+        for row in done[job.key]["rows"]
+    ]
+    aside = path.with_suffix(".writing")
+    with aside.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    aside.replace(path)

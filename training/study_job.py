@@ -1,0 +1,127 @@
+"""One training of a study: trained with steps that other runs share, exported, measured, diagnosed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import Artifact
+from models.graph import catalog_inputs
+
+from .collaborative import CollaborativeTask
+from .diagnosis import code_use, diagnose, domination
+from .evaluate import Ranked, rank_by_popularity, rank_by_scores, rank_by_search
+from .export import GraphSearch
+from .finish import Finish
+from .interactions import Holdout
+from .metrics import metric_table
+from .pipeline import Run
+from .plan import Job, Plan
+
+_HEAD_SHARE = 0.2
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Ranks of one method on one set of held-out events.
+
+    method    what ranks: popularity, sasrec, stage1 (its own full ranking), prorec (constrained beam search)
+    rescored  whether item scores were added to code scores; None where there are no codes
+    """
+
+    method: str
+    holdout: str
+    ranked: Ranked
+    rescored: bool | None = None
+    beam_width: int | None = None
+
+
+def run_job(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> dict[str, Any]:
+    """Trains and measures; everything about it that a report shows, JSON-ready."""
+    config = job.config.model_copy(update={"device": device})
+    run = Run(data, folder / "runs" / job.key, config, folder / "steps")
+    holdouts = {"valid": run.split.valid} | ({"test": run.split.test} if plan.test else {})
+    result: dict[str, Any] = {}
+    match job.run.kind:
+        case "popularity":
+            counts = run.split.train.counts(run.item_count)
+            measured = [Measured("popularity", at, rank_by_popularity(part, counts)) for at, part in holdouts.items()]
+        case "sasrec":
+            trained = run.sasrec()
+            assert trained is not None  # the plan has refused it otherwise
+            measured = [_by_scores("sasrec", at, part, trained[1]) for at, part in holdouts.items()]
+        case "prorec":
+            measured, result = _prorec(run, plan, holdouts)
+    group = item_groups(run.split.train.counts(run.item_count))
+    rows = [row for one in measured for row in _rows(one, holdouts[one.holdout], group)]
+    curves = {name: {"history": p.history, "samples_per_s": p.samples_per_s, "seconds": p.seconds}
+              for name, p in run.progress.items()}  # fmt: skip
+    return {"rows": rows, "curves": curves, "recipe": job.config.recipe()} | result
+
+
+def _by_scores(method: str, at: str, holdout: Holdout, task: CollaborativeTask) -> Measured:
+    return Measured(method, at, rank_by_scores(holdout, task.rank_scores))
+
+
+def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Measured], dict[str, Any]]:
+    config, (_, stage1), (_, task) = run.config, run.stage1(), run.stage2()
+    artifact = Artifact.open(run.out) if run.out.exists() else Finish(run).write()
+    width, weight = config.default_beam_width, artifact.manifest.rescore_weight
+    inputs = catalog_inputs(artifact)
+    search = GraphSearch(
+        artifact.graph_path(width), inputs, config.model.code_length, artifact.manifest.history_buckets
+    )
+    measured = []
+    for at, holdout in holdouts.items():
+        found = rank_by_search(holdout, search, artifact.trie, weight)
+        measured += [Measured("prorec", at, one, bool(n), width) for n, one in enumerate(found)]
+        if config.recommender == "temporal":  # DIN would score every pair of user and item
+            measured.append(_by_scores("stage1", at, holdout, stage1))
+    codes = run.quantized()
+    result = diagnose(
+        task, inputs, config, weight,
+        users=plan.diagnosis_users, regret_users=plan.regret_users, widths=plan.beam_widths,
+    )  # fmt: skip
+    values = config.model.tokens_per_level
+    result["code_use"] = code_use(codes["tokens"], codes["nearest"], values)
+    result["domination"] = domination(codes["tokens"], _modalities(run))
+    return measured, result | {"rescore_weight": weight}
+
+
+def _modalities(run: Run) -> dict[str, NDArray[np.float32]]:
+    """Embeddings of either modality that has not seen the other: of SASRec where there is one, and of the text."""
+    plain = run.sasrec()
+    item = (plain or run.stage1())[0].items().detach().numpy()
+    return {"collaborative": item, "semantic": run.prepare()}
+
+
+def item_groups(counts: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
+    """Items by training events, bool [N]: head, the fifth with most of them; cold, without any; tail, the others."""
+    head = np.zeros(len(counts), dtype=bool)
+    head[np.argsort(-counts, kind="stable")[: round(_HEAD_SHARE * len(counts))]] = True
+    cold = counts == 0
+    return {"head": head & ~cold, "tail": ~head & ~cold, "cold": cold}
+
+
+def _rows(measured: Measured, holdout: Holdout, groups: dict[str, NDArray[np.bool_]]) -> list[Row]:
+    """One row for all targets and one for each group of them that occurs, with the history masked and not."""
+    chosen = {"all": np.ones(len(holdout), dtype=bool)}
+    chosen |= {name: group[holdout.target] for name, group in groups.items()}
+    return [
+        {
+            "split": measured.holdout,
+            "method": measured.method,
+            "history_masked": masked,
+            "rescored": measured.rescored,
+            "beam_width": measured.beam_width,
+            "items": name,
+            "users": int(users.sum()),
+        }
+        | metric_table(ranks[users])
+        for masked, ranks in ((True, measured.ranked.masked), (False, measured.ranked.unmasked))
+        for name, users in chosen.items()
+        if users.any()
+    ]
