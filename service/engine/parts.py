@@ -9,16 +9,21 @@ import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from itertools import pairwise
 from pathlib import Path
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
+
+import numpy as np
 
 from models.graph import SearchRow
 
 T = TypeVar("T")
 LEAST_ROWS: Final = 2
 """Rows below which a part is not worth the waking of a thread."""
+MOST_ROWS: Final = 16
+"""Rows above which a part gains nothing by being larger, but pads more short histories to the longest."""
+_DECODING: Final = 16
+"""History items whose encoding costs about as much as writing a code, in the network where encoding costs most."""
 
 
 class PartThreads(Generic[T]):
@@ -34,22 +39,35 @@ class PartThreads(Generic[T]):
         weakref.finalize(self, _end, self._calls, count)
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """Runs all of them, the first on this thread; raises what one of them raised after all have ended."""
+        """Runs all of them, some on this thread, the first at once; raises what one of them raised after all have ended."""
         futures: list[Future[T]] = [Future() for _ in calls]
         for call, future in list(zip(calls, futures, strict=True))[1:]:
             self._calls.put((call, future))
         _settle(calls[0], futures[0])
+        self._help()
         for future in futures:
             future.exception()  # waits: what is read by the calls must stay as it is until the last has ended
         return [future.result() for future in futures]
 
+    def _help(self) -> None:
+        """Takes what no other thread has begun."""
+        while True:
+            try:
+                task = self._calls.get_nowait()
+            except Empty:
+                return
+            if task is not None:
+                _settle(*task)
 
-def split_by_length(rows: Sequence[SearchRow], most: int) -> list[list[int]]:
-    """Places of `rows` in at most `most` parts of equal size, histories of like lengths together."""
-    parts = max(1, min(most, len(rows) // LEAST_ROWS))
-    order = sorted(range(len(rows)), key=lambda place: len(rows[place].history))
-    bounds = [len(rows) * part // parts for part in range(parts + 1)]
-    return [order[first:last] for first, last in pairwise(bounds)]
+
+def split_by_length(rows: Sequence[SearchRow], cores: int) -> list[list[int]]:
+    """Places of `rows` in parts of about equal cost, histories of like lengths together, the longest first."""
+    count = max(1, min(cores, len(rows) // LEAST_ROWS), len(rows) // MOST_ROWS)
+    lengths = np.array([len(row.history) for row in rows])
+    order = np.argsort(-lengths, kind="stable")
+    cost = lengths[order] + _DECODING
+    part = ((np.cumsum(cost) - cost / 2) * count / cost.sum()).astype(np.int64)
+    return [order[part == number].tolist() for number in range(count) if (part == number).any()]
 
 
 def physical_cores() -> int:

@@ -75,12 +75,11 @@ def test_every_level_has_the_logits_of_the_trained_network(
             assert wanted.std() > 0.1
 
 
-def test_padding_in_front_of_a_history_changes_nothing() -> None:
-    for kind in ("temporal", "encoder_decoder"):
-        generator = network(kind)  # type: ignore[arg-type]
-        history, tables = inputs()
-        fast = SearchNetwork(generator)
-        with torch.no_grad():
-            short = fast.start(fast.encode(history[1:2, 3:], tables))[0]
-            long = fast.start(fast.encode(torch.nn.functional.pad(history[1:2], (2, 0), value=-1), tables))[0]
-        torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+def test_padding_in_front_of_a_history_changes_nothing(kind: Literal["temporal", "encoder_decoder"]) -> None:
+    fast = SearchNetwork(network(kind))
+    history, tables = inputs()
+    with torch.no_grad():
+        short = fast.start(fast.encode(history[1:2, 3:], tables))[0]
+        long = fast.start(fast.encode(torch.nn.functional.pad(history[1:2], (2, 0), value=-1), tables))[0]
+    torch.testing.assert_close(short, long, atol=1e-3, rtol=1e-4)

@@ -65,13 +65,24 @@ def test_threads_end_with_their_owner() -> None:
     assert not any(thread.is_alive() for thread in mine)
 
 
-@pytest.mark.parametrize(("count", "most", "sizes"), [(1, 4, [1]), (3, 4, [3]), (4, 4, [2, 2]), (9, 2, [4, 5])])
+@pytest.mark.parametrize(
+    ("count", "most", "sizes"),
+    [(1, 4, [1]), (3, 4, [3]), (4, 4, [2, 2]), (10, 2, [5, 5]), (64, 2, [16] * 4), (31, 1, [31])],
+)
 def test_parts_are_of_equal_size_and_not_too_small(count: int, most: int, sizes: list[int]) -> None:
     assert [len(part) for part in split_by_length(rows([1] * count), most)] == sizes
 
 
-def test_short_histories_share_a_part() -> None:
-    assert split_by_length(rows([5, 1, 4, 0]), 2) == [[3, 1], [2, 0]]
+def test_short_histories_share_a_part_that_has_more_rows() -> None:
+    assert split_by_length(rows([5, 1, 4, 0]), 2) == [[0, 2], [1, 3]]
+    long, short = split_by_length(rows([50, 1] * 8), 2)
+    assert set(long) < set(range(0, 16, 2))
+    assert len(long) < len(short)
+    assert sorted(long + short) == list(range(16))
+
+
+def test_one_thread_runs_all_parts_itself() -> None:
+    assert PartThreads[int](0).run([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
 
 
 def test_no_more_cores_are_counted_than_may_be_used() -> None:
