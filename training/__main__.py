@@ -68,7 +68,8 @@ def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, t
         typer.echo(f"{out} is already there and whole: nothing to train")
     else:
         artifact = planned.export()
-        typer.echo(f"wrote {out}")
+        if planned.machine.leads:
+            typer.echo(f"wrote {out}")
     if table and planned.machine.leads:
         print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
 
