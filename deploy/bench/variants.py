@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from models.network import Cache, Generator
 from models.search_graph import BEAMS
+from models.search_network import SearchNetwork
 from training.export import quiet_export
 
 
 class NetworkOnly(nn.Module):
-    """Encoder, L decoder steps and the reorder of their caches, for beams that somebody else chose.
+    """Encoder and L decoder steps as the search graph has them, for beams that somebody else chose.
 
     No trie, no softmax, no TopK, no item score: these are what the whole graph does beside.
     """
@@ -22,6 +23,7 @@ class NetworkOnly(nn.Module):
     def __init__(self, generator: Generator) -> None:
         super().__init__()
         self.generator = generator
+        self.network = SearchNetwork(generator)
 
     @property
     def input_names(self) -> list[str]:
@@ -32,12 +34,12 @@ class NetworkOnly(nn.Module):
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Logits of every level, [B, 1, V] and then [B, K, V]; token and beam int64 [B, K]."""
         inputs = dict(zip(self.input_names, tensors, strict=True))
-        context = self.generator.encode(inputs["history"], inputs)
-        logits, cache = self.generator.step(0, None, context, ())
+        encoded = self.network.encode(inputs["history"], inputs)
+        logits, written = self.network.start(encoded)
         found = [logits]
         for level in range(1, self.generator.config.code_length):
-            cache = reorder(cache, inputs[f"beam_{level}"])
-            logits, cache = self.generator.step(level, inputs[f"token_{level}"], context, cache)
+            token, beam = inputs[f"token_{level}"], inputs[f"beam_{level}"]
+            logits, written = self.network.step(level, token, beam, encoded, written)
             found.append(logits)
         return tuple(found)
 
@@ -47,7 +49,7 @@ class NetworkOnly(nn.Module):
         dims = tuple(dict.fromkeys(range(2), torch.export.Dim.DYNAMIC) for _ in sample)
         dims[1].pop(1)  # the table's width is the network's
         outputs = [f"logits_{level}" for level in range(self.generator.config.code_length)]
-        return quiet_export(self, sample, {"tensors": dims}, self.input_names, outputs)
+        return quiet_export(self, sample, {"tensors": dims}, self.input_names, outputs, opset=23)
 
     def feed(self, rows: int, beams: int) -> dict[str, Any]:
         """Some choice of tokens and beams for `rows` searches: which one does not change the work."""
