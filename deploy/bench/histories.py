@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from models.graph import SearchRow, bucket_for
 from service.engine.search import GraphSearch, Shape
 from training.interactions import leave_one_out, read_dataset
-from training.pipeline import history_buckets
+from training.finish import history_buckets
 
 from .catalogs import BenchCatalog
 from .findings import Finding

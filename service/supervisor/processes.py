@@ -24,9 +24,14 @@ logger = logging.getLogger(__name__)
 class Process(Protocol):
     """What is needed of a running process; `asyncio.subprocess.Process` has it."""
 
-    pid: int
-    stdout: asyncio.StreamReader | None
-    stderr: asyncio.StreamReader | None
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None: ...
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None: ...
 
     async def wait(self) -> int:
         """The exit code, negative for a signal."""
