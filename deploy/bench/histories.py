@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from models.graph import SearchRow, bucket_for
 from service.engine.search import GraphSearch, Shape
-from training.interactions import leave_one_out, read_dataset
 from training.finish import history_buckets
+from training.interactions import leave_one_out, read_dataset
 
 from .catalogs import BenchCatalog
 from .findings import Finding
