@@ -55,6 +55,7 @@ class Run:
         check_model_version(self.out.name)
         self.folder = WorkFolder(self.work, self.config, self.shared)
         self.progress: dict[str, Progress] = {}
+        self._read: dict[str, Arrays] = {}
         torch.manual_seed(self.config.seed)
 
     @property
@@ -94,6 +95,10 @@ class Run:
 
     def text_encoder(self) -> TextEncoderFiles | None:
         """The encoder as the artifact will carry it; made first of all, so that one that cannot be fails early."""
+        return self._text_encoder
+
+    @cached_property
+    def _text_encoder(self) -> TextEncoderFiles | None:
         if not self.config.export_text_encoder or is_precomputed(self.config.text_encoder):
             return None
         self._claim()
@@ -199,11 +204,13 @@ class Run:
         return model, task
 
     def _arrays(self, name: str, settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
-        """Made by the first process of a team, read by all."""
-        if self.machine.leads:
-            self.folder.arrays(name, settings, make)
-        self.machine.wait()
-        return self.folder.arrays(name, settings, make)
+        """Made by the first process of a team, read by all, and waited for once: the first one finishes alone."""
+        if name not in self._read:
+            if self.machine.leads:
+                self.folder.arrays(name, settings, make)
+            self.machine.wait()
+            self._read[name] = self.folder.arrays(name, settings, make)
+        return self._read[name]
 
     def _claim(self) -> None:
         """Takes the working folder, once settings and data are known to be usable."""
