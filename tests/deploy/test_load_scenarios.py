@@ -9,6 +9,10 @@ from tests.e2e.replica import Replica, wait_until
 
 from .conftest import LoadTest, begin
 
+pytestmark = pytest.mark.timeout(
+    400
+)  # the first of them exports two models and starts a replica, on machines that are busy
+
 
 def test_steady_load_holds_a_generous_slo(load_test: LoadTest) -> None:
     code, report, printed = load_test("steady", "--rate", "40", "--seconds", "2")
