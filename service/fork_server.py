@@ -9,6 +9,7 @@ and file descriptors travel with it. It ends with the other end of that socket; 
 import argparse
 import os
 import selectors
+import shlex
 import socket
 import sys
 import traceback
@@ -19,6 +20,7 @@ from runpy import run_module
 from typing import Final, NoReturn
 
 import msgspec
+from setproctitle import setproctitle
 
 from .garbage import spare_the_old
 
@@ -107,6 +109,7 @@ def _become(arguments: Sequence[str], streams: Sequence[int]) -> NoReturn:
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
+        setproctitle(shlex.join([sys.executable, "-m", *arguments]))  # for `ps`
         code = _run(arguments)
         sys.stdout.flush()
         sys.stderr.flush()

@@ -156,8 +156,9 @@ def replica(**settings: Any) -> Iterator[Replica]:
 
 
 def _command(process: psutil.Process) -> list[str]:
+    """One that was forked shows its words as one."""
     try:
-        return list(process.cmdline())
+        return " ".join(process.cmdline()).split()
     except psutil.NoSuchProcess:
         return []
 

@@ -56,6 +56,13 @@ async def test_a_fork_has_arguments_environment_modules_and_a_session_of_its_own
     assert scene.lines == ["tell MARK", "theirs", "imported", f"session {child.pid}"]
 
 
+async def test_a_fork_is_shown_as_what_it_runs(scene: Scene) -> None:
+    child = await scene.run("wait")
+    await until(lambda: psutil.Process(child.pid).cmdline()[0].endswith(f" -m {ODD} wait"))
+    child.kill_now()
+    await child.wait()
+
+
 @pytest.mark.parametrize(
     ("how", "code", "reason"),
     [
