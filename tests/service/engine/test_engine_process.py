@@ -300,7 +300,7 @@ def test_only_the_start_is_quiet_and_a_background_engine_always(artifact: Artifa
     with running(artifact, socket_path, PROREC_ENGINE_THREADS="2") as process:
         talk(socket_path, nothing)
         own = os.getpriority(os.PRIO_PROCESS, 0)
-        assert priorities(process).count(own) >= 4  # the event loop, the search, and a thread of each graph
+        assert priorities(process).count(own) >= 3  # the event loop, the search, and its second part
     with start(artifact.folder, socket_path, "--background") as process:
         talk(socket_path, nothing)
         assert set(priorities(process)) == {19}
