@@ -126,14 +126,13 @@ def test_what_cannot_work_is_exit_code_two(load_test: LoadTest, words: tuple[str
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_test_prints_what_it_has(loaded_replica: Replica, number: signal.Signals) -> None:
     address = str(loaded_replica.client.base_url)
-    process = begin(
-        "steady", "--address", address, "--synthetic", "--rate", "40", "--seconds", "600", "--slo-ms", "5000"
-    )
+    words = ("--address", address, "--synthetic", "--k", "4", "--rate", "40", "--seconds", "600", "--slo-ms", "5000")
+    process = begin("steady", *words)
     until = loaded_replica.metric("prorec_requests_total") + 200  # beyond the warm-up of 2 s
     wait_until(lambda: loaded_replica.metric("prorec_requests_total") > until)
     process.send_signal(number)
     printed, errors = process.communicate(timeout=20)
-    assert process.returncode == 0, errors
+    assert process.returncode == 0, printed + errors
     assert "interrupted: answered" in printed
     assert "answered 0" not in printed
 
