@@ -39,7 +39,6 @@ class PartThreads(Generic[T]):
         weakref.finalize(self, _end, self._calls, count)
 
     def run(self, calls: Sequence[Callable[[], T]]) -> list[T]:
-        """Runs all of them, some on this thread, the first at once; raises what one raised after all have ended."""
         """Runs all of them, some on this thread; raises what one of them raised, after all have ended."""
         futures: list[Future[T]] = [Future() for _ in calls]
         for call, future in list(zip(calls, futures, strict=True))[1:]:
