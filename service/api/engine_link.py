@@ -47,7 +47,7 @@ class EngineClient(asyncio.Protocol):
         self._frames = Frames()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
-        self._lost = asyncio.get_running_loop().create_future()
+        self._lost = asyncio.Event()
 
     @classmethod
     async def connect(cls, route: Route) -> "EngineClient":
@@ -95,7 +95,7 @@ class EngineClient(asyncio.Protocol):
         """Closes at once; queries in flight raise EngineLost."""
         self._gone = True
         self._transport.abort()
-        await self._lost
+        await self._lost.wait()
 
     def _close_when_idle(self) -> None:
         if self.gone and not self._waiting:
@@ -116,7 +116,7 @@ class EngineClient(asyncio.Protocol):
         if error or self._frames.incomplete:
             self._broke(error or "it ended within a reply")
         self._lose()
-        self._lost.set_result(None)
+        self._lost.set()
 
     def _broke(self, why: Exception | str) -> None:
         logger.warning("the connection to the engine of %s broke: %s", self.info.model_version, why)

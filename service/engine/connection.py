@@ -29,7 +29,7 @@ class Connection(asyncio.Protocol):
         self._frames = Frames()
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder = msgspec.msgpack.Decoder(Request)
-        self._lost = asyncio.get_running_loop().create_future()
+        self._lost = asyncio.Event()
 
     def send(self, reply: Reply) -> None:
         if self._transport.is_closing():
@@ -43,7 +43,7 @@ class Connection(asyncio.Protocol):
     async def flush(self) -> None:
         """Closes, and returns when everything that was sent has left."""
         self._transport.close()
-        await self._lost
+        await self._lost.wait()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
         if error or self._frames.incomplete:
             logger.warning("a connection broke off: %s", error or "it ended within a message")
         self._leave()
-        self._lost.set_result(None)
+        self._lost.set()
 
     def _leave(self) -> None:
         """Drops what nobody waits for any more."""
