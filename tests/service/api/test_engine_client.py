@@ -128,6 +128,17 @@ async def test_a_connection_that_a_failed_write_has_closed_takes_no_more_queries
         await client.close()
 
 
+async def test_closing_survives_a_cancellation_of_whoever_waits_for_it(folder: Path) -> None:
+    async with engine(folder) as little:
+        client = await EngineClient.connect(little.route)
+        closing = asyncio.create_task(client.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await closing
+        await client.close()
+
+
 async def test_after_a_switch_new_queries_go_to_the_new_engine_and_old_ones_are_answered_by_the_old(
     router: Router, folder: Path
 ) -> None:
