@@ -98,10 +98,10 @@ class Forks:
         """The link to a fork server that runs, or has just been started and imports."""
         if self._link is None:
             self._link, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-            with theirs:
+            asyncio.get_running_loop().add_reader(self._link, self._hear, self._link)
+            with theirs:  # if nobody is started, we read the end of our side
                 arguments = [_PROGRAM, "--socket", str(theirs.fileno()), *self._modules]
                 self._server = await Child.spawn(arguments, self._environment, [theirs.fileno()])
-            asyncio.get_running_loop().add_reader(self._link, self._hear, self._link)
         return self._link
 
     async def spawn(self, arguments: Sequence[str], *, on_line: Callable[[str], None]) -> Child:

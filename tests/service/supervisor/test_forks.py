@@ -26,7 +26,8 @@ ODD = "tests.service.supervisor.odd_program"
 class Scene:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.forks = Forks(os.environ | {METRICS_FOLDER: str(folder), "MARK": "theirs"}, [LITTLE])
+        self.environment = os.environ | {METRICS_FOLDER: str(folder), "MARK": "theirs"}
+        self.forks = Forks(self.environment, [LITTLE])
         self.lines: list[str] = []
 
     async def run(self, *arguments: str) -> Child:
@@ -136,6 +137,14 @@ async def test_a_fork_server_that_dies_while_it_is_asked_fails_that_start_alone(
     server.kill()
     with pytest.raises(OSError, match="died"):
         await start
+    assert await (await scene.run("leave")).wait() == 3
+
+
+async def test_a_fork_server_that_cannot_be_started_is_tried_again(scene: Scene) -> None:
+    scene.environment["MARK"] = "no\0 environment"
+    with pytest.raises(ValueError, match="null byte"):
+        await scene.run("leave")
+    scene.environment["MARK"] = "ours"
     assert await (await scene.run("leave")).wait() == 3
 
 
