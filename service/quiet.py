@@ -47,8 +47,8 @@ def lower_process(priority: int) -> None:
 def quiet_thread(afterwards: int = NORMAL) -> Iterator[Quietly]:
     """One thread of low priority for as long as the context lasts; what it starts has that priority for good.
 
-    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end. Low and
-    not the lowest, or whatever loads while the machine is full would hardly ever be ready.
+    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end. Low,
+    and not the lowest, or whatever loads while the machine is full would hardly ever be ready.
     """
     priority = max(LOW, afterwards)
     with ThreadPoolExecutor(1, "quiet", initializer=partial(_lower, priority)) as thread:
