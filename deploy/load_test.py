@@ -71,7 +71,8 @@ async def _session(scenario: Scenario, options: Options) -> Session:
     }
     async with httpx.AsyncClient(base_url=options.address, timeout=_PATIENCE_S, headers=headers) as client:
         session = Session(options, client, await _bodies(scenario, options, client))
-        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, _cancel, asyncio.current_task())
+        for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
+            asyncio.get_running_loop().add_signal_handler(number, _cancel, asyncio.current_task())
         async with _progress(session):
             try:
                 await scenario.run(session)
