@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
 
@@ -45,27 +44,25 @@ def lower_process(priority: int) -> None:
 
 @contextmanager
 def quiet_thread(afterwards: int = NORMAL) -> Iterator[Quietly]:
-    """One thread of low priority for as long as the context lasts; what it starts has that priority for good.
+    """One thread of lowest priority for as long as the context lasts; what it starts has that priority for good.
 
-    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end. Low,
-    and not the lowest, or whatever loads while the machine is full would hardly ever be ready.
+    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end.
     """
-    priority = max(LOW, afterwards)
-    with ThreadPoolExecutor(1, "quiet", initializer=partial(_lower, priority)) as thread:
+    with ThreadPoolExecutor(1, "quiet", initializer=_lower) as thread:
 
         def quietly(call: Callable[[], Result], /) -> Result:
             return thread.submit(call).result()
 
-        _give_session(priority)
+        _give_session(LOWEST)
         try:
             yield quietly
         finally:
             _give_session(afterwards)
 
 
-def _lower(priority: int) -> None:
+def _lower() -> None:
     """Priorities are those of threads; no other thread of the process is touched."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority)
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
 
 
 def _give_session(priority: int) -> None:
