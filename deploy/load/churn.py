@@ -49,10 +49,6 @@ class Ledger:
         """The service has just said that its answers obey that revision."""
         self.acknowledged.append((time.monotonic(), revision))
 
-    def absent(self) -> list[str]:
-        """What is gone now."""
-        return [item for item, spans in self.gone.items() if spans[-1][1] == _LARGEST_S]
-
     def judge(self, sightings: Sequence[Sighting]) -> None:
         """An answer is wrong only if an item was gone from before it was asked until after it had come."""
         for sighting in sightings:
@@ -103,7 +99,7 @@ class Churn:
                 work = self._change(session, ledger, popular, added)
                 await session.load_beside(clients, [Segment(self.rate, self.seconds)], work)
         finally:
-            await _restore(session, ledger, set(popular), added)
+            await _restore(session, popular, added)
 
     def judge(self, session: Session) -> list[str]:
         seen = self._ledger.seen.total() if self._ledger else 0
@@ -142,8 +138,9 @@ class Churn:
         session.record.mark(text)
 
 
-async def _restore(session: Session, ledger: Ledger, popular: set[str], added: list[str]) -> None:
-    for item in popular & set(ledger.absent()):
+async def _restore(session: Session, popular: list[str], added: list[str]) -> None:
+    """All of them: a change that was cancelled on its way may have been made all the same."""
+    for item in popular:
         await session.admin.set_available(item, True)
     if added:
         await session.admin.remove(added)

@@ -50,7 +50,7 @@ def test_answers_that_outlast_many_reports_are_counted_where_they_were_asked() -
     record = run(use, pause_ms=1100)
     whole = record.whole()
     assert whole.answered == whole.late.count > 90
-    assert whole.percentile_ms(0.0) >= 1100
+    assert whole.percentile_ms(0.0) >= 1100 * 0.997  # as exact as a sketch is
     spread = [number for number, phase in record.timeline.windows.items() if phase.answered]
     assert max(spread) - min(spread) <= 2  # in the windows of the 1.5 s in which they were asked
 
