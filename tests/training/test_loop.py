@@ -156,7 +156,6 @@ def test_samples_are_counted(tmp_path: Path) -> None:
 
 
 def test_event_files_are_written_where_they_are_wanted(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     setting = Setting(tmp_path, "stage1.epochs=4")

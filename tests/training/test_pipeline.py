@@ -19,16 +19,7 @@ from training.generator import GeneratorModel
 from training.interactions import leave_one_out, read_dataset
 from training.pipeline import Run
 
-from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the dataset `data` and the text embeddings `text.npy`."""
-    folder = tmp_path_factory.mktemp("ring")
-    write_ring(folder / "data")
-    write_text_embeddings(folder / "text.npy")
-    return folder
+from .ring import ITEMS, ring_settings, write_ring
 
 
 def config_for(ring: Path, *changes: str) -> TrainingConfig:

@@ -14,7 +14,7 @@ from training.plan import Plan, packaged_plans, read_plan
 from training.study import run_study
 from training.study_job import item_groups
 
-from .ring import ring_settings, write_ring, write_text_embeddings
+from .ring import ring_settings
 
 RUNS = """
 [[run]]
@@ -48,14 +48,6 @@ def write_plan(folder: Path, runs: str = RUNS, **settings: object) -> Path:
     path = folder / "plan.toml"
     path.write_text(text + runs)
     return path
-
-
-@pytest.fixture(scope="module")
-def ring(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ring")
-    write_ring(folder / "data")
-    write_text_embeddings(folder / "text.npy")
-    return folder
 
 
 @pytest.fixture(scope="module")

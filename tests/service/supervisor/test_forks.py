@@ -33,6 +33,14 @@ class Scene:
     async def run(self, *arguments: str) -> Child:
         return await self.forks.spawn([ODD, *arguments], on_line=self.lines.append)
 
+    async def asked_asleep(self) -> "tuple[psutil.Process, asyncio.Task[Child]]":
+        """The fork server, stopped, and a start that it has been asked for."""
+        server = await self.server()
+        server.suspend()
+        start = asyncio.create_task(self.run("wait"))
+        await asyncio.sleep(0.05)
+        return server, start
+
     async def server(self) -> psutil.Process:
         child = await self.run("wait")
         server = psutil.Process(child.pid).parent()
@@ -130,10 +138,7 @@ async def test_children_outlive_the_fork_server_and_their_end_is_still_seen(scen
 
 
 async def test_a_fork_server_that_dies_while_it_is_asked_fails_that_start_alone(scene: Scene) -> None:
-    server = await scene.server()
-    server.suspend()
-    start = asyncio.create_task(scene.run("wait"))
-    await asyncio.sleep(0.05)
+    server, start = await scene.asked_asleep()
     server.kill()
     with pytest.raises(OSError, match="died"):
         await start
@@ -149,10 +154,7 @@ async def test_a_fork_server_that_cannot_be_started_is_tried_again(scene: Scene)
 
 
 async def test_a_start_that_is_cancelled_leaves_no_process(scene: Scene) -> None:
-    server = await scene.server()
-    server.suspend()
-    start = asyncio.create_task(scene.run("wait"))
-    await asyncio.sleep(0.05)
+    server, start = await scene.asked_asleep()
     start.cancel()
     await asyncio.sleep(0.05)
     server.resume()
