@@ -25,6 +25,16 @@ from .ridge import fit_ridge
 VALIDATION_USERS = 4096
 _DIN_NEGATIVES = 64
 _RIDGE = 1e-2
+_SMALL = 0.02  # spread of item vectors before training
+
+
+def history_input(vectors: Tensor) -> Tensor:
+    """What item vectors [..., D] add to a history: √D times as much as to a score.
+
+    So a table can begin small, where an item that few users touch is not mostly chance, and still outweigh positions
+    and the layers' first corrections (as in the implementation published with SASRec, arXiv 1808.09781).
+    """
+    return vectors * vectors.shape[-1] ** 0.5
 
 
 class AdaptationLayer(nn.Module):
@@ -68,7 +78,8 @@ class Collaborative(nn.Module):
     def __init__(self, config: TrainingConfig, item_count: int, semantic: Tensor) -> None:
         super().__init__()
         width = config.model.width
-        self.item = nn.Parameter(torch.randn(item_count, width) * width**-0.5)
+        spread = _SMALL if config.recommender == "temporal" else width**-0.5
+        self.item = nn.Parameter(torch.randn(item_count, width) * spread)
         self.register_buffer("semantic", semantic, persistent=False)
         self.adaptation = AdaptationLayer(semantic.shape[1], width)
         self.gate = nn.Linear(2 * width, width) if config.integrated == "gate" else None
@@ -88,7 +99,7 @@ class Collaborative(nn.Module):
         table, real = self.items(), history >= 0
         past = F.embedding(history.clamp(min=0), table)
         if self.temporal is not None:
-            states: Tensor = self.temporal(past, real, last_only=True)[:, 0]
+            states: Tensor = self.temporal(history_input(past), real, last_only=True)[:, 0]
             return states @ table.T
         assert self.din is not None
         pieces = [self.din(past, real, part[None].expand(len(past), -1, -1)) for part in table.split(256)]
@@ -118,7 +129,7 @@ class CollaborativeTask:
     def _temporal_loss(self, batch: Batch, table: Tensor) -> Tensor:
         assert self.model.temporal is not None
         real = batch.history >= 0
-        states = self.model.temporal(F.embedding(batch.history.clamp(min=0), table), real)
+        states = self.model.temporal(history_input(F.embedding(batch.history.clamp(min=0), table)), real)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         return item_loss(states[real], batch.target[real], table, limit, sampled)
 

@@ -97,10 +97,10 @@ PRESETS: dict[str, TrainingConfig] = {
     # Amazon Beauty on two cores.
     "small": TrainingConfig(
         model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
-                     decoder_layers=1, history_length=50, dropout=0.3),
-        stage1=StageConfig(epochs=60, batch_size=256, patience=5, evaluate_every=2),
-        stage2=StageConfig(epochs=60, batch_size=256, patience=5, evaluate_every=2),
-        sasrec=StageConfig(epochs=60, batch_size=256, patience=5, evaluate_every=2),
+                     decoder_layers=1, history_length=50, dropout=0.4),
+        stage1=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
+        stage2=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
+        sasrec=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
     ),
     # The same, with a network of the size of the published tables; many hours on two cores.
     "paper": TrainingConfig(

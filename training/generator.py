@@ -27,7 +27,7 @@ from models.search_graph import BEAMS, SearchGraph
 from models.trie import CodeTrie
 
 from .batches import Batch, pad_histories
-from .collaborative import VALIDATION_USERS, Collaborative, Embeddings
+from .collaborative import VALIDATION_USERS, Collaborative, Embeddings, history_input
 from .config import TrainingConfig
 from .interactions import Holdout, Split
 from .losses import item_loss
@@ -73,7 +73,8 @@ class GeneratorModel(nn.Module):
         tokens = self.codes[items]
         levels = range(tokens.shape[-1])
         by_level = [F.embedding(tokens[..., level], self.token_input[level]) for level in levels]
-        return self.item[items] + self.project(self.integrated[items]) + torch.stack(by_level).sum(dim=0)
+        mine = history_input(self.item[items]) + self.project(self.integrated[items])
+        return mine + torch.stack(by_level).sum(dim=0)
 
     def predict(self, batch: Batch) -> tuple[Context, Tensor]:
         """(contexts of P positions, their target items int64 [P]).

@@ -20,7 +20,7 @@ from models.artifact import ITEM_ENCODER
 from models.item_encoder import OUTPUTS, EncodedItems, ItemGraph
 
 from .code_writer import CodeWriter
-from .collaborative import AdaptationLayer, Collaborative, collaborative_from_text, integrate
+from .collaborative import AdaptationLayer, Collaborative, collaborative_from_text, history_input, integrate
 from .config import Integrated
 from .errors import ExportError
 from .export import quiet_export
@@ -75,7 +75,7 @@ class ItemEncoderNetwork(nn.Module):
         adapted = self.adaptation(standard)
         integrated = integrate(self.kind, self.collaborative(adapted), adapted, standard)
         item = self.item(adapted)
-        item_input = item[:, :0] if self.project is None else item + self.project(integrated)
+        item_input = item[:, :0] if self.project is None else history_input(item) + self.project(integrated)
         return integrated, spread(item, self.item_mean, self.gain), item_input
 
     def encode(self, semantic: NDArray[np.float32]) -> EncodedItems:

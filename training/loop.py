@@ -23,6 +23,7 @@ from .machine import Machine
 from .scalars import Scalars, open_scalars
 
 _WARM_UP_STEPS = 100
+_BETAS = (0.9, 0.98)  # of AdamW, as transformers are trained
 _LOG = logging.getLogger(__name__)
 
 
@@ -110,7 +111,7 @@ class _Loop:
         self.average = Average(self.model, stage)
         self.loss = machine.shared(_TaskLoss(task))
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=stage.learning_rate, weight_decay=stage.weight_decay
+            self.model.parameters(), lr=stage.learning_rate, betas=_BETAS, weight_decay=stage.weight_decay
         )
         self.progress, self.best = Progress(), _copy(self.model)
         if self.path.exists():
