@@ -63,6 +63,9 @@ def test_the_artifact_takes_new_items_by_their_embeddings(ring: Path, trained: t
     assert np.mean(np.abs((scores.argmax(axis=1) - np.arange(ITEMS) + 20) % ITEMS - 20) <= 1) > 0.9
     codes = encoder.propose(encoded.integrated, lambda asked: np.zeros(len(asked), dtype=bool))
     assert len(np.unique(codes, axis=0)) == ITEMS
+    # And it weighs as much in a history.
+    learned, told = artifact.array("item_input"), encoder.item_input(encoded, artifact.codes.tokens)
+    assert 0.5 < np.linalg.norm(told, axis=1).mean() / np.linalg.norm(learned, axis=1).mean() < 2
 
 
 def test_held_out_events_do_not_reach_the_codes(ring: Path, trained: tuple[Run, Artifact]) -> None:
