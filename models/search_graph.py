@@ -94,7 +94,7 @@ def _next(
 
 
 def _best(total: Tensor, dead: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    """(score [B, K], place int64 [B, K]) of the best candidates [B, C], those at `dead` int64 [B, X] left out.
+    """(score [B, K], place int64 [B, K]) of the best candidates [B, C], those at `dead` int64 [B, …] left out.
 
     More columns are illegal: TopK finds enough candidates on any catalog, and a dead subtree that this beam does not
     meet is written there (place C). An exhausted place is 0 with a score of minus infinity.
@@ -139,11 +139,12 @@ def _pick_many(array: Tensor, index: Tensor) -> Tensor:
 
 
 def _dead_places(state: Tensor, branching: int, parent: Tensor, offset: Tensor) -> Tensor:
-    """Flat candidate of every dead subtree whose parent is in the beam, else the first column after the candidates.
+    """Flat candidate of every dead subtree under every beam it hangs from, else the first column after the candidates.
 
-    state int32 [B, K], parent and offset int32 [B, X] → int64 [B, X].
+    state int32 [B, K], parent and offset int32 [B, X] → int64 [B, K · X]. Comparing alone: a reduction over beams would
+    be work for the CPU, because the CUDA provider has no ArgMax of integers and reduces them as floats.
     """
+    width = state.shape[1]
+    beam = torch.arange(width, device=state.device)[:, None] * branching
     match = state[:, :, None] == parent[:, None, :]
-    beam = match.int().argmax(dim=1)
-    place = beam * branching + offset
-    return torch.where(match.any(dim=1), place, state.shape[1] * branching)
+    return torch.where(match, beam + offset[:, None, :], width * branching).flatten(1)

@@ -92,8 +92,8 @@ class MemorySearchEncoder(nn.Module):
         x = F.embedding(row, cast("Tensor", self.token_input)) + self.position[len(self.position) - history.shape[1] :]
         x = x.reshape(-1, x.shape[-1])
         seen = (history >= 0)[:, :, None].expand(-1, -1, self.code_length).flatten(1)
-        # An empty history attends to its padding rather than to nothing.
-        hidden = torch.where(seen | ~seen.any(dim=1, keepdim=True), 0.0, HIDDEN)[:, None, None]
+        # An empty history attends to its padding rather than to nothing; padding is on the left, so its end tells.
+        hidden = torch.where(seen | ~seen[:, -1:], 0.0, HIDDEN)[:, None, None]
         bias = hidden.expand(-1, -1, length, -1)
         for block in self.blocks:
             x = cast("SearchBlock", block).encode(x, length, bias)
