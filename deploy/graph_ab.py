@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
     args = parser.parse_args()
     artifacts = [Artifact.open(folder) for folder in args.folders]
-    searches = [GraphSearch(artifact, "cpu", args.threads) for artifact in artifacts]
+    searches = [GraphSearch(artifact, args.threads) for artifact in artifacts]
     for batch in args.batches:
         rows = random_rows(artifacts[0], batch, args.history)
         print(f"batch {batch:4d}: {compare(searches, rows, Shape(args.width, args.history), args.seconds)}", flush=True)

@@ -98,6 +98,34 @@ def request_inputs(rows: Sequence[SearchRow], bucket: int, code_length: int, res
     return inputs
 
 
+def fill_request_inputs(rows: Sequence[SearchRow], rescore_weight: float, arrays: Inputs) -> None:
+    """Writes rows into arrays of fixed shapes, as named above; rows that are left over search for an empty history.
+
+    Of a history longer than T the newest items are kept; the dead states of a row must fit into X. `arrays` holds a
+    level's dead states only as far as there are arrays of that name.
+    """
+    history = arrays["history"]
+    newest = [row.history[-history.shape[1] :] for row in rows]
+    lengths = np.fromiter(map(len, newest), dtype=np.int64, count=len(rows))
+    _write_ragged(history[:, ::-1], [part[::-1] for part in newest], lengths, -1)
+    arrays["slot"][:] = 0
+    arrays["slot"][: len(rows)] = [row.slot for row in rows]
+    arrays["rescore_weight"][...] = rescore_weight
+    for level in range(sum(name.startswith("dead_parent_") for name in arrays)):
+        dead = [row.dead[level] for row in rows if row.dead]
+        lengths = np.array([row.dead[level].parent.size if row.dead else 0 for row in rows], dtype=np.int64)
+        _write_ragged(arrays[f"dead_parent_{level}"], [states.parent for states in dead], lengths, -1)
+        _write_ragged(arrays[f"dead_offset_{level}"], [states.offset for states in dead], lengths, 0)
+
+
+def _write_ragged(array: NDArray[Any], parts: Sequence[NDArray[Any]], lengths: NDArray[np.int64], padding: int) -> None:
+    """Row by row from the left; `lengths` are those of the first rows, the others are empty."""
+    array[...] = padding
+    if lengths.any():
+        filled = np.arange(array.shape[1]) < lengths[:, None]
+        array[: len(lengths)][filled] = np.concatenate(parts)
+
+
 def _stack_dead(dead: Sequence[DeadStates | None]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Pads to a power of two, so that few different shapes reach the runtime."""
     longest = max((entry.parent.size for entry in dead if entry is not None), default=0)

@@ -47,6 +47,11 @@ class Settings(BaseSettings):
         0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
     )
     provider: Literal["auto", "cpu", "cuda"] = "auto"
+    cuda_graphs: bool = Field(True, description="on a GPU, each shape of batch is captured once and then replayed")
+    gpu_precision: Literal["fp32", "fp16"] = Field("fp32", description="of the network; scores stay in 32 bits")
+    min_overlap_percent: float = Field(
+        95.0, ge=0, le=100, description="of the golden answers' items; a less exact precision is refused below it"
+    )
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")
     warm_memory_percent: float = Field(

@@ -14,7 +14,7 @@ class EngineSearch:
 
     def __init__(self, artifact: Artifact, catalog: BenchCatalog, threads: int) -> None:
         self._artifact, self._catalog = artifact, catalog
-        self._search = GraphSearch(artifact, "cpu", threads, catalog.inputs)
+        self._search = GraphSearch(artifact, threads, catalog.inputs)
 
     def run(self, batch: int, beams: int, history: int) -> Found:
         """One batch, with everything the engine does from rows to arrays of items."""

@@ -56,7 +56,7 @@ def padding_findings(
 ) -> Iterator[Finding]:
     """All users once, in the buckets a model with this history length gets, against all of them padded to it."""
     catalog = BenchCatalog.build(len(real.item_ids), prepared.config)
-    search = GraphSearch(prepared.artifact, "cpu", threads, catalog.inputs)
+    search = GraphSearch(prepared.artifact, threads, catalog.inputs)
     ways = {"buckets": history_buckets(LENGTH), "padded": (LENGTH,)}
 
     def run(closed: list[tuple[int, list[SearchRow]]]) -> None:

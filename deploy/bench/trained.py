@@ -24,7 +24,7 @@ _MOST_CODES: Final = 20_000_000
 def random_history_findings(artifact: Artifact, threads: int, count: int = 10_000) -> Iterator[Finding]:
     """Counts what must not happen, over histories of 1 to 100 random items, at the default beam width."""
     faults = dict.fromkeys(("invalid codes", "double items", "items of the history", "missing items"), 0)
-    search, rng = GraphSearch(artifact, "cpu", threads), np.random.default_rng(1)
+    search, rng = GraphSearch(artifact, threads), np.random.default_rng(1)
     manifest = artifact.manifest
     shape = Shape(manifest.default_beam_width, manifest.history_buckets[-1], dead=512)
     for _ in range(0, count, _BATCH):
@@ -59,7 +59,7 @@ def free_search_findings(
     config, items = artifact.manifest.config, artifact.manifest.item_count
     if config.tokens_per_level**config.code_length > _MOST_CODES:
         return
-    search = GraphSearch(artifact, "cpu", threads, _every_code(artifact))
+    search = GraphSearch(artifact, threads, _every_code(artifact))
     found = []
     for at in range(0, len(histories), _BATCH):
         rows = [SearchRow(history) for history in histories[at : at + _BATCH]]

@@ -21,7 +21,7 @@ from service.frames import Condition
 
 from .index import LiveIndex, Patch, State
 from .newcomers import Newcomers
-from .search import Found, GraphSearch, Shape
+from .search import CatalogSearch, Found, Shape
 
 Between = Callable[[Callable[[], None]], None]
 """Runs something between two batches, and returns when it has run."""
@@ -30,7 +30,7 @@ Between = Callable[[Callable[[], None]], None]
 class LiveSearch:
     """`run` belongs to the search thread, everything else to the catalog thread."""
 
-    def __init__(self, graph: GraphSearch, items: LiveItems, index: LiveIndex, newcomers: Newcomers) -> None:
+    def __init__(self, graph: CatalogSearch, items: LiveItems, index: LiveIndex, newcomers: Newcomers) -> None:
         self._graph = graph
         self._items = items
         self.index = index
@@ -41,8 +41,12 @@ class LiveSearch:
     def provider(self) -> str:
         return self._graph.provider
 
+    @property
+    def warm_rows(self) -> Sequence[int]:
+        return self._graph.warm_rows
+
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
-        """As `GraphSearch.run`; says of every item whether the row's slot allows it."""
+        """As `Search.run`; says of every item whether the row's slot allows it."""
         found = self._graph.run(rows, shape)
         state = self.index.state
         slot = np.fromiter((row.slot for row in rows), dtype=np.int64, count=len(rows))
@@ -60,7 +64,7 @@ class LiveSearch:
             items = self._known(include_items)
             self.index.fill_few(slot, items[self._legal(matcher, items)])
         self._matchers[slot] = matcher
-        self._upload(self.index.state)
+        self._graph.send_slots(self.index.state.counts, [slot])
         metrics.FILTER_COMPILE.observe(time.perf_counter() - started)
 
     def apply(
@@ -86,7 +90,9 @@ class LiveSearch:
             use()
             rewrite()
             self.index.show(state, patches, revision)
-            self._upload(self.index.state, tables=bool(again))
+            self._graph.send_slots(self.index.state.counts, [patch.slot for patch in patches])
+            if again:
+                self._graph.bind(self.index.tables.inputs())()
 
         between(show)
         metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
@@ -118,12 +124,6 @@ class LiveSearch:
     def _known(self, ids: Sequence[str]) -> NDArray[np.int32]:
         found = self._items.indices(ids)
         return np.unique(found[found >= 0])
-
-    def _upload(self, state: State, *, tables: bool = False) -> None:
-        """A device with memory of its own gets what was written into the arrays here."""
-        if not self._graph.shares_memory:
-            alive = {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
-            self._graph.bind(alive | (self.index.tables.inputs() if tables else {}))()
 
 
 def _nothing() -> None:

@@ -49,6 +49,12 @@ class PartThreads(Generic[T]):
             future.exception()  # waits: what is read by the calls must stay as it is until the last has ended
         return [future.result() for future in futures]
 
+    def elsewhere(self, call: Callable[[], T]) -> T:
+        """Runs it on one of the threads, and never on this one; raises what it raises."""
+        future: Future[T] = Future()
+        self._calls.put((call, future))
+        return future.result()
+
     def _help(self) -> None:
         """Takes what no other thread has begun."""
         while True:

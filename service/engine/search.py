@@ -1,16 +1,14 @@
-"""The exported search graphs on a device: one session per beam width, the catalog bound once.
+"""What a search is asked and what it finds, and the exported search graphs on the CPU.
 
-What does not change between requests (trie, item tables) is handed to ONNX Runtime as `OrtValue`s: on the CPU they are
-the memory-mapped files themselves, on a GPU they are copied over once.
+What does not change between requests (trie, item tables) is handed to ONNX Runtime as `OrtValue`s: the memory-mapped
+files themselves. The search on a GPU is in `gpu_search`.
 """
 
-import ctypes
-import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import onnxruntime as ort
@@ -19,21 +17,14 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inputs
 
+from .devices import CPU, cpu_session
 from .parts import PartThreads, physical_cores, split_by_length
 
-CPU: Final = "CPUExecutionProvider"
-CUDA: Final = "CUDAExecutionProvider"
-_ORT_ERROR: Final = 3  # severity below which ONNX Runtime keeps quiet on stderr
-_SPARE_DEAD: Final = 64
+SPARE_DEAD: Final = 64
+"""Dead states a level that every row may bring; longer lists come in classes of their own."""
 _DEAD_STEP: Final = 8
 
-logger = logging.getLogger(__name__)
-
 _Outputs = tuple[list[NDArray[Any]], float]  # OUTPUTS, and the seconds inside the graph
-
-
-class SearchError(Exception):
-    """The search cannot run on the wanted device."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +40,7 @@ class Shape:
 
     width: int
     bucket: int
-    dead: int = _SPARE_DEAD
+    dead: int = SPARE_DEAD
     rescore: bool = True
     alone: bool = False
 
@@ -59,13 +50,13 @@ class Shape:
         Every row compares K beams with all its dead states. Rows with thousands of them come in smaller batches, and
         never make others pay for their padding.
         """
-        return 1 if self.alone else max(1, limit * _SPARE_DEAD // self.dead)
+        return 1 if self.alone else max(1, limit * SPARE_DEAD // self.dead)
 
 
 def dead_class(row: SearchRow) -> int:
     """The class of `Shape.dead` that holds the row: 64, 512, 4096, …"""
     longest = max((states.parent.size for states in row.dead), default=0)
-    size = _SPARE_DEAD
+    size = SPARE_DEAD
     while size < longest:
         size *= _DEAD_STEP
     return size
@@ -99,66 +90,65 @@ class Search(Protocol):
         ...
 
 
-class GraphSearch:
-    """The search graphs of one artifact. `run` belongs to one thread at a time."""
+class CatalogSearch(Search, Protocol):
+    """A search that is told of changes of the catalog.
 
-    def __init__(
-        self,
-        artifact: Artifact,
-        provider: Literal["auto", "cpu", "cuda"],
-        threads: int,
-        catalog: Inputs | None = None,
-    ) -> None:
-        """Loads every graph; on the CPU a batch is searched in parts, on `threads` cores, 0: all of them.
+    provider   ONNX Runtime's name of the device
+    warm_rows  ascending sizes of batches whose first run takes longer than later ones
+    """
+
+    provider: str
+    warm_rows: tuple[int, ...]
+
+    def bind(self, inputs: Inputs) -> Callable[[], None]:
+        """Brings inputs of the catalog to the device, from any thread; what is returned puts them in use."""
+        ...
+
+    def send_slots(self, counts: Sequence[NDArray[np.int32]], slots: Sequence[int]) -> None:
+        """Makes the device see rows of `alive_l` that were written in place: `slots` of int32 [F, S_{l+1}] a level."""
+        ...
+
+
+class GraphSearch:
+    """The search graphs of one artifact on the CPU. `run` belongs to one thread at a time."""
+
+    provider: str = CPU
+    warm_rows: tuple[int, ...] = (1,)
+
+    def __init__(self, artifact: Artifact, threads: int, catalog: Inputs | None = None) -> None:
+        """Loads every graph; a batch is searched in parts, on `threads` cores, 0: all of them.
 
         The threads are started here, and so have the priority of the one that builds the sessions.
 
         `catalog` is what `bind` is given; None: the catalog as the artifact has it.
-
-        Raises SearchError when `provider` is "cuda" and there is no GPU that works.
         """
-        first_choice = _choose_provider(provider)
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
-        widths = artifact.manifest.beam_widths
         self._threads = threads or physical_cores()
-        self._sessions = {width: _session(artifact, width, first_choice) for width in widths}
-        self.provider = self._actual_provider(required=CUDA if provider == "cuda" else None)
-        self._parts = PartThreads[_Outputs](self._threads - 1 if self.shares_memory else 0)
+        self._sessions = {width: cpu_session(artifact.graph_path(width)) for width in artifact.manifest.beam_widths}
+        self._parts = PartThreads[_Outputs](self._threads - 1)
         self._catalog: dict[str, ort.OrtValue] = {}
         self.bind(catalog_inputs(artifact) if catalog is None else catalog)()
         self._wanted = {width: _input_names(session) for width, session in self._sessions.items()}
 
     def bind(self, inputs: Inputs) -> Callable[[], None]:
-        """Brings inputs of the catalog to the device, from any thread; what is returned puts them in use.
-
-        On the CPU the arrays themselves are used, so what is written into them later counts without another `bind`.
-        """
-        device = "cuda" if self.provider == CUDA else "cpu"
-        values = {
-            name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array), device, 0)
-            for name, array in inputs.items()
-        }
+        """The arrays themselves are used, so what is written into them later counts without another `bind`."""
+        values = {name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
 
         def use() -> None:
             self._catalog = self._catalog | values
 
         return use
 
-    @property
-    def shares_memory(self) -> bool:
-        """Whether the device reads the arrays it was given, and no copies."""
-        return self.provider != CUDA
+    def send_slots(self, counts: Sequence[NDArray[np.int32]], slots: Sequence[int]) -> None:
+        """Searches read the very arrays."""
 
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
-        if not self.shares_memory:
-            outputs, run_s = self._search(rows, shape.bucket, shape)
-            return _found(outputs, run_s)
         places = split_by_length(rows, self._threads)
         parts = self._parts.run([partial(self._part, [rows[place] for place in part], shape) for part in places])
         outputs = [np.concatenate(arrays) for arrays in zip(*(part for part, _ in parts), strict=True)]
         back = np.argsort(np.concatenate(places))
-        return _found([array[back] for array in outputs], max(run_s for _, run_s in parts))
+        return found([array[back] for array in outputs], max(run_s for _, run_s in parts))
 
     def _part(self, rows: Sequence[SearchRow], shape: Shape) -> _Outputs:
         """On the CPU another length costs nothing, so histories are padded to the longest of the part only."""
@@ -176,16 +166,9 @@ class GraphSearch:
         arrays = [output.numpy() for output in outputs]
         return arrays, time.perf_counter() - started
 
-    def _actual_provider(self, required: str | None) -> str:
-        """ONNX Runtime falls back to the CPU without raising when a CUDA library is missing."""
-        actual: str = next(iter(self._sessions.values())).get_providers()[0]
-        if required not in (None, actual):
-            raise SearchError(f"ONNX Runtime could not use {required} and fell back to {actual}")
-        logger.info("searching with %s", actual)
-        return actual
 
-
-def _found(outputs: list[NDArray[Any]], run_s: float) -> Found:
+def found(outputs: Sequence[NDArray[Any]], run_s: float) -> Found:
+    """The arrays of OUTPUTS; whoever knows the filters says what is legal."""
     item, score, code_score, prefix_score = outputs
     return Found(item, score, code_score, prefix_score, np.ones(item.shape, dtype=np.bool_), run_s)
 
@@ -197,40 +180,3 @@ def _input_names(session: ort.InferenceSession) -> frozenset[str]:
 
 def _on_cpu(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
-
-
-def _session(artifact: Artifact, width: int, provider: str) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = _ORT_ERROR
-    # A batch runs in parts on threads of this process, so the runtime needs none of its own.
-    options.intra_op_num_threads = 1
-    # TF32 drops mantissa bits, and scores would no longer be those the artifact was proved with.
-    providers = [(CUDA, {"use_tf32": "0"}), CPU] if provider == CUDA else [CPU]
-    return ort.InferenceSession(artifact.graph_path(width), options, providers=providers)
-
-
-def _choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:
-    ort.set_default_logger_severity(_ORT_ERROR)
-    if wanted == "cpu":
-        return CPU
-    if CUDA in ort.get_available_providers() and _gpu_count():
-        ort.preload_dlls()
-        return CUDA
-    if wanted == "cuda":
-        raise SearchError(
-            "provider is cuda, but this machine has no CUDA device or ONNX Runtime was built without CUDA"
-        )
-    return CPU
-
-
-def _gpu_count() -> int:
-    """Devices the CUDA driver sees. ONNX Runtime lists its CUDA provider also where there is no GPU."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    if driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
-        return 0
-    return count.value

@@ -17,10 +17,12 @@ from service.catalog.filters import Matcher, filter_key
 from service.catalog.items import LiveItems
 from service.catalog.records import ItemRecord
 from service.engine.catalog import Catalog, Place
+from service.engine.devices import CPU
+from service.engine.gpu_search import GpuSearch
 from service.engine.index import LiveIndex
 from service.engine.live import LiveSearch
 from service.engine.newcomers import Newcomers
-from service.engine.search import GraphSearch
+from service.engine.search import CatalogSearch, GraphSearch
 from service.errors import BadFilter
 from service.frames import Answer, Condition, Query
 from tests.tiny import tiny_package
@@ -39,7 +41,7 @@ def at_once(action: Callable[[], None]) -> None:
 class World:
     """An engine, and beside it what the catalog is, as plain sets."""
 
-    def __init__(self, artifact: Artifact, graph: GraphSearch) -> None:
+    def __init__(self, artifact: Artifact, graph: CatalogSearch) -> None:
         self.items = LiveItems(artifact, SPARE)
         self.index = LiveIndex(artifact, spare_items=SPARE, cache_bytes=1_048_576)
         graph.bind(self.index.inputs(self.index.state))()
@@ -118,13 +120,15 @@ def open_artifact(package: Package, tmp_path_factory: pytest.TempPathFactory) ->
     return with_item_encoder(write_artifact(folder / "base" / "tiny-1", package), folder)
 
 
-@pytest.fixture(scope="module")
-def graph(open_artifact: Artifact) -> GraphSearch:
-    return GraphSearch(open_artifact, "cpu", 1)
+@pytest.fixture(scope="module", params=["arrays shared", "arrays copied"])
+def graph(open_artifact: Artifact, request: pytest.FixtureRequest) -> CatalogSearch:
+    """One that reads the catalog's own arrays, and one that has to be sent every change, as on a GPU."""
+    shared: bool = request.param == "arrays shared"
+    return GraphSearch(open_artifact, 1) if shared else GpuSearch(open_artifact, provider=CPU, max_rows=4)
 
 
 @pytest.fixture
-def world(open_artifact: Artifact, graph: GraphSearch) -> World:
+def world(open_artifact: Artifact, graph: CatalogSearch) -> World:
     return World(open_artifact, graph)
 
 
@@ -151,7 +155,7 @@ CHANGE = st.one_of(
 @settings(max_examples=200, deadline=None)
 @given(st.lists(CHANGE, min_size=1, max_size=25))
 def test_if_k_legal_items_exist_k_come_back_whatever_has_changed(
-    open_artifact: Artifact, graph: GraphSearch, story: list[tuple[str, object, object]]
+    open_artifact: Artifact, graph: CatalogSearch, story: list[tuple[str, object, object]]
 ) -> None:
     world = World(open_artifact, graph)
     for kind, what, value in story:

@@ -20,7 +20,7 @@ def rows(lengths: list[int]) -> list[SearchRow]:
 
 
 def test_a_batch_in_parts_answers_as_a_batch_in_one(artifact: Artifact) -> None:
-    one, many = GraphSearch(artifact, "cpu", 1), GraphSearch(artifact, "cpu", 3)
+    one, many = GraphSearch(artifact, 1), GraphSearch(artifact, 3)
     batch = rows([6, 1, 0, 5, 2, 6, 9, 1])
     whole, parts = (search.run(batch, Shape(8, 6)) for search in (one, many))
     assert parts.item.tolist() == whole.item.tolist()

@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.catalog import Catalog, Place
+from service.engine.devices import CPU, SearchError, choose_provider
+from service.engine.golden import GoldenError, check_golden
 from service.engine.live import LiveSearch
-from service.engine.search import CPU, GraphSearch, SearchError, Shape
-from service.engine.startup import GoldenError, assemble, check_golden, warm
+from service.engine.search import Shape
+from service.engine.startup import assemble, warm
 from service.frames import Answer, Query
 
 from .conftest import ENGINE_SETTINGS
@@ -111,6 +113,6 @@ def test_another_artifact_s_network_fails_the_golden_requests(
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
-def test_cuda_without_a_gpu_is_refused(artifact: Artifact) -> None:
+def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(SearchError, match="no CUDA device"):
-        GraphSearch(artifact, "cuda", 1)
+        choose_provider("cuda")
