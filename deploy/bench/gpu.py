@@ -1,0 +1,213 @@
+"""The engine on a GPU: one command that proves it, measures it, and needs neither torch nor a network.
+
+    python -m deploy.bench.gpu prepare var/gpu --trained ARTIFACT --data DIR     where torch is; then carry var/gpu
+    python -m deploy.bench.gpu run var/gpu                                       where the GPU is
+    python -m deploy.bench.gpu run var/gpu --provider cpu --small                the same without one, to try it
+
+`run` needs numpy, pydantic, onnxruntime-gpu[cuda,cudnn] and this repository. It checks answers against the CPU, asserts
+that nothing but arithmetic of shapes is left on the CPU, and prints times; with the service's requirements installed it
+also measures through HTTP. Everything goes to FOLDER/results.json as well. The exit code says whether answers and
+placement are as they must be; goals of speed that are not met are named.
+"""
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Final
+
+from service.engine.devices import CPU, CUDA, choose_provider
+from service.engine.search import GraphSearch
+
+from .errors import BenchError
+from .findings import Finding, unmet
+from .gpu_folder import (
+    BEAMS,
+    HISTORIES,
+    NETWORKS,
+    TRAINED,
+    Candidate,
+    candidate,
+    random_rows,
+    read_histories,
+    unseen_rows,
+)
+from .gpu_grid import Cell, measure, opened, placed, rate_findings, selection_finding
+from .gpu_parity import compare, parity_finding
+
+_ALL_BATCHES: Final = (1, 8, 32, 128, 256, 512, 1024)
+_PRECISIONS: Final = ("fp32", "fp16")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured."""
+
+    beams: tuple[int, ...] = BEAMS
+    batches: tuple[int, ...] = _ALL_BATCHES
+    histories: int = 10_000
+    rounds: int = 9
+    http_s: float = 5.0
+
+
+SMALL: Final = Sizes(beams=(20,), batches=(1, 8), histories=100, rounds=3, http_s=1.0)
+
+
+@dataclass
+class Report:
+    """What has been found so far; every line is printed as it comes."""
+
+    findings: list[Finding] = field(default_factory=list)
+    cells: list[Cell] = field(default_factory=list)
+    placement: dict[str, str] = field(default_factory=dict)
+    failed: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, finding: Finding) -> None:
+        self.findings.append(finding)
+        print(finding.line(), flush=True)
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "findings": [finding.as_row() for finding in self.findings],
+            "grid": [cell.as_row() for cell in self.cells],
+            "placement": self.placement,
+            "failed": self.failed,
+            "left_out": self.left_out,
+        }
+
+
+class GpuBench:
+    """One folder on one device."""
+
+    def __init__(self, folder: Path, provider: str, sizes: Sizes) -> None:
+        self._folder, self._provider, self._sizes = folder, provider, sizes
+        self._on_gpu = provider == CUDA
+        self.report = Report()
+
+    def run(self) -> None:
+        for name in NETWORKS:
+            network = candidate(self._folder, name)
+            for precision in _PRECISIONS:
+                self._tried(f"{name} {precision}", lambda n=network, p=precision: self._network(n, p))
+            self._tried(f"{name} selection", lambda n=network: self._selection(n))
+        if (self._folder / TRAINED).exists():
+            self._tried("trained", self._trained)
+        else:
+            self.report.left_out.append("answers of a trained model on real histories: the folder holds none")
+        for finding in rate_findings(self.report.cells):
+            self._add(finding)
+        self._http()
+
+    def _network(self, network: Candidate, precision: str) -> None:
+        """Answers, placement and the grid of one network in one precision."""
+        sizes = self._sizes
+        for graphs in (True, False) if self._on_gpu else (False,):
+            search = opened(
+                network, self._provider, precision, graphs=graphs, beams=sizes.beams, most=max(sizes.batches)
+            )
+            if not self.report.placement.get(f"{network.name} {precision}"):
+                self.report.placement[f"{network.name} {precision}"] = placed(search)
+                print(f"{network.name}, {precision}: {placed(search)}", flush=True)
+                rows = random_rows(network.artifact, sizes.histories, 20, seed=1)
+                found = compare(search, GraphSearch(network.artifact, 0), network.artifact, rows, sizes.beams[-1])
+                self.report.add(parity_finding(f"{network.name}, random histories", found, precision))
+            for beams in sizes.beams:
+                for batch in sizes.batches:
+                    cell = measure(network, search, precision, beams, batch)
+                    self.report.cells.append(cell)
+                    print(cell.line(), flush=True)
+
+    def _selection(self, network: Candidate) -> None:
+        for batch in (self._sizes.batches[0], self._sizes.batches[-1]):
+            self._add(selection_finding(network, self._provider, self._sizes.beams[-1], batch, self._sizes.rounds))
+
+    def _trained(self) -> None:
+        """Real histories, what users have seen left out, as the engine asks."""
+        trained = candidate(self._folder, TRAINED)
+        beams = trained.artifact.manifest.default_beam_width
+        rows = unseen_rows(trained.artifact, read_histories(self._folder / TRAINED / HISTORIES))
+        rows = rows[: self._sizes.histories]
+        plain = GraphSearch(trained.artifact, 0)
+        for precision in _PRECISIONS:
+            search = opened(trained, self._provider, precision, graphs=True, beams=(beams,), most=64)
+            found = compare(search, plain, trained.artifact, rows, beams)
+            what = f"{trained.artifact.manifest.model_version}, real histories"
+            self.report.add(parity_finding(what, found, precision))
+
+    def _http(self) -> None:
+        try:
+            from .gpu_http import http_findings
+        except ImportError as error:
+            self.report.left_out.append(f"through HTTP: {error}")
+            return
+        self._tried("through HTTP", lambda: self._all_http(http_findings))
+
+    def _all_http(self, measured: Any) -> None:
+        network, sizes = candidate(self._folder, NETWORKS[0]), self._sizes
+        findings: Iterator[Finding] = measured(network, self._provider, sizes.beams[-1], sizes.http_s)
+        for finding in findings:
+            self._add(finding)
+
+    def _add(self, finding: Finding) -> None:
+        """A figure whose goal is a GPU's."""
+        self.report.add(finding if self._on_gpu else replace(finding, goal=None))
+
+    def _tried(self, what: str, part: Any) -> None:
+        """The parts that follow are measured whatever becomes of this one."""
+        try:
+            part()
+        except (BenchError, OSError, RuntimeError) as error:
+            self.report.failed.append(f"{what}: {error}")
+            print(f"failed: {what}: {error}", flush=True)
+
+
+def run(folder: Path, provider: str, sizes: Sizes) -> int:
+    """Measures and writes FOLDER/results.json; returns the exit code."""
+    bench = GpuBench(folder, provider, sizes)
+    machine = f"{platform.machine()}, Python {platform.python_version()}, onnxruntime-gpu {version('onnxruntime-gpu')}"
+    print(f"{provider}, {machine}", flush=True)
+    bench.run()
+    report = bench.report
+    results = {"machine": machine, "provider": provider, **report.as_json()}
+    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    for missing in report.left_out:
+        print(f"left out: {missing}")
+    if missed := unmet(report.findings):
+        print(f"goals not met: {'; '.join(missed)}")
+    return int(bool(report.failed) or any(f.row == "parity" and f.met is False for f in report.findings))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser("deploy.bench.gpu", description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    preparing = commands.add_parser("prepare", help="fill a folder; needs torch")
+    running = commands.add_parser("run", help="measure what a folder holds")
+    for command in (preparing, running):
+        command.add_argument("folder", type=Path)
+    preparing.add_argument("--work", type=Path, default=Path("var/bench-gpu"), help="exports that are kept")
+    preparing.add_argument("--trained", type=Path, help="an artifact")
+    preparing.add_argument("--data", type=Path, help="what it was trained on")
+    preparing.add_argument("--histories", type=int, default=10_000, help="of that data, at most")
+    running.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
+    running.add_argument("--small", action="store_true", help="a few small sizes, to see that it runs")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    if options.command == "prepare":
+        from .gpu_prepare import prepare_folder
+
+        prepare_folder(options.folder, options.work, options.trained, options.data, options.histories)
+        return 0
+    provider = CUDA if choose_provider(options.provider) == CUDA else CPU
+    return run(options.folder, provider, SMALL if options.small else Sizes())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

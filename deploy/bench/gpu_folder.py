@@ -1,0 +1,86 @@
+"""What a machine with a GPU is given to measure: exported networks and histories, in one folder that is carried there.
+
+FOLDER/<network>/<artifact>/          the network over a random catalog, as the engine loads it
+FOLDER/<network>/search_b20.fp16.onnx its graphs with the network in 16 bits
+FOLDER/<network>/network_only.onnx    the network without trie and selection
+FOLDER/trained/<artifact>/            optional: a trained model
+FOLDER/trained/histories.npz          and the histories of users of its data
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.artifact import MANIFEST, Artifact
+from models.graph import SearchRow
+
+from .errors import BenchError
+
+NETWORKS: Final = ("temporal", "encoder_decoder")
+BEAMS: Final = (20, 50)
+TRAINED: Final = "trained"
+HISTORIES: Final = "histories.npz"
+NETWORK_ONLY: Final = "network_only.onnx"
+
+
+def half_file(width: int) -> str:
+    return f"search_b{width}.fp16.onnx"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One network of the folder."""
+
+    name: str
+    artifact: Artifact
+    folder: Path
+
+    def models(self, precision: str, beams: tuple[int, ...]) -> dict[int, Path | bytes]:
+        """Beam width → graph; raises BenchError where the folder has none of that precision."""
+        paths = {
+            width: self.artifact.graph_path(width) if precision == "fp32" else self.folder / half_file(width)
+            for width in beams
+        }
+        if missing := sorted(str(path) for path in paths.values() if not path.exists()):
+            raise BenchError(f"no {precision} graphs of {self.name}: {', '.join(missing)}")
+        return {**paths}
+
+    @property
+    def network_only(self) -> Path:
+        return self.folder / NETWORK_ONLY
+
+
+def candidate(work: Path, name: str) -> Candidate:
+    """The network called `name`; raises BenchError where the folder does not have it."""
+    found = [path.parent for path in (work / name).glob(f"*/{MANIFEST}")]
+    if len(found) != 1:
+        raise BenchError(f"{work / name} holds {len(found)} artifacts instead of one; was it prepared?")
+    return Candidate(name, Artifact.open(found[0], verify=False), work / name)
+
+
+def write_histories(path: Path, histories: list[NDArray[np.int32]]) -> None:
+    bounds = np.cumsum([0, *map(len, histories)], dtype=np.int64)
+    np.savez(path, items=np.concatenate(histories), bounds=bounds)
+
+
+def read_histories(path: Path) -> list[NDArray[np.int32]]:
+    """As they were written, int32 [t] each."""
+    with np.load(path) as stored:
+        items, bounds = stored["items"], stored["bounds"]
+    return [items[start:end] for start, end in pairwise(bounds)]
+
+
+def random_rows(artifact: Artifact, count: int, length: int, seed: int = 0) -> list[SearchRow]:
+    """Searches with histories of `length` different items, drawn evenly."""
+    rng, items = np.random.default_rng(seed), artifact.manifest.item_count
+    return [SearchRow(rng.choice(items, length, replace=False, shuffle=False).astype(np.int32)) for _ in range(count)]
+
+
+def unseen_rows(artifact: Artifact, histories: list[NDArray[np.int32]]) -> list[SearchRow]:
+    """Searches for what a user has not had yet."""
+    trie = artifact.trie
+    return [SearchRow(history, trie.dead_states(trie.item_leaf[np.unique(history)])) for history in histories]
