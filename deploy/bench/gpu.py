@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from service.engine.devices import CPU, CUDA, choose_provider
+from service.engine.gpu_search import GpuSearch
 from service.engine.search import GraphSearch
 
 from .errors import BenchError
@@ -134,7 +135,8 @@ class GpuBench:
         rows = rows[: self._sizes.histories]
         plain = GraphSearch(trained.artifact, 0)
         for precision in _PRECISIONS:
-            search = opened(trained, self._provider, precision, graphs=True, beams=(beams,), most=64)
+            search = GpuSearch(trained.artifact, models=trained.models(precision, (beams,)), provider=self._provider)
+            self.report.placement[f"{trained.name} {precision}"] = placed(search)  # one of an earlier export: as it is
             found = compare(search, plain, trained.artifact, rows, beams)
             what = f"{trained.artifact.manifest.model_version}, real histories"
             self.report.add(parity_finding(what, found, precision))

@@ -29,7 +29,10 @@ Models = Mapping[int, Path | bytes]
 
 
 class BoundBatch:
-    """The buffers of one shape, bound to a session once; `run` is one copy in, one run, one copy out."""
+    """The buffers of one shape, bound to a session once; `run` is one copy in, one run, one copy out.
+
+    captures_next  whether the next run captures what later ones replay
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class BoundBatch:
             self._binding.bind_ortvalue_input(value.name, fed[value.name])
         for name in OUTPUTS:
             self._binding.bind_ortvalue_output(name, self._answers.values[name])
+        self.captures_next = graph_id != NOT_CAPTURED
         self._options = ort.RunOptions()
         self._options.add_run_config_entry("gpu_graph_id", str(graph_id))
 
@@ -58,6 +62,7 @@ class BoundBatch:
         started = time.perf_counter()
         self._requests.send()
         self._session.run_with_iobinding(self._binding, self._options)
+        self.captures_next = False
         found = self._answers.fetch()
         return [found[name][: len(rows)] for name in OUTPUTS], time.perf_counter() - started
 

@@ -2,11 +2,13 @@
 
 A batch is padded to one of few sizes, written into the buffers of its shape, and searched by replaying the CUDA graph
 that was captured when the shape came first. A captured graph belongs to the thread that captured it, so all runs are
-those of one thread of this search.
+those of one thread of this search; others bring changes of the catalog, but not while a graph is being captured.
 """
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -52,6 +54,7 @@ class GpuSearch:
         self._graphs, self.provider = graphs, provider
         self.warm_rows = batch_sizes(max_rows)
         self._thread = PartThreads[Any](1)
+        self._capturing = threading.Lock()
         self._inputs = dict(catalog_inputs(artifact) if catalog is None else catalog)
         self._residence, self._ids = self._move(), self._fresh_ids()
         for width, session in self._residence.sessions.items():
@@ -70,9 +73,10 @@ class GpuSearch:
         larger catalog are opened, and shapes are captured anew as they come.
         """
         self._inputs |= inputs
-        if self._residence.catalog.fits(inputs):
-            return self._residence.catalog.stage(inputs)
-        moved = self._move()
+        with self._capturing:
+            if self._residence.catalog.fits(inputs):
+                return self._residence.catalog.stage(inputs)
+            moved = self._move()
 
         def use() -> None:
             self._residence, self._ids = moved, self._fresh_ids()
@@ -81,7 +85,8 @@ class GpuSearch:
 
     def send_slots(self, counts: Sequence[NDArray[np.int32]], slots: Sequence[int]) -> None:
         """Brings the counts of some filter slots, int32 [F, S_{l+1}] a level, which no search may be reading now."""
-        self._residence.catalog.send_slots(counts, slots)
+        with self._capturing:
+            self._residence.catalog.send_slots(counts, slots)
 
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
         outputs, run_s = self._thread.elsewhere(partial(self._search, rows, shape))
@@ -90,7 +95,10 @@ class GpuSearch:
     def _search(self, rows: Sequence[SearchRow], shape: Shape) -> tuple[list[NDArray[Any]], float]:
         size = next((size for size in self.warm_rows if size >= len(rows)), len(rows))
         batch = self._residence.batch(BatchShape(shape.width, shape.bucket, size, shape.dead), self._ids)
-        return batch.run(rows, self._rescore_weight if shape.rescore else 0.0)
+        weight = self._rescore_weight if shape.rescore else 0.0
+        # CUDA breaks a capture off when another thread allocates or copies meanwhile.
+        with self._capturing if batch.captures_next else nullcontext():
+            return batch.run(rows, weight)
 
     def _move(self) -> Residence:
         return Residence(self._models, self._config, self._inputs, self.provider, graphs=self._graphs)

@@ -99,3 +99,8 @@ def test_a_catalog_that_has_outgrown_its_memory_is_captured_anew(seen: dict[str,
 def test_a_graph_with_work_for_the_cpu_is_searched_without_capture(seen: dict[str, Any]) -> None:
     assert not seen["uncapturable"]["captures"]
     assert seen["uncapturable"]["placement"] == {"CPUExecutionProvider": {"ArgMax": 1}}
+
+
+def test_no_other_thread_touches_the_device_while_a_graph_is_captured(seen: dict[str, Any]) -> None:
+    assert seen["crowded"]["captures"] == seen["crowded"]["shapes"] > 20
+    assert seen["crowded"]["disturbed"] == 0

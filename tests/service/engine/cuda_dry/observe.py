@@ -6,6 +6,7 @@ To be run with LD_LIBRARY_PATH naming the folder of the libraries that `build` m
 import ctypes
 import json
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Counters:
         copies = kinds.in_dll(self._library, "dry_copies")
         captured = kinds.in_dll(self._library, "dry_copies_captured")
         found = {"to_device": copies[1], "from_device": copies[2], "host_copies_captured": captured[1] + captured[2]}
-        for name in ("launches", "captures", "replays", "waits_captured"):
+        for name in ("launches", "captures", "replays", "waits_captured", "disturbed"):
             found[name] = ctypes.c_long.in_dll(self._library, f"dry_{name}").value
         return found
 
@@ -53,6 +54,25 @@ def uncapturable() -> dict[str, Any]:
     return {"captures": captures, "placement": placement(session)}
 
 
+def crowded(artifact: Artifact, counters: Counters) -> dict[str, int]:
+    """Shapes captured one after the other while another thread brings filters to the device."""
+    search, counts = GpuSearch(artifact, provider=CUDA, max_rows=64), artifact.trie.leaf_counts
+    ended = threading.Event()
+
+    def bring() -> None:
+        while not ended.is_set():
+            search.send_slots([array[None] for array in counts], [0])
+
+    other = threading.Thread(target=bring)
+    other.start()
+    row, width = SearchRow(np.array([1], dtype=np.int32)), artifact.manifest.beam_widths[0]
+    shapes = [(rows, Shape(width, bucket)) for bucket in artifact.manifest.history_buckets for rows in search.warm_rows]
+    seen = counters.during(lambda: [search.run([row] * rows, shape) for rows, shape in shapes])
+    ended.set()
+    other.join()
+    return {**seen, "shapes": len(shapes)}
+
+
 def observe(artifact: Artifact, counters: Counters, precision: str) -> dict[str, Any]:
     models = None
     if precision == "fp16":
@@ -69,6 +89,7 @@ def observe(artifact: Artifact, counters: Counters, precision: str) -> dict[str,
     larger = {name: np.concatenate([array] * 200, -1) for name, array in catalog.items() if name == "leaf_item"}
     return {
         "uncapturable": uncapturable(),
+        "crowded": crowded(artifact, counters),
         "captures": search.residence.captures,
         "placement": {str(width): placement(session) for width, session in sessions.items()},
         "first": run(3),

@@ -5,22 +5,28 @@
    each node, what it copies within a run, what it captures and what it replays. Every function that is not below is
    generated beside it and returns 0, which is "success" in all of these libraries. */
 
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 enum { HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2, DEVICE_TO_DEVICE = 3, KINDS = 4 };
 
 /* What is counted; read by name. */
 long dry_copies[KINDS], dry_copies_captured[KINDS];
-long dry_launches, dry_captures, dry_replays, dry_waits_captured;
+long dry_launches, dry_captures, dry_replays, dry_waits_captured, dry_disturbed;
 
 static int capturing;
+static pthread_t capturer;
 static char *handle = (char *)4096; /* of things that are only passed around */
 
 static int give(void **out) {
     *out = handle += 16;
     return 0;
 }
+
+/* A capture of CUDA's global mode, which ONNX Runtime uses, is broken off by what other threads do. */
+static void disturb(void) { dry_disturbed += capturing && !pthread_equal(capturer, pthread_self()); }
 
 /* ---- the device */
 
@@ -67,13 +73,17 @@ int cudaOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(int *blocks) { return
 
 /* ---- memory */
 
-int cudaMalloc(void **memory, size_t bytes) { return *memory = aligned_alloc(256, (bytes + 511) / 256 * 256), 0; }
+int cudaMalloc(void **memory, size_t bytes) {
+    disturb();
+    return *memory = aligned_alloc(256, (bytes + 511) / 256 * 256), 0;
+}
 int cudaHostAlloc(void **memory, size_t bytes) { return cudaMalloc(memory, bytes); }
 int cudaMallocHost(void **memory, size_t bytes) { return cudaMalloc(memory, bytes); }
 int cudaFree(void *memory) { return free(memory), 0; }
 int cudaFreeHost(void *memory) { return free(memory), 0; }
 
 int cudaMemcpy(void *to, const void *from, size_t bytes, int kind) {
+    disturb();
     if (kind >= 0 && kind < KINDS) {
         dry_copies[kind]++;
         dry_copies_captured[kind] += capturing;
@@ -94,7 +104,10 @@ int cudaEventCreate(void **event) { return give(event); }
 int cudaEventCreateWithFlags(void **event) { return give(event); }
 int cudaGraphInstantiate(void **graph) { return give(graph); }
 int cudaGraphLaunch(void) { return dry_replays++, 0; }
-int cudaStreamBeginCapture(void) { return dry_captures++, capturing = 1, 0; }
+int cudaStreamBeginCapture(void) {
+    dry_captures++, capturer = pthread_self(), capturing = 1;
+    return usleep(1000); /* on a GPU it takes longer too, and others have time to disturb it */
+}
 int cudaStreamEndCapture(void *stream, void **graph) { return capturing = 0, give(graph); }
 int cudaStreamIsCapturing(void *stream, int *status) { return *status = capturing, 0; }
 int cudaStreamSynchronize(void *stream) { return dry_waits_captured += capturing, 0; }
