@@ -142,6 +142,9 @@ class GpuBench:
             self.report.add(parity_finding(what, found, precision))
 
     def _http(self) -> None:
+        if not self._sizes.http_s:
+            self.report.left_out.append("through HTTP: --no-http")
+            return
         try:
             from .gpu_http import http_findings
         except ImportError as error:
@@ -197,6 +200,7 @@ def _parser() -> argparse.ArgumentParser:
     preparing.add_argument("--histories", type=int, default=10_000, help="of that data, at most")
     running.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
     running.add_argument("--small", action="store_true", help="a few small sizes, to see that it runs")
+    running.add_argument("--no-http", action="store_true", help="the engine alone")
     return parser
 
 
@@ -208,7 +212,8 @@ def main(arguments: list[str] | None = None) -> int:
         prepare_folder(options.folder, options.work, options.trained, options.data, options.histories)
         return 0
     provider = CUDA if choose_provider(options.provider) == CUDA else CPU
-    return run(options.folder, provider, SMALL if options.small else Sizes())
+    sizes = SMALL if options.small else Sizes()
+    return run(options.folder, provider, replace(sizes, http_s=0.0) if options.no_http else sizes)
 
 
 if __name__ == "__main__":
