@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format openapi bench bench-full clean help
+.PHONY: quickstart test check format openapi bench bench-full bench-gpu clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,15 @@ bench: $(VENV)/.training ## the engine against its peers and its limits, some mi
 
 bench-full: $(VENV)/.training ## the same at every size, hours; goes on where it was interrupted
 	$(BIN)/python -m deploy.bench grid
+
+# Without torch and its exporter, prepare the folder elsewhere and carry it here; see docs/benchmarks.md.
+GPU_FOLDER ?= var/gpu
+TRAINED ?=
+
+bench-gpu: ## the engine on a GPU: answers against the CPU, placement, rates; make bench-gpu TRAINED=artifact DATA=folder
+	@test -x $(BIN)/python || $(MAKE) $(VENV)/.training
+	@test -d $(GPU_FOLDER) || $(BIN)/python -m deploy.bench.gpu prepare $(GPU_FOLDER) $(if $(TRAINED),--trained $(TRAINED) --data $(DATA))
+	$(BIN)/python -m deploy.bench.gpu run $(GPU_FOLDER)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }
