@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from service.engine.devices import CUDA, bound_session, signatures
+from service.engine.devices import bound_session, require_memory, signatures
 
 _UNCAPTURED, _CAPTURED = "-1", "1"
 
@@ -18,7 +18,7 @@ class BoundGraph:
 
     def __init__(self, graph: Path, feed: Mapping[str, NDArray[Any]], provider: str) -> None:
         """`feed` may hold more than the graph wants. Raises SearchError, or what ONNX Runtime raises."""
-        self._device = "cuda" if provider == CUDA else "cpu"
+        self._device = require_memory(provider)
         signed = signatures(graph)
         dims = {
             name: size

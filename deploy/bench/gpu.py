@@ -20,7 +20,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
-from service.engine.devices import CPU, CUDA, choose_provider
+from service.engine.devices import CUDA, SearchError, choose_provider
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import GraphSearch
 
@@ -211,7 +211,11 @@ def main(arguments: list[str] | None = None) -> int:
 
         prepare_folder(options.folder, options.work, options.trained, options.data, options.histories)
         return 0
-    provider = CUDA if choose_provider(options.provider) == CUDA else CPU
+    try:
+        provider = choose_provider(options.provider)
+    except SearchError as error:
+        print(error, file=sys.stderr)
+        return 2
     sizes = SMALL if options.small else Sizes()
     return run(options.folder, provider, replace(sizes, http_s=0.0) if options.no_http else sizes)
 

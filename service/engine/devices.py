@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+import numpy as np
 import onnxruntime as ort
 
 CPU: Final = "CPUExecutionProvider"
@@ -35,6 +36,17 @@ def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:
             "provider is cuda, but this machine has no CUDA device or ONNX Runtime was built without CUDA"
         )
     return CPU
+
+
+def require_memory(provider: str) -> str:
+    """ONNX Runtime's name of the memory of a provider's device; raises SearchError where it cannot allocate any."""
+    if provider != CUDA:
+        return "cpu"
+    try:
+        ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
+    except RuntimeError as error:
+        raise SearchError(f"ONNX Runtime cannot use {CUDA}: {error}") from None
+    return "cuda"
 
 
 def quiet_options() -> ort.SessionOptions:
@@ -67,6 +79,8 @@ def bound_session(
     if capture:
         try:
             return _open(model, CUDA, dims, {"enable_cuda_graph": "1"}), True
+        except SearchError:
+            raise
         except Exception as error:
             logger.warning("this model is searched without CUDA graphs: %s", error)
     return _open(model, CUDA, dims, {}), False

@@ -17,7 +17,7 @@ from models.config import ModelConfig
 from models.graph import OUTPUTS, Inputs, SearchRow, fill_request_inputs
 
 from .device_memory import Block, Field
-from .devices import CUDA, Signature, bound_session, signatures
+from .devices import Signature, bound_session, require_memory, signatures
 from .gpu_catalog import ResidentCatalog
 from .gpu_shapes import NOT_CAPTURED, BatchShape, GraphIds
 
@@ -72,7 +72,7 @@ class Residence:
 
     def __init__(self, models: Models, config: ModelConfig, inputs: Inputs, provider: str, *, graphs: bool) -> None:
         """Raises SearchError, or what ONNX Runtime raises for a broken graph or where memory is short."""
-        self._config, self._device = config, "cuda" if provider == CUDA else "cpu"
+        self._config, self._device = config, require_memory(provider)
         signed = signatures(next(iter(models.values())))  # the same for all widths
         types = {name: signature.type for name, signature in signed.items()}
         self.catalog = ResidentCatalog(inputs, types, config.tokens_per_level, self._device)

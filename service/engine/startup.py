@@ -19,8 +19,9 @@ from service.quiet import Quietly, at_once
 from service.settings import Settings
 
 from .catalog import Catalog
-from .devices import CPU, choose_provider
+from .devices import CPU, CUDA, SearchError, choose_provider
 from .golden import check_golden, check_overlap, golden_overlap
+from .gpu_residence import Models
 from .gpu_search import GpuSearch
 from .half_precision import half_precision
 from .index import LiveIndex
@@ -74,12 +75,21 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
 
 
 def _open_search(artifact: Artifact, settings: Settings, catalog: Inputs) -> CatalogSearch:
-    if choose_provider(settings.provider) == CPU:
-        return GraphSearch(artifact, settings.engine_threads, catalog)
-    models = None
-    if settings.gpu_precision == "fp16":
-        models = {width: half_precision(artifact.graph_path(width)) for width in artifact.manifest.beam_widths}
-    return GpuSearch(artifact, catalog, models=models, max_rows=settings.max_batch_rows, graphs=settings.cuda_graphs)
+    """On a GPU where there is one that works, or where settings insist."""
+    if choose_provider(settings.provider) == CUDA:
+        models = _half_models(artifact) if settings.gpu_precision == "fp16" else None
+        rows, graphs = settings.max_batch_rows, settings.cuda_graphs
+        try:
+            return GpuSearch(artifact, catalog, models=models, max_rows=rows, graphs=graphs)
+        except SearchError as error:
+            if settings.provider == "cuda":
+                raise
+            logger.warning("searching on the CPU: %s", error)
+    return GraphSearch(artifact, settings.engine_threads, catalog)
+
+
+def _half_models(artifact: Artifact) -> Models:
+    return {width: half_precision(artifact.graph_path(width)) for width in artifact.manifest.beam_widths}
 
 
 def warm(artifact: Artifact, search: LiveSearch, max_rows: int) -> None:

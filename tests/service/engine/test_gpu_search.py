@@ -1,5 +1,6 @@
 """The search in bound buffers, in memory of this process, against the search on the CPU."""
 
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from models.artifact import Artifact
 from models.graph import Inputs, SearchRow, catalog_inputs, trie_inputs
 from models.trie import CodeTrie
-from service.engine.devices import CPU, placement
+from service.engine.devices import CPU, SearchError, placement
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Found, GraphSearch, Shape, dead_class
 from tests.tiny import build_tiny_artifact, random_codes
@@ -125,3 +126,9 @@ def test_it_can_be_told_where_every_node_runs(bound: GpuSearch) -> None:
         placed = placement(session)
         assert placed.keys() == {CPU}
         assert placed[CPU]["TopK"] == 4
+
+
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+def test_a_gpu_that_cannot_be_used_is_not_replaced_in_silence(artifact: Artifact) -> None:
+    with pytest.raises(SearchError, match="cannot use CUDAExecutionProvider"):
+        GpuSearch(artifact)
