@@ -50,7 +50,6 @@ def seen(request: pytest.FixtureRequest, libraries: Path, folder: Path) -> dict[
         env=os.environ | {"LD_LIBRARY_PATH": str(libraries)},
         capture_output=True,
         text=True,
-        timeout=100,
     )
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
