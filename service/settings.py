@@ -47,6 +47,10 @@ class Settings(BaseSettings):
         0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
     )
     provider: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "int8"] = Field("fp32", description="int8: faster on the CPU, answers differ a little")
+    precision_overlap_percent: float = Field(
+        90.0, ge=0, le=100, description="of the golden requests' items a model must find in another precision than fp32"
+    )
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")
     warm_memory_percent: float = Field(
