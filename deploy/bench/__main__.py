@@ -37,7 +37,7 @@ _WORK = Path("var/bench")
 def goals(
     row: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ROWS)}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder with real histories (row histories).")] = None,
-    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained and free).")] = Path(
+    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained, free and precision).")] = Path(
         "artifacts/movielens-100k-1"
     ),
     trained_data: Annotated[Path, typer.Option(help="What it was trained on.")] = Path("data/movielens-100k"),
