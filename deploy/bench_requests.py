@@ -53,11 +53,12 @@ def bench_requests(
     seconds: Annotated[float, typer.Option(min=1, help="Each block of saturation; open loop takes five.")] = 3.0,
     in_flight: Annotated[int, typer.Option(min=1, max=_CONNECTIONS, help="At saturation.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    engine_cores: Annotated[str | None, typer.Option(help="PROREC_ENGINE_CORES of the replica.")] = None,
 ) -> None:
     """Prints one JSON object."""
     opened = Artifact.open(artifact)
     with tempfile.TemporaryDirectory(prefix="requests-") as folder:
-        settings = {"engine_threads": threads}
+        settings = {"engine_threads": threads} | ({"engine_cores": engine_cores} if engine_cores else {})
         with cluster(Path(folder), 1, settings) as started:
             started.store.publish(opened)
             replica = started.replicas[0]
