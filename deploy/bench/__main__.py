@@ -3,6 +3,7 @@
 python -m deploy.bench goals                         every claim, with what was wanted beside it (make bench)
 python -m deploy.bench goals --row generate --row eager
 python -m deploy.bench grid                          all sizes, into var/bench/grid.jsonl, resumable (make bench-full)
+python -m deploy.bench table                         what the grid has measured so far, as Markdown
 python -m deploy.bench roofline --batch 32           the graph against its matrix products alone
 """
 
@@ -24,6 +25,7 @@ from .goals import ROWS, Bench
 from .grid import Results, measure_cells, run_grid
 from .networks import NETWORKS, prepare
 from .roofline import roofline
+from .table import markdown
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -88,6 +90,13 @@ def grid_command(
     rows = Results(work / "grid.jsonl").rows()
     failed = [row for row in rows if "error" in row]
     print(f"{len(rows) - len(failed)} cells measured, {len(failed)} failed; rows in {work / 'grid.jsonl'}")
+
+
+@app.command(name="table")
+def table_command(work: Work = _WORK) -> None:
+    """What `grid` has measured so far, as Markdown."""
+    for line in markdown(Results(work / "grid.jsonl").rows()):
+        print(line)
 
 
 @app.command(hidden=True)
