@@ -6,8 +6,8 @@ One replica with one worker and one engine of one thread, asked over HTTP and, f
 socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
 
 one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
-saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, and processor
-                time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
+saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, percentiles
+                over HTTP, and processor time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
 open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
                 timers miss by up to a millisecond
 
@@ -121,6 +121,7 @@ class Bench:
         }
 
     async def _saturated(self, rounds: int, seconds: float, in_flight: int) -> dict[str, Any]:
+        all_latencies: list[float] = []
         http: list[float] = []
         engine: list[float] = []
         costs: list[dict[str, float]] = []
@@ -130,10 +131,12 @@ class Bench:
             )
             latencies, cost = await self._costing(lambda ask: self._closed(ask, in_flight, seconds=seconds))
             http.append(len(latencies) / seconds)
+            all_latencies += latencies
             costs.append(cost)
         cpu = _medians(costs)
         return {
             "in_flight": in_flight,
+            **_percentiles(all_latencies),
             "http_per_s": round(statistics.median(http), 1),
             "engine_per_s": round(statistics.median(engine), 1),
             "ratio": round(statistics.median(a / b for a, b in zip(http, engine, strict=True)), 3),
@@ -159,8 +162,8 @@ class Bench:
                 await asyncio.sleep(ahead)
             ask(number, done)
         await ended
-        p50, p99 = (_ms(float(np.percentile(latencies, percent))) for percent in (50, 99))
-        return {"rate_per_s": round(rate, 1), "p50_ms": p50, "p99_ms": p99, "p99_to_p50": round(p99 / p50, 2)}
+        found = _percentiles(latencies)
+        return {"rate_per_s": round(rate, 1), **found, "p99_to_p50": round(found["p99_ms"] / found["p50_ms"], 2)}
 
     async def _closed(self, ask: Ask, in_flight: int, *, count: int = 0, seconds: float = 0.0) -> list[float]:
         """Latencies in seconds of `count` requests, or of those of so many seconds, with `in_flight` at any time."""
@@ -235,6 +238,10 @@ def _on_loop(work: Coroutine[Any, Any, T]) -> T:
 
 def _medians(costs: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(cost[name] for cost in costs), 3) for name in costs[0]}
+
+
+def _percentiles(latencies: list[float]) -> dict[str, float]:
+    return {f"p{percent}_ms": _ms(float(np.percentile(latencies, percent))) for percent in (50, 95, 99)}
 
 
 def _ms(seconds: float) -> float:

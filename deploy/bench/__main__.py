@@ -5,6 +5,7 @@ python -m deploy.bench goals --row generate --row eager
 python -m deploy.bench grid                          all sizes, into var/bench/grid.jsonl, resumable (make bench-full)
 python -m deploy.bench table                         what the grid has measured so far, as Markdown
 python -m deploy.bench roofline --batch 32           the graph against its matrix products alone
+What HTTP adds is measured by `python -m deploy.bench_requests ARTIFACT` (make bench-http).
 """
 
 import json
