@@ -6,8 +6,9 @@ One replica with one worker and one engine of one thread, asked over HTTP and, f
 socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
 
 one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
-saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, percentiles
-                over HTTP, and processor time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
+saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn; percentiles
+                over HTTP; and processor time a request, from which `ratio_with_own_cores` says what worker and engine
+                could do with a core each
 open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
                 timers miss by up to a millisecond
 
