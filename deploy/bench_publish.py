@@ -3,7 +3,8 @@
     python -m deploy.bench_publish --items 10000 --items 1000000
 
 The catalog is synthetic (`deploy.synthetic`: codes 4 × 256, a temporal network, three attributes and a flag, empty
-metadata), Redis is an embedded one with its append-only file. Prints one JSON object a size; each figure is one run.
+metadata), Redis is an embedded one with its append-only file. `artifact_s` is mostly the export of the graph, which is the
+same at any size. Prints one JSON object a size; each figure is one run, but for changes the median of five.
 """
 
 import json
@@ -16,7 +17,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import numpy as np
-import psutil
 import typer
 
 from models.artifact import Artifact
@@ -54,9 +54,7 @@ def _figures(folder: Path, items: int, width: int) -> dict[str, Any]:
         _, found["publish_s"] = _timed(lambda: store.publish(artifact))
         fetched, found["fetch_s"] = _timed(lambda: store.fetch(artifact.manifest.model_version, folder / "cache"))
     settings = Settings(provider="cpu", engine_threads=1)
-    before = _own_bytes()
     engine, found["load_s"] = _timed(lambda: load(fetched.folder, settings, lambda _: None, at_once))
-    found["engine_own_mb"] = _megabytes(_own_bytes() - before)
     return found | dict(_changes(engine, items))
 
 
@@ -68,12 +66,6 @@ def _store(folder: Path) -> Iterator[Store]:
 
 def _size(artifact: Artifact) -> int:
     return sum(entry.bytes for entry in artifact.manifest.files.values())
-
-
-def _own_bytes() -> int:
-    """Memory of this process that is not shared with files: mapped arrays do not count."""
-    own: int = psutil.Process().memory_full_info().uss
-    return own
 
 
 def _changes(engine: Engine, items: int) -> Iterator[tuple[str, float]]:
