@@ -3,8 +3,8 @@
     python -m deploy.bench_publish --items 10000 --items 1000000
 
 The catalog is synthetic (`deploy.synthetic`: codes 4 × 256, a temporal network, three attributes and a flag, empty
-metadata), Redis is an embedded one with its append-only file. `artifact_s` is mostly the export of the graph, which is the
-same at any size. Prints one JSON object a size; each figure is one run, but for changes the median of five.
+metadata), Redis is an embedded one with its append-only file. Prints one JSON object a size. Each figure is one run,
+those of changes the median of five; `artifact_s` is mostly the export of the graph, which is the same at any size.
 """
 
 import json
