@@ -19,7 +19,7 @@ from .engine import EngineSearch
 from .findings import Finding
 from .histories import RealHistories, padding_findings
 from .networks import NETWORKS, Prepared, prepare
-from .precision import overlap_findings, speed_findings
+from .precision import speed_findings, trained_findings
 from .roofline import Roofline, roofline
 from .timing import Seconds, Times, interleaved, whole
 from .trained import free_search_findings, random_history_findings
@@ -133,7 +133,7 @@ def in_8_bits(bench: Bench) -> Iterator[Finding]:
         prepared, catalog = bench.prepared(network), bench.catalog(ITEMS)
         yield from speed_findings(prepared, catalog, BEAMS, HISTORY, bench.threads, bench.rounds)
     if known := bench.known_histories():
-        yield from overlap_findings(*known, bench.threads)
+        yield from trained_findings(*known, bench.threads, bench.rounds)
 
 
 def real_histories(bench: Bench) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from .findings import Finding
 from .networks import Prepared
 from .timing import interleaved, whole
 
+_PRECISIONS: Final[tuple[Precision, ...]] = ("fp32", "int8")
 _BATCHES: Final = (1, 32)
 _SCALES_FROM: Final = 16  # searches, as many as an artifact has golden requests
 _K: Final = 10
@@ -44,28 +45,38 @@ def speed_findings(
         yield Finding("precision", what, times.ratio("fp32", "int8"), "×", detail=f"{detail} in {len(ratios)} rounds")
 
 
-def overlap_findings(artifact: Artifact, histories: Sequence[NDArray[np.int32]], threads: int) -> Iterator[Finding]:
+def trained_findings(
+    artifact: Artifact, histories: Sequence[NDArray[np.int32]], threads: int, rounds: int
+) -> Iterator[Finding]:
     """Of a trained model, on real histories (item indices): nothing that was seen may come back, as in a request."""
-    exact, rounded = (_first_items(artifact, histories, precision, threads) for precision in ("fp32", "int8"))
+    passes = {precision: _Pass(artifact, histories, precision, threads) for precision in _PRECISIONS}
+    exact, rounded = (each.run() for each in passes.values())
     common = np.array([np.isin(one, other).mean() for one, other in zip(exact, rounded, strict=True)])
-    detail = f"{artifact.manifest.model_version}, {len(common)} real histories, beam {_width(artifact)}"
+    width = artifact.manifest.default_beam_width
+    detail = f"{artifact.manifest.model_version}, {len(common)} real histories, beam {width}"
     yield Finding("precision", f"first {_K} items of int8 that fp32 has too", 100 * common.mean(), "%", detail=detail)
     yield Finding("precision", "… of the worst history", 100 * common.min(), "%", detail=detail)
     same = (exact[:, 0] == rounded[:, 0]).mean()
     yield Finding("precision", "histories with the same first item", 100 * same, "%", detail=detail)
+    times = interleaved({name: whole(each.run) for name, each in passes.items()}, rounds)
+    detail += f", batches of {_ROWS}"
+    yield Finding("precision", "trained model, int8 against fp32", times.ratio("fp32", "int8"), "×", detail=detail)
 
 
-def _width(artifact: Artifact) -> int:
-    return artifact.manifest.default_beam_width
+class _Pass:
+    """All histories through one artifact in one precision."""
 
+    def __init__(
+        self, artifact: Artifact, histories: Sequence[NDArray[np.int32]], precision: Precision, threads: int
+    ) -> None:
+        manifest, trie = artifact.manifest, artifact.trie
+        graphs = graphs_of(artifact, precision)
+        self._search = GraphSearch(artifact, "cpu", threads, graphs=graphs)
+        rows = [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]
+        dead = max(map(dead_class, rows))
+        self._shape = Shape(manifest.default_beam_width, manifest.history_buckets[-1], dead=dead)
+        self._batches = [rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)]
 
-def _first_items(
-    artifact: Artifact, histories: Sequence[NDArray[np.int32]], precision: Precision, threads: int
-) -> NDArray[np.int32]:
-    """int32 [histories, 10]"""
-    search = GraphSearch(artifact, "cpu", threads, graphs=graphs_of(artifact, precision))
-    trie = artifact.trie
-    rows = [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]
-    shape = Shape(_width(artifact), artifact.manifest.history_buckets[-1], dead=max(map(dead_class, rows)))
-    batches = [rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)]
-    return np.concatenate([search.run(batch, shape).item[:, :_K] for batch in batches])
+    def run(self) -> NDArray[np.int32]:
+        """int32 [histories, 10]"""
+        return np.concatenate([self._search.run(batch, self._shape).item[:, :_K] for batch in self._batches])

@@ -8,7 +8,7 @@ import pytest
 from deploy.bench.findings import Finding, unmet
 from deploy.bench.histories import batches, padded
 from deploy.bench.networks import NETWORKS
-from deploy.bench.precision import overlap_findings
+from deploy.bench.precision import trained_findings
 from deploy.bench.timing import Times, interleaved
 from deploy.bench.trained import free_search_findings, random_history_findings
 from models.artifact import Artifact
@@ -84,10 +84,11 @@ def test_a_search_without_a_trie_writes_codes_of_no_item(open_to_new_items: Arti
 
 def test_8_bits_are_held_against_float32_on_the_same_histories(open_to_new_items: Artifact) -> None:
     histories = [np.array([item, item + 1], dtype=np.int32) for item in range(40)]
-    overlap, worst, first = overlap_findings(open_to_new_items, histories, threads=1)
+    overlap, worst, first, speed = trained_findings(open_to_new_items, histories, threads=1, rounds=1)
     assert 50 < overlap.value < 100  # of so small and random a network not all items stay
     assert worst.value < overlap.value
     assert 50 < first.value <= 100
+    assert speed.value > 0
 
 
 def test_all_networks_can_share_a_catalog() -> None:
