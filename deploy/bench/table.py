@@ -1,5 +1,6 @@
 """The grid's results as Markdown: one table a network, then what failed, and how much of the grid was left out."""
 
+import statistics
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -31,6 +32,12 @@ def _table(network: str, rows: Sequence[Row]) -> Iterator[str]:
     for items, history, batch in sorted({key[:3] for key in cells}):
         figures = (_figures(cells.get((items, history, batch, width))) for width in beams)
         yield f"| {items:,}, {history}, {batch} | " + " | ".join(figures) + " |"
+    yield ""
+    for peer in _PEERS:
+        ratios = [row[f"{peer}_ratio"] for row in rows if f"{peer}_ratio" in row]
+        if len(ratios) > 1:
+            low, middle, high = map(_short, statistics.quantiles(ratios))
+            yield f"* {network}, {peer}: median {middle} × in {len(ratios)} cells, half of them {low} to {high} ×"
     yield ""
 
 

@@ -95,10 +95,11 @@ def test_the_table_shows_each_cell_once_what_failed_and_what_was_left_out() -> N
         *(cell.as_row() | figures for cell in cells),
         Cell("temporal", 10_000, 50, 8, 20).as_row() | {"error": "took longer than 9 s"},
     ]
-    lines = list(markdown(rows))
+    lines, ratios = list(markdown(rows)), (("eager", "2"), ("free", "120"))
     assert lines[0] == "| temporal: items, history, batch | beam 20 | beam 50 |"
     assert lines[2] == "| 10,000, 5, 1 | 1.23 ms; eager 2 ×, free 120 × | 1.23 ms; eager 2 ×, free 120 × |"
     assert lines[3] == "| 10,000, 20, 8 | 1.23 ms; eager 2 ×, free 120 × | – |"
+    assert lines[5:7] == [f"* temporal, {n}: median {r} × in 3 cells, half of them {r} to {r} ×" for n, r in ratios]
     failed = "network temporal, items 10000, beams 50, batch 8, history 20: took longer than 9 s"
-    assert lines[5:7] == [f"* failed: {failed}", f"* 4 of {len(grid())} cells of the grid were tried"]
-    assert lines[7].startswith("* tried by items: 10,000: 4 of 96, 100,000: 0 of 96")
+    assert lines[8:10] == [f"* failed: {failed}", f"* 4 of {len(grid())} cells of the grid were tried"]
+    assert lines[10].startswith("* tried by items: 10,000: 4 of 96, 100,000: 0 of 96")
