@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format openapi bench bench-full clean help
+.PHONY: quickstart test check format openapi bench bench-full bench-http clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -39,6 +39,12 @@ bench: $(VENV)/.training ## the engine against its peers and its limits, some mi
 
 bench-full: $(VENV)/.training ## the same at every size, hours; goes on where it was interrupted
 	$(BIN)/python -m deploy.bench grid
+
+# What serves in `make bench-http`.
+ARTIFACT ?= artifacts/movielens-100k-1
+
+bench-http: $(VENV)/.training ## requests/s and latencies over HTTP against the engine alone: make bench-http ARTIFACT=folder
+	$(BIN)/python -m deploy.bench_requests $(ARTIFACT)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .cores import parse
 from .errors import SettingsError
 
 PREFIX: Final = "PROREC_"
@@ -46,7 +47,14 @@ class Settings(BaseSettings):
     engine_threads: int = Field(
         0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
     )
+    engine_cores: str | None = Field(
+        None, description="for engines alone, such as 2-7 or 0,2; none: all share all cores"
+    )
     provider: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "int8"] = Field("fp32", description="int8: faster on the CPU, answers differ a little")
+    precision_overlap_percent: float = Field(
+        90.0, ge=0, le=100, description="of the golden requests' items a model must find in another precision than fp32"
+    )
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")
     warm_memory_percent: float = Field(
@@ -67,6 +75,13 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+    @field_validator("engine_cores")
+    @classmethod
+    def _cores_are_listed(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse(value)
+        return value
 
     @model_validator(mode="after")
     def _default_timeout_fits(self) -> Self:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from models.artifact import Artifact
 from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inputs
 
 from .parts import PartThreads, physical_cores, split_by_length
+from .precision import Graphs, graphs_of
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
@@ -108,21 +110,22 @@ class GraphSearch:
         provider: Literal["auto", "cpu", "cuda"],
         threads: int,
         catalog: Inputs | None = None,
+        graphs: Graphs | None = None,
     ) -> None:
         """Loads every graph; on the CPU a batch is searched in parts, on `threads` cores, 0: all of them.
 
         The threads are started here, and so have the priority of the one that builds the sessions.
 
-        `catalog` is what `bind` is given; None: the catalog as the artifact has it.
+        `catalog` is what `bind` is given; None: the catalog as the artifact has it. `graphs` likewise.
 
         Raises SearchError when `provider` is "cuda" and there is no GPU that works.
         """
         first_choice = _choose_provider(provider)
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
-        widths = artifact.manifest.beam_widths
         self._threads = threads or physical_cores()
-        self._sessions = {width: _session(artifact, width, first_choice) for width in widths}
+        graphs = graphs_of(artifact, "fp32") if graphs is None else graphs
+        self._sessions = {width: _session(graph, first_choice) for width, graph in graphs.items()}
         self.provider = self._actual_provider(required=CUDA if provider == "cuda" else None)
         self._parts = PartThreads[_Outputs](self._threads - 1 if self.shares_memory else 0)
         self._catalog: dict[str, ort.OrtValue] = {}
@@ -199,7 +202,7 @@ def _on_cpu(array: NDArray[Any]) -> ort.OrtValue:
     return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
 
 
-def _session(artifact: Artifact, width: int, provider: str) -> ort.InferenceSession:
+def _session(graph: Path | bytes, provider: str) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.log_severity_level = _ORT_ERROR
@@ -207,7 +210,7 @@ def _session(artifact: Artifact, width: int, provider: str) -> ort.InferenceSess
     options.intra_op_num_threads = 1
     # TF32 drops mantissa bits, and scores would no longer be those the artifact was proved with.
     providers = [(CUDA, {"use_tf32": "0"}), CPU] if provider == CUDA else [CPU]
-    return ort.InferenceSession(artifact.graph_path(width), options, providers=providers)
+    return ort.InferenceSession(graph, options, providers=providers)
 
 
 def _choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:

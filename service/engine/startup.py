@@ -7,31 +7,26 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace as replace_info
 
 from models.artifact import Artifact
 from models.graph import SearchRow
 from service.catalog.items import LiveItems
-from service.frames import Answer, EngineInfo, Query
+from service.frames import EngineInfo
 from service.quiet import Quietly, at_once
 from service.settings import Settings
 
-from .catalog import Catalog, Place
+from .catalog import Catalog
+from .golden import check_golden
 from .index import LiveIndex
 from .live import LiveSearch
 from .newcomers import Newcomers
-from .search import GraphSearch, Search, Shape
-
-_TOLERANCE = 1e-3  # of a score, between the machine that exported and this one
-_MISPLACED = 0.1  # share of a row's items that a near-tie at a beam's edge may exchange
+from .precision import PrecisionError, graphs_of
+from .search import CPU, GraphSearch, Search, Shape
 
 logger = logging.getLogger(__name__)
-
-
-class GoldenError(Exception):
-    """The model does not answer as it did when it was exported."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +42,8 @@ class Engine:
 def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly: Quietly) -> Engine:
     """`tell` hears of each stage as it begins.
 
-    Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph. Checksums were
-    verified when the artifact was fetched; here its arrays and its answers are.
+    Raises ModelError, PrecisionError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph.
+    Checksums were verified when the artifact was fetched; here its arrays and its answers are.
     """
     started = time.monotonic()
     tell("verifying")
@@ -59,8 +54,9 @@ def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly:
     loaded = time.monotonic()
     tell("warming")
     quietly(partial(warm, artifact, engine.search, settings.max_batch_rows))
-    quietly(partial(check_golden, artifact, engine.catalog, engine.search))
-    return replace(engine, info=_info(artifact, engine.search.provider, loaded - started, time.monotonic() - loaded))
+    overlap = quietly(partial(prove, artifact, engine, settings))
+    info = replace_info(engine.info, golden_overlap=overlap, load_s=loaded - started, warm_s=time.monotonic() - loaded)
+    return replace(engine, info=info)
 
 
 def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once) -> Engine:
@@ -69,11 +65,15 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     index = quietly(
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
+    graphs = quietly(partial(graphs_of, artifact, settings.precision))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
-    graph = GraphSearch(artifact, settings.provider, settings.engine_threads, index.inputs(index.state))
+    graph = GraphSearch(artifact, settings.provider, settings.engine_threads, index.inputs(index.state), graphs)
+    if settings.precision == "int8" and graph.provider != CPU:
+        raise PrecisionError("precision int8 is the CPU's, and this engine has a GPU: set PROREC_PROVIDER=cpu")
     newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
     search = LiveSearch(graph, items, index, newcomers)
-    return Engine(Catalog(artifact, items, index), search, index.slot_count, _info(artifact, graph.provider, 0.0, 0.0))
+    info = _info(artifact, graph.provider, settings.precision)
+    return Engine(Catalog(artifact, items, index), search, index.slot_count, info)
 
 
 def warm(artifact: Artifact, search: Search, max_rows: int) -> None:
@@ -90,42 +90,20 @@ def warm(artifact: Artifact, search: Search, max_rows: int) -> None:
     search.run([_full_row(largest.bucket)] * max_rows, largest)
 
 
-def check_golden(artifact: Artifact, catalog: Catalog, search: Search) -> None:
-    """Raises GoldenError unless the answers recorded at export come back."""
-    for number, golden in enumerate(artifact.golden()):
-        answer = _ask(catalog, search, golden, min(10, artifact.manifest.default_beam_width))
-        if fault := _difference(answer, golden):
-            version = artifact.manifest.model_version
-            raise GoldenError(f"golden request {number} of model {version} has another answer here: {fault}")
+def prove(artifact: Artifact, engine: Engine, settings: Settings) -> float:
+    """Checks the golden requests; returns what share of their items comes back. Raises GoldenError."""
+    least = None if settings.precision == "fp32" else settings.precision_overlap_percent / 100
+    overlap = check_golden(artifact, engine.catalog, engine.search, least)
+    version, precision = artifact.manifest.model_version, settings.precision
+    logger.info("model %s in %s finds %.1f %% of its golden items", version, precision, 100 * overlap)
+    return overlap
 
 
 def _full_row(length: int) -> SearchRow:
     return SearchRow(np.zeros(length, dtype=np.int32))
 
 
-def _ask(catalog: Catalog, search: Search, golden: dict[str, Any], k: int) -> Answer:
-    ticket = catalog.ticket(Query(0, golden["history"], k, deadline=0.0))
-    if ticket.prepared.request.popular:
-        return catalog.popular(ticket)
-    found = search.run([ticket.prepared.row], ticket.prepared.shape)
-    return catalog.answer(ticket, Place.of(found, 0))
-
-
-def _difference(answer: Answer, golden: dict[str, Any]) -> str | None:
-    items, scores = golden["items"], golden["scores"]
-    if len(items) != len(answer.item_ids):
-        return f"{len(answer.item_ids)} items instead of {len(items)}"
-    expected = dict(zip(items, scores, strict=True))
-    misplaced = [item for item in answer.item_ids if item not in expected]
-    if len(misplaced) > _MISPLACED * len(items):
-        return f"items {', '.join(misplaced)} do not belong there"
-    for item, score in zip(answer.item_ids, answer.scores, strict=True):
-        if abs(score - expected.get(item, score)) > _TOLERANCE * max(1.0, abs(score)):
-            return f"item {item} scores {score:.4f} instead of {expected[item]:.4f}"
-    return None
-
-
-def _info(artifact: Artifact, provider: str, load_s: float, warm_s: float) -> EngineInfo:
+def _info(artifact: Artifact, provider: str, precision: str) -> EngineInfo:
     manifest = artifact.manifest
     return EngineInfo(
         query_id=0,
@@ -135,7 +113,8 @@ def _info(artifact: Artifact, provider: str, load_s: float, warm_s: float) -> En
         beam_widths=list(manifest.beam_widths),
         code_length=manifest.config.code_length,
         tokens_per_level=manifest.config.tokens_per_level,
-        load_s=load_s,
-        warm_s=warm_s,
+        load_s=0.0,
+        warm_s=0.0,
         pid=os.getpid(),
+        precision=precision,
     )

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.catalog import Catalog, Place
+from service.engine.golden import GoldenError, check_golden
 from service.engine.live import LiveSearch
 from service.engine.search import CPU, GraphSearch, SearchError, Shape
-from service.engine.startup import GoldenError, assemble, check_golden, warm
+from service.engine.startup import assemble, warm
 from service.frames import Answer, Query
 
 from .conftest import ENGINE_SETTINGS
