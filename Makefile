@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format openapi bench bench-full bench-gpu clean help
+.PHONY: quickstart test check format openapi bench bench-full bench-gpu bench-http clean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -48,6 +48,12 @@ bench-gpu: ## the engine on a GPU: answers against the CPU, placement, rates; ma
 	@test -x $(BIN)/python || $(MAKE) $(VENV)/.training
 	@test -d $(GPU_FOLDER) || $(BIN)/python -m deploy.bench.gpu prepare $(GPU_FOLDER) $(if $(TRAINED),--trained $(TRAINED) --data $(DATA))
 	$(BIN)/python -m deploy.bench.gpu run $(GPU_FOLDER)
+
+# What serves in `make bench-http`.
+ARTIFACT ?= artifacts/movielens-100k-1
+
+bench-http: $(VENV)/.training ## requests/s and latencies over HTTP against the engine alone: make bench-http ARTIFACT=folder
+	$(BIN)/python -m deploy.bench_requests $(ARTIFACT)
 
 $(VENV)/bin/python:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed; name one with PYTHON=/path/to/python" >&2; exit 1; }

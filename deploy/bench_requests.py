@@ -6,8 +6,9 @@ One replica with one worker and one engine of one thread, asked over HTTP and, f
 socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
 
 one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
-saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn, and processor
-                time a request, from which `ratio_with_own_cores` says what worker and engine could do with a core each
+saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn; percentiles
+                over HTTP; and processor time a request, from which `ratio_with_own_cores` says what worker and engine
+                could do with a core each
 open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
                 timers miss by up to a millisecond
 
@@ -53,11 +54,12 @@ def bench_requests(
     seconds: Annotated[float, typer.Option(min=1, help="Each block of saturation; open loop takes five.")] = 3.0,
     in_flight: Annotated[int, typer.Option(min=1, max=_CONNECTIONS, help="At saturation.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    engine_cores: Annotated[str | None, typer.Option(help="PROREC_ENGINE_CORES of the replica.")] = None,
 ) -> None:
     """Prints one JSON object."""
     opened = Artifact.open(artifact)
     with tempfile.TemporaryDirectory(prefix="requests-") as folder:
-        settings = {"engine_threads": threads}
+        settings = {"engine_threads": threads} | ({"engine_cores": engine_cores} if engine_cores else {})
         with cluster(Path(folder), 1, settings) as started:
             started.store.publish(opened)
             replica = started.replicas[0]
@@ -120,6 +122,7 @@ class Bench:
         }
 
     async def _saturated(self, rounds: int, seconds: float, in_flight: int) -> dict[str, Any]:
+        all_latencies: list[float] = []
         http: list[float] = []
         engine: list[float] = []
         costs: list[dict[str, float]] = []
@@ -129,10 +132,12 @@ class Bench:
             )
             latencies, cost = await self._costing(lambda ask: self._closed(ask, in_flight, seconds=seconds))
             http.append(len(latencies) / seconds)
+            all_latencies += latencies
             costs.append(cost)
         cpu = _medians(costs)
         return {
             "in_flight": in_flight,
+            **_percentiles(all_latencies),
             "http_per_s": round(statistics.median(http), 1),
             "engine_per_s": round(statistics.median(engine), 1),
             "ratio": round(statistics.median(a / b for a, b in zip(http, engine, strict=True)), 3),
@@ -158,8 +163,8 @@ class Bench:
                 await asyncio.sleep(ahead)
             ask(number, done)
         await ended
-        p50, p99 = (_ms(float(np.percentile(latencies, percent))) for percent in (50, 99))
-        return {"rate_per_s": round(rate, 1), "p50_ms": p50, "p99_ms": p99, "p99_to_p50": round(p99 / p50, 2)}
+        found = _percentiles(latencies)
+        return {"rate_per_s": round(rate, 1), **found, "p99_to_p50": round(found["p99_ms"] / found["p50_ms"], 2)}
 
     async def _closed(self, ask: Ask, in_flight: int, *, count: int = 0, seconds: float = 0.0) -> list[float]:
         """Latencies in seconds of `count` requests, or of those of so many seconds, with `in_flight` at any time."""
@@ -234,6 +239,10 @@ def _on_loop(work: Coroutine[Any, Any, T]) -> T:
 
 def _medians(costs: list[dict[str, float]]) -> dict[str, float]:
     return {name: round(statistics.median(cost[name] for cost in costs), 3) for name in costs[0]}
+
+
+def _percentiles(latencies: list[float]) -> dict[str, float]:
+    return {f"p{percent}_ms": _ms(float(np.percentile(latencies, percent))) for percent in (50, 95, 99)}
 
 
 def _ms(seconds: float) -> float:

@@ -221,6 +221,8 @@ class EngineInfo(msgspec.Struct, tag="info", array_like=True):
     load_s: float
     warm_s: float
     pid: int
+    precision: str = "fp32"  # or "int8"
+    golden_overlap: float = 1.0  # share of the items recorded at export that it finds
 
 
 Request = Query | Cancel | Ping | Apply | Place | Prepare | CheckPatch | Lookup | Find | Children

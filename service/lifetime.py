@@ -17,8 +17,14 @@ class UsageError(Exception):
     """The command line asks for something impossible."""
 
 
-def parse_options(program: str, description: str | None, flags: Mapping[str, str] | None = None) -> argparse.Namespace:
-    """`artifact` and `socket`, both paths, and a bool for each of `flags` (option → help)."""
+def parse_options(
+    program: str,
+    description: str | None,
+    flags: Mapping[str, str] | None = None,
+    words: Mapping[str, tuple[str, str]] | None = None,
+) -> argparse.Namespace:
+    """`artifact` and `socket`, both paths, a bool for each of `flags` (option → help), and a string or None for each of
+    `words` (option → what it is called, help)."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="folder of the artifact to serve")
     parser.add_argument(
@@ -26,6 +32,8 @@ def parse_options(program: str, description: str | None, flags: Mapping[str, str
     )
     for flag, text in (flags or {}).items():
         parser.add_argument(flag, action="store_true", help=text)
+    for option, (name, text) in (words or {}).items():
+        parser.add_argument(option, metavar=name, help=text)
     return parser.parse_args()
 
 

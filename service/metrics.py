@@ -63,11 +63,6 @@ FILTER_COMPILE = Histogram("prorec_filter_compile_seconds", "From a filter to it
 CATALOG_APPLY = Histogram(
     "prorec_catalog_apply_seconds", "From a change of the catalog to when every search obeys it", buckets=_CHANGE_S
 )
-PRECISION_OVERLAP = Gauge(
-    "prorec_precision_overlap_ratio",
-    "Share of the golden answers' items that come back in a precision other than that of the export, at the start",
-    multiprocess_mode="livemin",
-)
 REJECTED = Counter("prorec_rejected_total", "Queries an engine did not answer, by the code of the failure", ["reason"])
 
 # ---- shadows

@@ -9,10 +9,11 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from .cores import parse
 from .errors import SettingsError
 
 PREFIX: Final = "PROREC_"
@@ -46,11 +47,16 @@ class Settings(BaseSettings):
     engine_threads: int = Field(
         0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
     )
+    engine_cores: str | None = Field(
+        None, description="for engines alone, such as 2-7 or 0,2; none: all share all cores"
+    )
     provider: Literal["auto", "cpu", "cuda"] = "auto"
     cuda_graphs: bool = Field(True, description="on a GPU, each shape of batch is captured once and then replayed")
-    gpu_precision: Literal["fp32", "fp16"] = Field("fp32", description="of the network; scores stay in 32 bits")
-    min_overlap_percent: float = Field(
-        95.0, ge=0, le=100, description="of the golden answers' items; a less exact precision is refused below it"
+    precision: Literal["fp32", "int8", "fp16"] = Field(
+        "fp32", description="int8 on the CPU, fp16 on a GPU: faster, answers differ a little"
+    )
+    precision_overlap_percent: float = Field(
+        90.0, ge=0, le=100, description="of the golden requests' items a model must find in another precision than fp32"
     )
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")
@@ -72,6 +78,13 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+    @field_validator("engine_cores")
+    @classmethod
+    def _cores_are_listed(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse(value)
+        return value
 
     @model_validator(mode="after")
     def _default_timeout_fits(self) -> Self:

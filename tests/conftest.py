@@ -1,14 +1,21 @@
 """Settings and artifacts that tests share."""
 
+import os
 import warnings
 
 import pytest
 import torch
+from hypothesis import settings
 
 from models.artifact import Artifact
 
 # Tiny networks gain nothing from more threads, and spinning threads starve the processes other tests start.
 torch.set_num_threads(1)
+
+# The same examples every time, so that a failure belongs to a change; HYPOTHESIS_PROFILE=search looks for new ones.
+settings.register_profile("same", derandomize=True)
+settings.register_profile("search", derandomize=False)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @pytest.fixture(scope="session")

@@ -62,6 +62,9 @@ class TrainingConfig(BaseModel):
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
+    ranking_weight: float = Field(
+        0.0, ge=0, le=1, description="share of the code loss whose targets are the item head's own probabilities"
+    )
     start_from_stage1: bool = Field(True, description="stage II begins with what stage I learned, not at random")
     softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()

@@ -1,6 +1,7 @@
 """Stage II: the generator learns to write the next item's code, and is distilled from stage I while it does.
 
-Loss = next-token cross-entropy over the L levels + item head + λ · IKD.
+Loss = next-token cross-entropy over the L levels + item head + λ · IKD. A share of the cross-entropy follows what the
+item head itself would write (`training.ranking_teacher`).
 
 Start: item embeddings are stage I's, its temporal network is copied, the tokens' output vectors are the additive
 parts of the item embeddings, and the decoder's correction is zero. Residual quantization makes user state · item
@@ -34,6 +35,7 @@ from .losses import item_loss
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
 from .ranking import chunks, sampled_rows
+from .ranking_teacher import RankingTeacher
 
 RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
 
@@ -133,6 +135,7 @@ class GeneratorTask:
         self.split = split
         self.codes = codes
         self.trie = CodeTrie.build(codes)
+        self.teacher: RankingTeacher | None = None
 
     def samples(self, batch: Batch) -> int:
         """Predictions that the whole batch teaches."""
@@ -142,7 +145,7 @@ class GeneratorTask:
         context, target = self.model.predict(batch)
         codes = self.model.codes[target]
         logits, summary = self.model.generator.teacher_forced(context, codes)
-        loss = self._code_loss(logits, codes)
+        loss = self._code_loss(logits, codes, self._teaching(context.user_state, target))
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         if self.config.item_weight:
             head = item_loss(context.user_state, target, self.model.item, limit, sampled)
@@ -151,13 +154,25 @@ class GeneratorTask:
             loss = loss + self.config.ikd_weight * self._distillation(summary, target)
         return loss / self.samples(batch)
 
-    def _code_loss(self, logits: list[Tensor], codes: Tensor) -> Tensor:
-        smoothing = self.config.label_smoothing
+    def _teaching(self, user_state: Tensor, target: Tensor) -> list[Tensor] | None:
+        """What the item head would write, [P, V] a level; None where it is not asked."""
+        if not self.config.ranking_weight or len(self.model.item) > self.config.softmax_items:
+            return None
+        if self.teacher is None:
+            self.teacher = RankingTeacher(self.trie, target.device)
+        return self.teacher.targets(user_state, self.model.item, target)
+
+    def _code_loss(self, logits: list[Tensor], codes: Tensor, taught: list[Tensor] | None) -> Tensor:
+        smoothing, share = self.config.label_smoothing, self.config.ranking_weight
         levels = [
             F.cross_entropy(part, codes[:, level], label_smoothing=smoothing, reduction="sum")
             for level, part in enumerate(logits)
         ]
-        return torch.stack(levels).sum()
+        loss = torch.stack(levels).sum()
+        if taught is None:
+            return loss
+        soft = [F.cross_entropy(part, wanted, reduction="sum") for part, wanted in zip(logits, taught, strict=True)]
+        return (1 - share) * loss + share * torch.stack(soft).sum()
 
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of the summary token against the target's embedding, once per modality, summed."""

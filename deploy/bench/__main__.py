@@ -3,7 +3,9 @@
 python -m deploy.bench goals                         every claim, with what was wanted beside it (make bench)
 python -m deploy.bench goals --row generate --row eager
 python -m deploy.bench grid                          all sizes, into var/bench/grid.jsonl, resumable (make bench-full)
+python -m deploy.bench table                         what the grid has measured so far, as Markdown
 python -m deploy.bench roofline --batch 32           the graph against its matrix products alone
+What HTTP adds is measured by `python -m deploy.bench_requests ARTIFACT` (make bench-http).
 """
 
 import json
@@ -24,6 +26,7 @@ from .goals import ROWS, Bench
 from .grid import Results, measure_cells, run_grid
 from .networks import NETWORKS, prepare
 from .roofline import roofline
+from .table import markdown
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
@@ -37,7 +40,7 @@ _WORK = Path("var/bench")
 def goals(
     row: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ROWS)}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder with real histories (row histories).")] = None,
-    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained and free).")] = Path(
+    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained, free and precision).")] = Path(
         "artifacts/movielens-100k-1"
     ),
     trained_data: Annotated[Path, typer.Option(help="What it was trained on.")] = Path("data/movielens-100k"),
@@ -88,6 +91,13 @@ def grid_command(
     rows = Results(work / "grid.jsonl").rows()
     failed = [row for row in rows if "error" in row]
     print(f"{len(rows) - len(failed)} cells measured, {len(failed)} failed; rows in {work / 'grid.jsonl'}")
+
+
+@app.command(name="table")
+def table_command(work: Work = _WORK) -> None:
+    """What `grid` has measured so far, as Markdown."""
+    for line in markdown(Results(work / "grid.jsonl").rows()):
+        print(line)
 
 
 @app.command(hidden=True)

@@ -48,13 +48,13 @@ class BenchCatalog:
             inputs[name] = _sparse_table(items, config.width, np.unique(histories), rng)
         return cls(codes, trie, inputs, histories)
 
-    def rows(self, count: int, length: int) -> list[SearchRow]:
-        """`count` searches with histories of `length` items."""
-        return [SearchRow(history) for history in self.history(count, length)]
+    def rows(self, count: int, length: int, first: int = 0) -> list[SearchRow]:
+        """`count` searches with histories of `length` items, those from `first` on."""
+        return [SearchRow(history) for history in self.history(count, length, first)]
 
-    def history(self, count: int, length: int) -> NDArray[np.int32]:
+    def history(self, count: int, length: int, first: int = 0) -> NDArray[np.int32]:
         """The histories of `rows`, int32 [count, length]."""
-        return self.histories[np.arange(count) % _HISTORIES, -length:]
+        return self.histories[(first + np.arange(count)) % _HISTORIES, -length:]
 
 
 def _different(items: int, count: int, rng: np.random.Generator) -> NDArray[np.int32]:

@@ -4,6 +4,7 @@ import onnxruntime as ort
 
 from models.artifact import Artifact
 from models.graph import Inputs, bucket_for, request_inputs
+from service.engine.precision import Graphs
 from service.engine.search import Found, GraphSearch, Shape
 
 from .catalogs import BenchCatalog
@@ -12,17 +13,17 @@ from .catalogs import BenchCatalog
 class EngineSearch:
     """Searches of random histories, ranked by code."""
 
-    def __init__(self, artifact: Artifact, catalog: BenchCatalog, threads: int) -> None:
+    def __init__(self, artifact: Artifact, catalog: BenchCatalog, threads: int, graphs: Graphs | None = None) -> None:
         self._artifact, self._catalog = artifact, catalog
-        self._search = GraphSearch(artifact, threads, catalog.inputs)
+        self._search = GraphSearch(artifact, threads, catalog.inputs, graphs)
 
     def run(self, batch: int, beams: int, history: int) -> Found:
         """One batch, with everything the engine does from rows to arrays of items."""
         return self._search.run(self._catalog.rows(batch, history), self._shape(beams, history))
 
-    def feed(self, batch: int, beams: int, history: int) -> Inputs:
-        """What the graph could ask for; it may not want all of it."""
-        rows, bucket = self._catalog.rows(batch, history), self._shape(beams, history).bucket
+    def feed(self, batch: int, beams: int, history: int, first: int = 0) -> Inputs:
+        """What the graph could ask for, of the catalog's histories from `first` on; it may not want all of it."""
+        rows, bucket = self._catalog.rows(batch, history, first), self._shape(beams, history).bucket
         return self._catalog.inputs | request_inputs(rows, bucket, self._artifact.manifest.config.code_length, 0.0)
 
     def session(self, beams: int) -> ort.InferenceSession:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from models.artifact import Artifact
 
 from .catalogs import BenchCatalog
@@ -16,6 +19,7 @@ from .engine import EngineSearch
 from .findings import Finding
 from .histories import RealHistories, padding_findings
 from .networks import NETWORKS, Prepared, prepare
+from .precision import speed_findings, trained_findings
 from .roofline import Roofline, roofline
 from .timing import Seconds, Times, interleaved, whole
 from .trained import free_search_findings, random_history_findings
@@ -60,6 +64,15 @@ class Bench:
 
     def engine(self, network: str, items: int = ITEMS) -> EngineSearch:
         return EngineSearch(self.prepared(network).artifact, self.catalog(items), self.threads)
+
+    def known_histories(self) -> tuple[Artifact, list[NDArray[np.int32]]] | None:
+        """The trained artifact and real histories as its item indices; None without one of them."""
+        if self.trained is None or self.trained_data is None:
+            return None
+        artifact, real = Artifact.open(self.trained), RealHistories.read(self.trained_data)
+        found = (artifact.item_ids.indices([real.item_ids[item] for item in h.tolist()]) for h in real.histories)
+        known = [history[history >= 0] for history in found]
+        return artifact, [history for history in known if len(history)]
 
     def roofline(self, network: str, batch: int) -> Roofline:
         return roofline(self.prepared(network), self.catalog(ITEMS), BEAMS, batch, HISTORY, self.threads, self.rounds)
@@ -111,10 +124,16 @@ def without_trie(bench: Bench) -> Iterator[Finding]:
     peers = bench.peers("encoder_decoder")
     times = interleaved(peers.calls(32, BEAMS, HISTORY, ("free",)), bench.rounds)
     yield _ratio(times, "free", "engine", "free", "encoder–decoder vs free search + post-filter, batch 32", None)
-    if bench.trained is not None and bench.trained_data is not None:
-        artifact, real = Artifact.open(bench.trained), RealHistories.read(bench.trained_data)
-        known = [artifact.item_ids.indices([real.item_ids[item] for item in h.tolist()]) for h in real.histories]
-        yield from free_search_findings(artifact, [h[h >= 0] for h in known], BEAMS, bench.threads)
+    if known := bench.known_histories():
+        yield from free_search_findings(*known, BEAMS, bench.threads)
+
+
+def in_8_bits(bench: Bench) -> Iterator[Finding]:
+    for network in ("encoder_decoder", "temporal"):
+        prepared, catalog = bench.prepared(network), bench.catalog(ITEMS)
+        yield from speed_findings(prepared, catalog, BEAMS, HISTORY, bench.threads, bench.rounds)
+    if known := bench.known_histories():
+        yield from trained_findings(*known, bench.threads, bench.rounds)
 
 
 def real_histories(bench: Bench) -> Iterator[Finding]:
@@ -150,6 +169,7 @@ ROWS: Final[dict[str, Callable[[Bench], Iterator[Finding]]]] = {
     "eager": against_eager,
     "roofline": against_products,
     "free": without_trie,
+    "precision": in_8_bits,
     "histories": real_histories,
     "items": many_items,
     "trained": trained_model,

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,6 +21,9 @@ class MemoryWatch:
     root: int | None  # process id
     every_s: float
     samples: list[tuple[float, int]] = field(default_factory=list)  # (seconds after the first, bytes)
+    first: dict[int, int] = field(default_factory=dict)  # process id → bytes
+    last: dict[int, int] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, address: str, seconds: float) -> "MemoryWatch":
@@ -45,25 +48,53 @@ class MemoryWatch:
         return round(_median(self.samples[-quarter:]) / _median(self.samples[:quarter]), 4)
 
     def as_json(self) -> dict[str, Any]:
-        return {"process": self.root, "mb": [[round(at_s, 1), round(size / 1e6, 1)] for at_s, size in self.samples]}
+        """All samples of the whole tree; of each process its first and last size, null where it was not there."""
+        return {
+            "process": self.root,
+            "mb": [[round(at_s, 1), _mb(size)] for at_s, size in self.samples],
+            "processes": [
+                {"process": pid, "name": name, "mb": [_mb(self.first.get(pid)), _mb(self.last.get(pid))]}
+                for pid, name in self.names.items()
+            ],
+        }
 
     async def _sample(self) -> None:
         begun = time.monotonic()
         while self.root is not None and psutil.pid_exists(self.root):
-            size = await asyncio.to_thread(tree_bytes, self.root)
-            self.samples.append((time.monotonic() - begun, size))
+            if not (sizes := await asyncio.to_thread(tree_sizes, self.root)):
+                return
+            self.samples.append((time.monotonic() - begun, sum(sizes.values())))
+            self.first, self.last = self.first or sizes, sizes
+            self.names |= {pid: await asyncio.to_thread(_name, pid) for pid in sizes if pid not in self.names}
             await asyncio.sleep(self.every_s)
 
 
 def tree_bytes(process_id: int) -> int:
     """Proportional set size of a process and all its children: shared pages count once."""
-    total = 0
-    for process in (parent := psutil.Process(process_id), *parent.children(recursive=True)):
-        try:
-            total += process.memory_full_info().pss
-        except psutil.NoSuchProcess:
-            continue
-    return total
+    return sum(tree_sizes(process_id).values())
+
+
+def tree_sizes(process_id: int) -> dict[int, int]:
+    """The same of each of them, by process id; empty when the process has gone."""
+    sizes = {}
+    with suppress(psutil.NoSuchProcess):
+        for process in (parent := psutil.Process(process_id), *parent.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                sizes[process.pid] = process.memory_full_info().pss
+    return sizes
+
+
+def _name(process_id: int) -> str:
+    """What it runs: the module, where it is Python's, without options."""
+    try:
+        words = psutil.Process(process_id).cmdline()
+    except psutil.NoSuchProcess:
+        return "ended"
+    return words[words.index("-m") + 1] if "-m" in words[:-1] else " ".join(words[:1])
+
+
+def _mb(size: int | None) -> float | None:
+    return None if size is None else round(size / 1e6, 1)
 
 
 def _listener(port: int) -> int | None:

@@ -70,5 +70,6 @@ def _finding(name: str, value: Any) -> str:
         return f"{name}: highest rate {value['highest_per_s']}/s ({busy}), {len(value['tried'])} rates tried"
     if isinstance(value, dict) and "mb" in value:
         ends = [row[1] for row in value["mb"][:1] + value["mb"][-1:]]
-        return f"memory of process {value['process']}: {len(value['mb'])} samples, MB first and last {ends}"
+        each = "; ".join(f"{row['name']} {row['mb']}" for row in value["processes"])
+        return f"memory of process {value['process']}: {len(value['mb'])} samples, MB first and last {ends}; {each}"
     return f"{name}: {value}"

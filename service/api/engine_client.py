@@ -92,6 +92,17 @@ class Router:
         route = self._named(version)
         return route.info if route else None
 
+    @property
+    def engines(self) -> list[Route]:
+        """Of every version that this replica has ready, one each: the one that serves first, the shadow last."""
+        routes = (self.routes.route, *self.routes.others, self.routes.shadow)
+        known = {route.info.model_version: route for route in reversed(routes) if route}
+        return list(reversed(known.values()))
+
+    def engine_of(self, version: str) -> EngineInfo | None:
+        """Of a version that this replica has ready, also as a shadow."""
+        return next((route.info for route in self.engines if route.info.model_version == version), None)
+
     def next_id(self) -> int:
         """A query id that this worker has not used."""
         return next(self._ids)

@@ -42,14 +42,25 @@ class _Known(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield self._model_info()
+        yield self._golden_overlap()
         yield from _supervised(self._router.status)
 
     def _model_info(self) -> Metric:
+        labels = ["model_version", "provider", "precision", "service_version"]
+        family = GaugeMetricFamily("prorec_model_info", "1 for the model that serves", labels=labels)
+        if info := self._router.info:
+            family.add_metric([info.model_version, info.provider, info.precision, version("prorec-serve")], 1)
+        return family
+
+    def _golden_overlap(self) -> Metric:
+        """Of every engine that is ready, so that a canary's is seen before it takes over."""
         family = GaugeMetricFamily(
-            "prorec_model_info", "1 for the model that serves", labels=["model_version", "provider", "service_version"]
+            "prorec_golden_overlap_ratio",
+            "Share of the items recorded at export that an engine found for the golden requests when it was loaded",
+            labels=["model_version", "precision"],
         )
-        if route := self._router.route:
-            family.add_metric([route.info.model_version, route.info.provider, version("prorec-serve")], 1)
+        for route in self._router.engines:
+            family.add_metric([route.info.model_version, route.info.precision], route.info.golden_overlap)
         return family
 
 

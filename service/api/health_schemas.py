@@ -16,6 +16,8 @@ _READY: Final[dict[str, JsonValue]] = {
     "redis": {"state": "ok", "since": 1790000000.0},
     "engine": {
         "provider": "CPUExecutionProvider",
+        "precision": "int8",
+        "golden_overlap": 0.98,
         "item_count": 12101,
         "beam_widths": [10, 50],
         "load_s": 0.6,
@@ -61,6 +63,10 @@ class RedisHealth(BaseModel):
 
 class EngineHealth(BaseModel):
     provider: str
+    precision: str = Field(description="What the network's products are computed in: fp32, as exported, or int8.")
+    golden_overlap: float = Field(
+        description="Share of the items that fp32 recorded for the golden requests at export which this engine finds."
+    )
     item_count: int
     beam_widths: list[int]
     load_s: float

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Sequence
 
+from service.frames import EngineInfo
 from service.store import Canary, Deployment, ReplicaReport, VersionInfo
 
 from .control import ModelState, Status
 from .model_schemas import CanaryShare, Deployed, Event, Model, ModelDetail, Models, Replica, ReplicaState, Step
-from .readiness import redis_health
+from .readiness import engine_health, redis_health
 
 
 def list_models(deployment: Deployment | None, published: Sequence[VersionInfo] | None, status: Status) -> Models:
@@ -25,9 +26,13 @@ def list_models(deployment: Deployment | None, published: Sequence[VersionInfo] 
 
 
 def describe_model(
-    model: Model, state: ModelState | None, deployment: Deployment | None, reports: Sequence[ReplicaReport] | None
+    model: Model,
+    state: ModelState | None,
+    engine: EngineInfo | None,
+    deployment: Deployment | None,
+    reports: Sequence[ReplicaReport] | None,
 ) -> ModelDetail:
-    """One version of `list_models`; `reports` is None where Redis did not answer."""
+    """One version of `list_models`, and its `engine` here; `reports` is None where Redis did not answer."""
     version = model.model_version
     return ModelDetail(
         **dict(model),
@@ -37,6 +42,7 @@ def describe_model(
         transitions=[
             Step(state=step.state, at=step.at, reason=step.reason) for step in (state.transitions if state else ())
         ],
+        engine=engine_health(engine) if engine else None,
         replicas=None if reports is None else [_replica_state(report, version) for report in reports],
     )
 

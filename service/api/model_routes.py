@@ -68,7 +68,7 @@ class ModelRoutes:
         if model is None:
             raise UnknownVersion(f"no version named {version!r} is published")
         state = next((state for state in self._router.status.models if state.version == version), None)
-        return describe_model(model, state, deployment, reports)
+        return describe_model(model, state, self._router.engine_of(version), deployment, reports)
 
     async def load(self, version: str, response: Response) -> Deployed:
         """Wants a version loaded on every replica, ready to be asked for by name or activated at once; pins it."""

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from .health_schemas import RedisHealth
+from .health_schemas import EngineHealth, RedisHealth
 
 _LONGEST_WAIT_S: Final = 600.0
 
@@ -74,6 +74,7 @@ class ModelDetail(Model):
     since: float | None = Field(None, description="Unix time since which the state is what it is, seconds.")
     retry_at: float | None = Field(None, description="Unix time of the next attempt after a failure, seconds.")
     transitions: list[Step] = Field(description="On the replica that answers, oldest first, the newest 32.")
+    engine: EngineHealth | None = Field(description="On the replica that answers; null: none of it is ready there.")
     replicas: list[ReplicaState] | None = Field(description="Live replicas; null: Redis does not answer.")
 
 
@@ -212,6 +213,15 @@ MODEL_EXAMPLE: Final[dict[str, Any]] = _MODEL | {
         {"state": "warming", "at": 1789999998.0, "reason": None},
         {"state": "active", "at": 1790000000.0, "reason": None},
     ],
+    "engine": {
+        "provider": "CPUExecutionProvider",
+        "precision": "int8",
+        "golden_overlap": 0.98,
+        "item_count": 12101,
+        "beam_widths": [10, 50],
+        "load_s": 0.6,
+        "warm_s": 1.1,
+    },
     "replicas": [
         {
             "replica": "host-7f3a",

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Literal
 
+from service.frames import EngineInfo
+
 from .control import ModelState, Route, Status
 from .engine_client import Router
 from .health_schemas import EngineHealth, Ready, RedisHealth, VersionFailure
@@ -22,7 +24,7 @@ def health(router: Router) -> Ready:
         shadow_version=router.routes.shadow.info.model_version if router.routes.shadow else None,
         staleness_s=round(status.staleness_s, 3),
         redis=redis_health(status),
-        engine=_engine_health(route),
+        engine=engine_health(route.info) if route else None,
         failures=[
             VersionFailure(model_version=model.version, reason=model.reason or "", retry_at=model.retry_at)
             for model in status.failed
@@ -88,12 +90,11 @@ def _sentence(model: ModelState) -> str:
     return f"model {model.version} failed: {model.reason}"
 
 
-def _engine_health(route: Route | None) -> EngineHealth | None:
-    if route is None:
-        return None
-    info = route.info
+def engine_health(info: EngineInfo) -> EngineHealth:
     return EngineHealth(
         provider=info.provider,
+        precision=info.precision,
+        golden_overlap=round(info.golden_overlap, 4),
         item_count=info.item_count,
         beam_widths=info.beam_widths,
         load_s=info.load_s,

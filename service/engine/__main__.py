@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from importlib import import_module
 
+from service.cores import confine, parse
 from service.lifetime import parse_options
 from service.quiet import LOWEST, NORMAL, lower_process, quiet_thread
 
@@ -16,8 +17,13 @@ _SWITCH_INTERVAL_S = 0.0005
 def main() -> int:
     """Exit code: 0 after a drain, 1 for an engine that could not start or lost its device."""
     options = parse_options(
-        "service.engine", __doc__, {"--background": "lowest priority, for an engine nobody waits for"}
+        "service.engine",
+        __doc__,
+        {"--background": "lowest priority, for an engine nobody waits for"},
+        {"--cores": ("LIST", "run on these cores alone, such as 2-7 or 0,2")},
     )
+    if options.cores:  # while there is one thread: others have the cores of the thread that starts them
+        confine(parse(options.cores))
     if options.background:
         lower_process(LOWEST)
     # The search thread must not wait Python's usual 5 ms for the interpreter when a run ends.

@@ -59,7 +59,7 @@ def quiet_options() -> ort.SessionOptions:
     return options
 
 
-def cpu_session(model: Path) -> ort.InferenceSession:
+def cpu_session(model: Path | bytes) -> ort.InferenceSession:
     return ort.InferenceSession(model, quiet_options(), providers=[CPU])
 
 

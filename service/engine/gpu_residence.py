@@ -6,7 +6,6 @@ Sizes of the catalog are constants in the sessions, so all of it is replaced tog
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,12 +19,10 @@ from .device_memory import Block, Field
 from .devices import Signature, bound_session, require_memory, signatures
 from .gpu_catalog import ResidentCatalog
 from .gpu_shapes import NOT_CAPTURED, BatchShape, GraphIds
+from .precision import Graphs
 
 _MOST_UNCAPTURED: Final = 16
 """Buffers kept for shapes that are not captured; those of captured ones stay, as graphs hold their addresses."""
-
-Models = Mapping[int, Path | bytes]
-"""Beam width → exported graph: a file, or the bytes of a converted one."""
 
 
 class BoundBatch:
@@ -70,7 +67,7 @@ class BoundBatch:
 class Residence:
     """One thread runs; another may build or stage meanwhile."""
 
-    def __init__(self, models: Models, config: ModelConfig, inputs: Inputs, provider: str, *, graphs: bool) -> None:
+    def __init__(self, models: Graphs, config: ModelConfig, inputs: Inputs, provider: str, *, graphs: bool) -> None:
         """Raises SearchError, or what ONNX Runtime raises for a broken graph or where memory is short."""
         self._config, self._device = config, require_memory(provider)
         signed = signatures(next(iter(models.values())))  # the same for all widths

@@ -19,9 +19,10 @@ from models.artifact import Artifact
 from models.graph import Inputs, SearchRow, catalog_inputs
 
 from .devices import CUDA, placement
-from .gpu_residence import Models, Residence
+from .gpu_residence import Residence
 from .gpu_shapes import BatchShape, GraphIds, batch_sizes
 from .parts import PartThreads
+from .precision import Graphs, graphs_of
 from .search import SPARE_DEAD, Found, Shape, found
 
 logger = logging.getLogger(__name__)
@@ -35,7 +36,7 @@ class GpuSearch:
         artifact: Artifact,
         catalog: Inputs | None = None,
         *,
-        models: Models | None = None,
+        models: Graphs | None = None,
         max_rows: int = 64,
         graphs: bool = True,
         provider: str = CUDA,
@@ -50,7 +51,7 @@ class GpuSearch:
         """
         manifest = artifact.manifest
         self._config, self._rescore_weight = manifest.config, manifest.rescore_weight
-        self._models = models or {width: artifact.graph_path(width) for width in manifest.beam_widths}
+        self._models = models or graphs_of(artifact, "fp32")
         self._graphs, self.provider = graphs, provider
         self.warm_rows = batch_sizes(max_rows)
         self._thread = PartThreads[Any](1)

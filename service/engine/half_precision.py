@@ -3,17 +3,17 @@
 The converter is ONNX Runtime's own; what it must leave alone is decided here. Everything a score flows through from the
 logarithm of the softmax on keeps 32 bits: sums over levels, masks of minus infinity, every TopK, and the item score. So
 do the graph's inputs and outputs, but for the tables of items, which halve.
+
+Needs the package `onnx`.
 """
 
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from .devices import SearchError
-
-if TYPE_CHECKING:
-    import onnx
+import onnx
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 _FIRST_SCORES: Final = frozenset({"LogSoftmax"})
 _ITEM_SCORE: Final = "ReduceSum"
@@ -21,15 +21,7 @@ _KEPT_INPUTS: Final = ("rescore_weight",)
 
 
 def half_precision(path: Path) -> bytes:
-    """The graph in the file `path`, converted, with its weights inside.
-
-    Raises SearchError without the package `onnx`, which only this needs.
-    """
-    try:
-        import onnx
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ImportError:
-        raise SearchError("precision is fp16, which needs the package onnx") from None
+    """The graph in the file `path`, converted, with its weights inside."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = onnx.shape_inference.infer_shapes(onnx.load(path))
@@ -46,7 +38,7 @@ def half_precision(path: Path) -> bytes:
     return data
 
 
-def _drop_repeated(graph: "onnx.GraphProto") -> None:
+def _drop_repeated(graph: onnx.GraphProto) -> None:
     """The converter casts a value once for every node that keeps 32 bits, under one name each time."""
     once = {node.output[0]: node for node in reversed(graph.node)}
     kept = [node for node in graph.node if once[node.output[0]] is node]
@@ -54,13 +46,13 @@ def _drop_repeated(graph: "onnx.GraphProto") -> None:
     graph.node.extend(kept)
 
 
-def _name_nodes(nodes: "Iterable[onnx.NodeProto]") -> None:
+def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
     """The converter tells nodes apart by name."""
     for place, node in enumerate(nodes):
         node.name = f"{place}:{node.op_type}"
 
 
-def _keep_32_bits(model: "onnx.ModelProto") -> set[str]:
+def _keep_32_bits(model: onnx.ModelProto) -> set[str]:
     """Names of the nodes a score flows through, in the order of the graph, and of those that make the item score."""
     floats = _floats(model)
     scores: set[str] = set()
@@ -75,10 +67,8 @@ def _keep_32_bits(model: "onnx.ModelProto") -> set[str]:
     return kept
 
 
-def _floats(model: "onnx.ModelProto") -> set[str]:
+def _floats(model: onnx.ModelProto) -> set[str]:
     """Values that hold 32-bit floats."""
-    import onnx
-
     graph = model.graph
     return {
         value.name

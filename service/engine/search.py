@@ -19,6 +19,7 @@ from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inp
 
 from .devices import CPU, cpu_session
 from .parts import PartThreads, physical_cores, split_by_length
+from .precision import Graphs, graphs_of
 
 SPARE_DEAD: Final = 64
 """Dead states a level that every row may bring; longer lists come in classes of their own."""
@@ -115,17 +116,20 @@ class GraphSearch:
     provider: str = CPU
     warm_rows: tuple[int, ...] = (1,)
 
-    def __init__(self, artifact: Artifact, threads: int, catalog: Inputs | None = None) -> None:
+    def __init__(
+        self, artifact: Artifact, threads: int, catalog: Inputs | None = None, graphs: Graphs | None = None
+    ) -> None:
         """Loads every graph; a batch is searched in parts, on `threads` cores, 0: all of them.
 
         The threads are started here, and so have the priority of the one that builds the sessions.
 
-        `catalog` is what `bind` is given; None: the catalog as the artifact has it.
+        `catalog` is what `bind` is given; None: the catalog as the artifact has it. `graphs` likewise.
         """
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
         self._threads = threads or physical_cores()
-        self._sessions = {width: cpu_session(artifact.graph_path(width)) for width in artifact.manifest.beam_widths}
+        graphs = graphs_of(artifact, "fp32") if graphs is None else graphs
+        self._sessions = {width: cpu_session(graph) for width, graph in graphs.items()}
         self._parts = PartThreads[_Outputs](self._threads - 1)
         self._catalog: dict[str, ort.OrtValue] = {}
         self.bind(catalog_inputs(artifact) if catalog is None else catalog)()

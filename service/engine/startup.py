@@ -9,10 +9,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from msgspec.structs import replace as replace_info
 
 from models.artifact import Artifact
 from models.graph import Inputs, SearchRow
-from service import metrics
 from service.catalog.items import LiveItems
 from service.frames import EngineInfo
 from service.quiet import Quietly, at_once
@@ -20,13 +20,12 @@ from service.settings import Settings
 
 from .catalog import Catalog
 from .devices import CPU, CUDA, SearchError, choose_provider
-from .golden import check_golden, check_overlap, golden_overlap
-from .gpu_residence import Models
+from .golden import check_golden
 from .gpu_search import GpuSearch
-from .half_precision import half_precision
 from .index import LiveIndex
 from .live import LiveSearch
 from .newcomers import Newcomers
+from .precision import Graphs, PrecisionError, graphs_of
 from .search import CatalogSearch, GraphSearch, Shape
 
 logger = logging.getLogger(__name__)
@@ -45,8 +44,8 @@ class Engine:
 def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly: Quietly) -> Engine:
     """`tell` hears of each stage as it begins.
 
-    Raises ModelError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph. Checksums were
-    verified when the artifact was fetched; here its arrays and its answers are.
+    Raises ModelError, PrecisionError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph.
+    Checksums were verified when the artifact was fetched; here its arrays and its answers are.
     """
     started = time.monotonic()
     tell("verifying")
@@ -57,8 +56,9 @@ def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly:
     loaded = time.monotonic()
     tell("warming")
     quietly(partial(warm, artifact, engine.search, settings.max_batch_rows))
-    quietly(partial(prove, artifact, engine, settings))
-    return replace(engine, info=_info(artifact, engine.search.provider, loaded - started, time.monotonic() - loaded))
+    overlap = quietly(partial(prove, artifact, engine, settings))
+    info = replace_info(engine.info, golden_overlap=overlap, load_s=loaded - started, warm_s=time.monotonic() - loaded)
+    return replace(engine, info=info)
 
 
 def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once) -> Engine:
@@ -67,29 +67,39 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     index = quietly(
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
+    provider = _provider(settings)
+    graphs = quietly(partial(graphs_of, artifact, settings.precision))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
-    graph = _open_search(artifact, settings, index.inputs(index.state))
+    graph = _open_search(artifact, settings, provider, graphs, index.inputs(index.state))
     newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
     search = LiveSearch(graph, items, index, newcomers)
-    return Engine(Catalog(artifact, items, index), search, index.slot_count, _info(artifact, graph.provider, 0.0, 0.0))
+    info = _info(artifact, graph.provider, settings.precision)
+    return Engine(Catalog(artifact, items, index), search, index.slot_count, info)
 
 
-def _open_search(artifact: Artifact, settings: Settings, catalog: Inputs) -> CatalogSearch:
+def _provider(settings: Settings) -> str:
+    """Raises SearchError, or PrecisionError where the precision is another device's."""
+    provider = choose_provider(settings.provider)
+    if settings.precision == "int8" and provider != CPU:
+        raise PrecisionError("precision int8 is the CPU's, and this engine has a GPU: set PROREC_PROVIDER=cpu")
+    if settings.precision == "fp16" and provider == CPU:
+        raise PrecisionError("precision fp16 is a GPU's, and this engine has none")
+    return provider
+
+
+def _open_search(
+    artifact: Artifact, settings: Settings, provider: str, graphs: Graphs, catalog: Inputs
+) -> CatalogSearch:
     """On a GPU where there is one that works, or where settings insist."""
-    if choose_provider(settings.provider) == CUDA:
-        models = _half_models(artifact) if settings.gpu_precision == "fp16" else None
-        rows, graphs = settings.max_batch_rows, settings.cuda_graphs
+    if provider == CUDA:
+        rows, capture = settings.max_batch_rows, settings.cuda_graphs
         try:
-            return GpuSearch(artifact, catalog, models=models, max_rows=rows, graphs=graphs)
+            return GpuSearch(artifact, catalog, models=graphs, max_rows=rows, graphs=capture)
         except SearchError as error:
-            if settings.provider == "cuda":
+            if settings.provider == "cuda" or settings.precision != "fp32":
                 raise
             logger.warning("searching on the CPU: %s", error)
-    return GraphSearch(artifact, settings.engine_threads, catalog)
-
-
-def _half_models(artifact: Artifact) -> Models:
-    return {width: half_precision(artifact.graph_path(width)) for width in artifact.manifest.beam_widths}
+    return GraphSearch(artifact, settings.engine_threads, catalog, graphs)
 
 
 def warm(artifact: Artifact, search: LiveSearch, max_rows: int) -> None:
@@ -107,22 +117,20 @@ def warm(artifact: Artifact, search: LiveSearch, max_rows: int) -> None:
     search.run([_full_row(largest.bucket)] * max_rows, largest)
 
 
-def prove(artifact: Artifact, engine: Engine, settings: Settings) -> None:
-    """Raises GoldenError unless the golden requests are answered as they must be, or nearly, as settings allow."""
-    if engine.search.provider == CPU or settings.gpu_precision == "fp32":
-        check_golden(artifact, engine.catalog, engine.search)
-        return
-    overlap = golden_overlap(artifact, engine.catalog, engine.search)
-    metrics.PRECISION_OVERLAP.set(overlap)
-    logger.info("in %s %.1f %% of the golden answers' items come back", settings.gpu_precision, 100 * overlap)
-    check_overlap(overlap, settings.min_overlap_percent, settings.gpu_precision)
+def prove(artifact: Artifact, engine: Engine, settings: Settings) -> float:
+    """Checks the golden requests; returns what share of their items comes back. Raises GoldenError."""
+    least = None if settings.precision == "fp32" else settings.precision_overlap_percent / 100
+    overlap = check_golden(artifact, engine.catalog, engine.search, least)
+    version, precision = artifact.manifest.model_version, settings.precision
+    logger.info("model %s in %s finds %.1f %% of its golden items", version, precision, 100 * overlap)
+    return overlap
 
 
 def _full_row(length: int) -> SearchRow:
     return SearchRow(np.zeros(length, dtype=np.int32))
 
 
-def _info(artifact: Artifact, provider: str, load_s: float, warm_s: float) -> EngineInfo:
+def _info(artifact: Artifact, provider: str, precision: str) -> EngineInfo:
     manifest = artifact.manifest
     return EngineInfo(
         query_id=0,
@@ -132,7 +140,8 @@ def _info(artifact: Artifact, provider: str, load_s: float, warm_s: float) -> En
         beam_widths=list(manifest.beam_widths),
         code_length=manifest.config.code_length,
         tokens_per_level=manifest.config.tokens_per_level,
-        load_s=load_s,
-        warm_s=warm_s,
+        load_s=0.0,
+        warm_s=0.0,
         pid=os.getpid(),
+        precision=precision,
     )

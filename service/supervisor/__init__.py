@@ -13,6 +13,7 @@ from types import FrameType
 
 import uvloop
 
+from service.cores import Shares, confine
 from service.embedded_redis import embedded_redis
 from service.errors import ServiceError, SettingsError
 from service.log_format import configure_logging
@@ -34,22 +35,26 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
+        shares = Shares.of(settings.engine_cores) if settings.engine_cores else None
+        if shares:
+            confine(shares.others)
         with _listening(settings) as listener, _redis_url(settings) as url:
-            _serve(settings.model_copy(update={"redis_url": url}), listener, embedded=settings.redis_url is None)
+            known = settings.model_copy(update={"redis_url": url})
+            _serve(known, listener, shares, embedded=settings.redis_url is None)
     except (ServiceError, OSError) as error:
         print(f"the service could not start: {error}", file=sys.stderr)
         return 1
     return 0
 
 
-def _serve(settings: Settings, listener: socket.socket, *, embedded: bool) -> None:
+def _serve(settings: Settings, listener: socket.socket, shares: Shares | None, *, embedded: bool) -> None:
     assert settings.redis_url is not None
     with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
         where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
         last = last_folder(settings.data_dir, "embedded" if embedded else str(store.redis), settings.namespace)
         with tempfile.TemporaryDirectory(prefix="prorec-", ignore_cleanup_errors=True) as folder:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                replica = partial(Replica, settings, listener, store, Path(folder), last)
+                replica = partial(Replica, settings, listener, store, Path(folder), last, shares)
                 runner.run(_live(replica, Announce(_address(listener), where)))
             # What is left is short, and a second Ctrl-C must not leave half of it.
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -14,7 +14,10 @@ class Announce:
         self._print = partial(print, flush=True)
 
     def ready(self, engine: Engine) -> None:
-        model = f"model {engine.version} on {engine.route.info.provider}"
+        info = engine.route.info
+        model = (
+            f"model {engine.version} on {info.provider}{'' if info.precision == 'fp32' else f' in {info.precision}'}"
+        )
         self._print(f"PRORec Serve is ready at {self.address}: {model}, Redis {self._redis}")
 
     def idle(self) -> None:

@@ -218,7 +218,8 @@ class Fleet:
             return
         self._confirmed = life.version
         self._board.swap("success")
-        logger.info("model %s serves on %s", life.version, life.engine.route.info.provider)
+        info = life.engine.route.info
+        logger.info("model %s serves on %s in %s", life.version, info.provider, info.precision)
         if self._reading:
             self._reading.follow(life.engine.folder)
         if not self.first_ready.done():

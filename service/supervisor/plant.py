@@ -3,12 +3,13 @@
 import itertools
 import logging
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Final
 
 from models.artifact import MANIFEST, Artifact
 from models.errors import ArtifactError
+from service.cores import listed
 from service.errors import StoreUnavailable
 from service.store import Store
 
@@ -17,8 +18,6 @@ from .catalog import Feeds
 from .engine import Engine, Program
 from .processes import Spawn
 
-_ENGINE: Final = Program("service.engine")
-_BACKGROUND: Final = Program("service.engine", ("--background",))
 _READER: Final = Program("service.reader")
 
 logger = logging.getLogger(__name__)
@@ -35,8 +34,13 @@ class Plant:
         spawn: Spawn,
         feeds: Feeds,
         in_use: Callable[[], Iterable[str]],
+        engine_cores: Collection[int] | None = None,
     ) -> None:
-        """`sockets` is a short, private folder; `in_use` names the versions whose files must stay in the cache."""
+        """`sockets` is a short, private folder; `in_use` names the versions whose files must stay in the cache;
+        engines run on `engine_cores` (None: where this process does)."""
+        options = ("--cores", listed(engine_cores)) if engine_cores else ()
+        self._engine = Program("service.engine", options)
+        self._background = Program("service.engine", (*options, "--background"))
         self._store = store
         self._cache = cache
         self._sockets = (sockets / f"engine-{number}" for number in itertools.count(1))
@@ -55,7 +59,9 @@ class Plant:
 
     async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
         """Raises StartError, OSError."""
-        return await self._start(folder, _BACKGROUND if background else _ENGINE, on_stage, serves=not background)
+        return await self._start(
+            folder, self._background if background else self._engine, on_stage, serves=not background
+        )
 
     async def reader(self, folder: Path) -> Engine:
         """Raises StartError, OSError."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from service.cores import Shares
 from service.garbage import spare_the_old
 from service.settings import Settings
 from service.store import CatalogSighting, Deployment, Lost, ReplicaReport, Sighting, Store, StoreDown
@@ -41,10 +42,17 @@ class Replica:
     """Everything between the settings and the processes; `run` is its whole life."""
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, store: Store, folder: Path, last: Path, announce: Announce
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        store: Store,
+        folder: Path,
+        last: Path,
+        shares: Shares | None,
+        announce: Announce,
     ) -> None:
         """`settings` are those of the children: they name the Redis; `folder` is short, private and fresh; in `last`
-        it is kept what was served last.
+        it is kept what was served last; engines run on their share of the cores (None: all share all).
 
         To be made inside the event loop.
         """
@@ -59,8 +67,9 @@ class Replica:
         self._feeds = Feeds(Codes(store), self._board)
         cache = settings.data_dir / "cache"
         unprivileged = without_secrets(variables)
+        cores = shares.engines if shares else None
         self._forks = Forks(unprivileged) if can_fork() else None
-        self._plant = Plant(store, cache, folder, starter(unprivileged, self._forks), self._feeds, self._in_use)
+        self._plant = Plant(store, cache, folder, starter(unprivileged, self._forks), self._feeds, self._in_use, cores)
         self._workers = Workers(listener, folder / "control", variables, settings.workers)
         self._reading = Reading(self._plant.reader, settings.drain_timeout_s, settings.warm_previous)
         self._fleet = self._new_fleet()

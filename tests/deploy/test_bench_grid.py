@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from deploy.bench.cells import Cell, differing_rows, grid
 from deploy.bench.errors import BenchError
 from deploy.bench.grid import Results, watch
+from deploy.bench.table import markdown
 
 CELLS = [Cell("temporal", 10, 4, batch, 5) for batch in (1, 2, 3)]
 SETTING = {"threads": 1, "graph": "a"}
@@ -84,3 +85,21 @@ def test_another_answer_is_no_rounding() -> None:
     items, scores = _answer(*range(20))
     with pytest.raises(BenchError, match="apart"):
         differing_rows(items, scores, items, scores + np.float32(0.001))
+
+
+def test_the_table_shows_each_cell_once_what_failed_and_what_was_left_out() -> None:
+    cells = [Cell("temporal", 10_000, beams, 1, 5) for beams in (20, 50)] + [Cell("temporal", 10_000, 20, 8, 20)]
+    figures = {"engine_ms": 1.234, "eager_ratio": 2.0, "free_ratio": 120.4}
+    rows = [
+        cells[0].as_row() | {"graph": "older"} | figures | {"engine_ms": 9.0},
+        *(cell.as_row() | figures for cell in cells),
+        Cell("temporal", 10_000, 50, 8, 20).as_row() | {"error": "took longer than 9 s"},
+    ]
+    lines, ratios = list(markdown(rows)), (("eager", "2"), ("free", "120"))
+    assert lines[0] == "| temporal: items, history, batch | beam 20 | beam 50 |"
+    assert lines[2] == "| 10,000, 5, 1 | 1.23 ms; eager 2 ×, free 120 × | 1.23 ms; eager 2 ×, free 120 × |"
+    assert lines[3] == "| 10,000, 20, 8 | 1.23 ms; eager 2 ×, free 120 × | – |"
+    assert lines[5:7] == [f"* temporal, {n}: median {r} × in 3 cells, half of them {r} to {r} ×" for n, r in ratios]
+    failed = "network temporal, items 10000, beams 50, batch 8, history 20: took longer than 9 s"
+    assert lines[8:10] == [f"* failed: {failed}", f"* 4 of {len(grid())} cells of the grid were tried"]
+    assert lines[10].startswith("* tried by items: 10,000: 4 of 96, 100,000: 0 of 96")

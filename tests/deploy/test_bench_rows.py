@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 
 from deploy.bench.findings import Finding, unmet
-from deploy.bench.histories import batches
+from deploy.bench.histories import batches, padded
 from deploy.bench.networks import NETWORKS
+from deploy.bench.precision import trained_findings
 from deploy.bench.timing import Times, interleaved
 from deploy.bench.trained import free_search_findings, random_history_findings
 from models.artifact import Artifact
+from models.graph import SearchRow
+from service.engine.search import GraphSearch, Shape
 
 
 def test_the_median_of_the_ratios_is_not_the_ratio_of_the_medians() -> None:
@@ -58,6 +61,15 @@ def test_searches_of_one_bucket_share_batches_in_order_of_arrival() -> None:
     assert closed[-1][1][1].history.tolist() == list(range(10, 30))
 
 
+def test_a_padded_history_is_as_long_as_the_longest_and_finds_the_same(open_to_new_items: Artifact) -> None:
+    history = np.array([7, 3, 9], dtype=np.int32)
+    assert padded(np.arange(30, dtype=np.int32)).tolist() == list(range(10, 30))
+    assert padded(history).tolist() == [-1] * 17 + [7, 3, 9]
+    search = GraphSearch(open_to_new_items, 1)
+    short, long = (search.run([SearchRow(items)], Shape(4, 6)) for items in (history, padded(history)[-6:]))
+    assert short.item.tolist() == long.item.tolist()
+
+
 def test_a_sound_model_gives_no_faults(open_to_new_items: Artifact) -> None:
     found = {finding.what: finding.value for finding in random_history_findings(open_to_new_items, 1, count=100)}
     assert found == {"invalid codes": 0, "double items": 0, "items of the history": 0, "missing items": 0}
@@ -68,6 +80,15 @@ def test_a_search_without_a_trie_writes_codes_of_no_item(open_to_new_items: Arti
     invalid, missing = free_search_findings(open_to_new_items, histories, beams=8, threads=1)
     assert 0 < invalid.value < 100
     assert missing.value > invalid.value - 20  # 8 beams cannot fill 10 places
+
+
+def test_8_bits_are_held_against_float32_on_the_same_histories(open_to_new_items: Artifact) -> None:
+    histories = [np.array([item, item + 1], dtype=np.int32) for item in range(40)]
+    overlap, worst, first, speed = trained_findings(open_to_new_items, histories, threads=1, rounds=1)
+    assert 50 < overlap.value < 100  # of so small and random a network not all items stay
+    assert worst.value < overlap.value
+    assert 50 < first.value <= 100
+    assert speed.value > 0
 
 
 def test_all_networks_can_share_a_catalog() -> None:

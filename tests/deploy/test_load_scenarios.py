@@ -67,6 +67,9 @@ def test_a_soak_watches_the_memory_of_the_whole_replica(load_test: LoadTest, loa
     assert memory["process"] == loaded_replica.process.pid
     assert len(memory["mb"]) > 4
     assert all(mb > 50 for _, mb in memory["mb"])
+    sizes = {row["name"]: row["mb"] for row in memory["processes"]}
+    assert sizes.keys() >= {"service", "service.api", "service.engine", "service.reader", "service.fork_server"}
+    assert all(first > 1 and last > 1 for first, last in sizes.values())
     assert report["findings"]["p50_growth"] > 0
 
 

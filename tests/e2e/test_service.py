@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 
 from models.artifact import MANIFEST, Artifact, file_entry
 from service.catalog.records import ItemChange
+from service.cores import parse
 from service.store import Store
 
 from .replica import Load, RedisServer, Replica, replica, wait_until
@@ -52,6 +54,36 @@ def with_faulty_golden(artifact: Artifact, folder: Path) -> Artifact:
 def expected_answers(artifact: Artifact) -> dict[str, list[str]]:
     """Golden histories and their items, as the artifact recorded them at export."""
     return {" ".join(row["history"]): row["items"] for row in artifact.golden()}
+
+
+# ---- where its processes run
+
+
+def cores_of(process: psutil.Process) -> set[int]:
+    """Cores that every thread of it may use, as the kernel says."""
+    tasks = Path(f"/proc/{process.pid}/task").iterdir()
+    fields = [dict(line.split(":", 1) for line in (task / "status").read_text().splitlines()) for task in tasks]
+    (cores,) = {field["Cpus_allowed_list"].strip() for field in fields}
+    return parse(cores)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be shared out")
+def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
+    *rest, last = sorted(os.sched_getaffinity(0))
+    with replica(redis_url=store.url, data_dir=tmp_path, engine_cores=last) as one:
+        one.first_line()
+        assert cores_of(one.engine()) == {last}
+        others = [*one.children("service.api"), *one.children("service.fork_server"), psutil.Process(one.process.pid)]
+        assert [cores_of(process) for process in others] == [set(rest)] * 3
+
+
+def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_path: Path) -> None:
+    with replica(redis_url=store.url, data_dir=tmp_path, engine_cores="9999") as one:
+        assert one.process.wait() == 1
+        wait_until(lambda: bool(one.errors))
+    usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
+    refusal = f"PROREC_ENGINE_CORES=9999: this process may not use 9999, only {usable}"
+    assert one.errors == [f"the service could not start: {refusal}\n"]
 
 
 # ---- answers

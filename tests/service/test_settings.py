@@ -45,6 +45,10 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("poll_interval_s", "nan"),
         ("drain_timeout_s", "inf"),
         ("log_level", "loud"),
+        ("precision", "fp8"),
+        ("precision_overlap_percent", "101"),
+        ("engine_cores", "all"),
+        ("engine_cores", "3-1"),
     ],
 )
 def test_an_error_names_the_variable_and_its_value(field: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:

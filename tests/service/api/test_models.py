@@ -4,13 +4,15 @@ import asyncio
 import socket
 from typing import Any
 
+import msgspec
 import pytest
 
-from service.api.control import ModelState, Status, Transition
+from service.api.control import ModelState, Route, Routes, Status, Transition
 from service.api.engine_client import Router
 from service.store import Canary, ReplicaReport, Store
 
 from .client import admin_of, client_of
+from .little_engine import info
 
 pytestmark = pytest.mark.anyio
 
@@ -55,6 +57,24 @@ async def test_a_model_has_its_roles_its_way_here_and_what_other_replicas_say(ro
     assert body["replicas"] == [
         {"replica": "r-1", "address": "http://r-1", "state": "active", "serving": True, "ready": True},
         {"replica": "r-2", "address": "http://r-2", "state": None, "serving": False, "ready": False},
+    ]
+
+
+async def test_a_model_tells_in_which_precision_its_engine_computes(router: Router, published: Store) -> None:
+    serves, waits, shadow = (
+        Route(f"/{version}", msgspec.structs.replace(info(version), precision=precision, golden_overlap=overlap))
+        for version, precision, overlap in (("v1", "fp32", 1.0), ("v2", "int8", 0.98125), ("v3", "int8", 0.91))
+    )
+    router.routes = Routes(1, serves, others=(waits,), shadow=shadow)
+    async with admin_of(router, published) as client:
+        engines = [(await client.get(f"/models/{version}")).json()["engine"] for version in ("v1", "v2", "v3")]
+        router.routes = Routes(2, serves)
+        unloaded = (await client.get("/models/v2")).json()["engine"]
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert [(e["precision"], e["golden_overlap"]) for e in engines] == [("fp32", 1), ("int8", 0.9812), ("int8", 0.91)]
+    assert unloaded is None
+    assert [line for line in lines if line.startswith("prorec_golden_overlap_ratio")] == [
+        'prorec_golden_overlap_ratio{model_version="v1",precision="fp32"} 1.0'
     ]
 
 

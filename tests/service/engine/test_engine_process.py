@@ -106,6 +106,21 @@ def stderr_of_failed_start(artifact: Path, socket: Path) -> str:
     return errors.rstrip().splitlines()[-1]
 
 
+def test_in_8_bits_it_says_so_and_what_share_of_the_golden_items_it_finds(
+    artifact: Artifact, socket_path: Path
+) -> None:
+    async def story(client: Client) -> None:
+        client.send(Ping(7))
+        info = await client.receive()
+        assert isinstance(info, EngineInfo)
+        assert info.precision == "int8"
+        assert 0.5 < info.golden_overlap < 1
+
+    environment = {"PROREC_PRECISION": "int8", "PROREC_PRECISION_OVERLAP_PERCENT": "50"}
+    with running(artifact, socket_path, **environment):
+        talk(socket_path, story)
+
+
 def test_it_says_what_it_is_and_gives_the_golden_answers(artifact: Artifact, socket_path: Path) -> None:
     golden = artifact.golden()
 

@@ -1,7 +1,5 @@
 """The network in 16 bits: scores keep 32, most items come back, and too few of them are refused."""
 
-from dataclasses import replace
-
 import numpy as np
 import onnx
 import pytest
@@ -10,7 +8,7 @@ from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.catalog import Catalog
 from service.engine.devices import CPU
-from service.engine.golden import GoldenError, check_overlap, golden_overlap
+from service.engine.golden import GoldenError, check_golden
 from service.engine.gpu_search import GpuSearch
 from service.engine.half_precision import half_precision
 from service.engine.live import LiveSearch
@@ -53,15 +51,10 @@ def test_nearly_the_same_items_come_back(artifact: Artifact, half: GpuSearch) ->
 
 
 def test_the_golden_answers_tell_how_many_items_come_back(
-    artifact: Artifact, catalog: Catalog, search: LiveSearch, half: GpuSearch, tiniest_artifact: Artifact
+    artifact: Artifact, catalog: Catalog, search: LiveSearch, half: GpuSearch
 ) -> None:
-    assert golden_overlap(artifact, catalog, search) == 1.0
-    assert 0.9 < golden_overlap(artifact, catalog, half) <= 1.0
-    others = replace(artifact, folder=tiniest_artifact.folder)
-    assert golden_overlap(others, catalog, search) < 0.9
-
-
-def test_a_precision_that_changes_too_much_is_refused() -> None:
-    check_overlap(0.95, 95.0, "fp16")
-    with pytest.raises(GoldenError, match=r"in fp16 only 94.9 % of the golden answers' items come back"):
-        check_overlap(0.949, 95.0, "fp16")
+    assert check_golden(artifact, catalog, search) == 1.0
+    overlap = check_golden(artifact, catalog, half, least_overlap=0.9)
+    assert 0.9 <= overlap <= 1.0
+    with pytest.raises(GoldenError, match="of the items of its golden requests"):
+        check_golden(artifact, catalog, half, least_overlap=overlap + 0.001)
