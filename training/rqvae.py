@@ -5,6 +5,7 @@ rebuilds the embedding from their sum. Three things keep it from collapsing: inp
 as k-means of the first latents, and a token that nobody uses moves to a latent that is served badly. Sizes are ours.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -18,7 +19,9 @@ from models.quantizer import Quantization, account, additive_vectors, assign_uni
 
 _LATENT = 32
 _HIDDEN = (256, 128)
-_STEPS = 4000
+_STEPS = 4000  # at most
+_PASSES = 330  # over the catalog, and no fewer steps than _FEWEST
+_FEWEST = 500
 _BATCH = 1024
 _REVIVE_EVERY = 100
 _COMMITMENT = 0.25
@@ -53,7 +56,7 @@ class ResidualAutoencoder(nn.Module):
 
 
 def quantize_by_autoencoder(
-    embeddings: NDArray[np.float32], code_length: int, tokens_per_level: int, seed: int, *, steps: int = _STEPS
+    embeddings: NDArray[np.float32], code_length: int, tokens_per_level: int, seed: int, *, steps: int | None = None
 ) -> Quantization:
     """embeddings float32 [N, D_I] → unique codes; deterministic in `seed`.
 
@@ -63,10 +66,14 @@ def quantize_by_autoencoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         rows = torch.from_numpy((embeddings - embeddings.mean(axis=0)) / np.maximum(embeddings.std(axis=0), 1e-6))
-        model = _fit(rows, code_length, tokens_per_level, seed, steps)
+        model = _fit(rows, code_length, tokens_per_level, seed, steps or _enough(len(rows)))
     with torch.no_grad():
         tokens, nearest = assign_unique(model.encoder(rows), model.codebooks)
     return account(tokens, nearest, additive_vectors(embeddings, CodeTable(tokens, tokens_per_level)))
+
+
+def _enough(items: int) -> int:
+    return min(_STEPS, max(_FEWEST, _PASSES * math.ceil(items / _BATCH)))
 
 
 def _fit(rows: Tensor, code_length: int, tokens_per_level: int, seed: int, steps: int) -> ResidualAutoencoder:
