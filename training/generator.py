@@ -37,7 +37,7 @@ from .package import holdout_rows
 from .ranking import chunks, sampled_rows
 from .ranking_teacher import RankingTeacher
 
-RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0)
 
 
 class GeneratorModel(nn.Module):
