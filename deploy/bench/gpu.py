@@ -193,12 +193,14 @@ def _parser() -> argparse.ArgumentParser:
     preparing = commands.add_parser("prepare", help="fill a folder; needs torch")
     running = commands.add_parser("run", help="measure what a folder holds")
     for command in (preparing, running):
-        command.add_argument("folder", type=Path)
-    preparing.add_argument("--work", type=Path, default=Path("var/bench-gpu"), help="exports that are kept")
-    preparing.add_argument("--trained", type=Path, help="an artifact")
-    preparing.add_argument("--data", type=Path, help="what it was trained on")
-    preparing.add_argument("--histories", type=int, default=10_000, help="of that data, at most")
-    running.add_argument("--provider", choices=("cuda", "cpu"), default="cuda")
+        command.add_argument("folder", type=Path, help="what `prepare` fills and `run` reads, such as var/gpu")
+    preparing.add_argument(
+        "--work", type=Path, default=Path("var/bench-gpu"), help="where exported networks are kept for the next time"
+    )
+    preparing.add_argument("--trained", type=Path, help="a trained artifact, for answers on real histories")
+    preparing.add_argument("--data", type=Path, help="the dataset folder it was trained on")
+    preparing.add_argument("--histories", type=int, default=10_000, help="users of that data, at most (10000)")
+    running.add_argument("--provider", choices=("cuda", "cpu"), default="cuda", help="cpu: to try it (cuda)")
     running.add_argument("--small", action="store_true", help="a few small sizes, to see that it runs")
     running.add_argument("--no-http", action="store_true", help="the engine alone")
     return parser
@@ -206,16 +208,20 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
+    try:
+        return _command(options)
+    except (BenchError, SearchError) as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _command(options: argparse.Namespace) -> int:
     if options.command == "prepare":
         from .gpu_prepare import prepare_folder
 
         prepare_folder(options.folder, options.work, options.trained, options.data, options.histories)
         return 0
-    try:
-        provider = choose_provider(options.provider)
-    except SearchError as error:
-        print(error, file=sys.stderr)
-        return 2
+    provider = choose_provider(options.provider)
     sizes = SMALL if options.small else Sizes()
     return run(options.folder, provider, replace(sizes, http_s=0.0) if options.no_http else sizes)
 

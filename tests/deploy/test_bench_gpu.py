@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deploy.bench import gpu
 from deploy.bench.errors import BenchError
 from deploy.bench.gpu_folder import HISTORIES, NETWORKS, candidate, read_histories, write_histories
 from deploy.bench.gpu_grid import Cell, rate_findings
@@ -146,3 +147,10 @@ def test_histories_of_users_are_indices_of_the_artifact(artifact: Artifact, tmp_
 
 def _items(user: int) -> list[str]:
     return [f"item-{user}", f"item-{10 + user}", "stranger", f"item-{20 + user}", f"item-{30 + user}"]
+
+
+def test_a_folder_that_was_not_prepared_is_said_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert gpu.main(["run", str(tmp_path), "--provider", "cpu"]) == 2
+    assert "was it prepared" in capsys.readouterr().err
