@@ -50,5 +50,7 @@ def ring_settings(text: Path) -> list[str]:
         "stage1.batch_size=16",
         "stage2.epochs=6",
         "stage2.batch_size=16",
+        "beam_widths=20",
+        "default_beam_width=20",
         "sasrec=",
     ]

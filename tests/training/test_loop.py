@@ -180,8 +180,6 @@ def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
         "stage1.evaluate_every=3",
         "stage2.epochs=2",
         "cka_weight=0.3",
-        "beam_widths=20",
-        "default_beam_width=20",
     ]
     changes = [part for change in settings for part in ("--set", change)]
 

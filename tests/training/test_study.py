@@ -35,7 +35,7 @@ set = ["ikd_weight=0"]
 
 
 def write_plan(folder: Path, runs: str = RUNS, **settings: object) -> Path:
-    changes = [*ring_settings(folder / "text.npy")[:-1], "sasrec.epochs=6", "beam_widths=20", "default_beam_width=20"]
+    changes = [*ring_settings(folder / "text.npy")[:-1], "sasrec.epochs=6"]
     head: dict[str, object] = {
         "preset": "quickstart",
         "set": changes,
