@@ -67,7 +67,7 @@ def cores_of(process: psutil.Process) -> set[int]:
     return parse(cores)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be shared out")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: one for engines and one for the rest")
 def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
     *rest, last = sorted(os.sched_getaffinity(0))
     with replica(redis_url=store.url, data_dir=tmp_path, engine_cores=last) as one:

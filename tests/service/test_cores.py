@@ -34,7 +34,7 @@ def test_no_core_for_anything_else_is_refused() -> None:
         Shares.of(listed(os.sched_getaffinity(0)))
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core cannot be shared out")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: one for engines and one for the rest")
 def test_everything_else_gets_the_other_cores() -> None:
     *rest, last = sorted(os.sched_getaffinity(0))
     assert Shares.of(str(last)) == Shares(frozenset({last}), frozenset(rest))

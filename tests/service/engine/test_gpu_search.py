@@ -128,7 +128,7 @@ def test_it_can_be_told_where_every_node_runs(bound: GpuSearch) -> None:
         assert placed[CPU]["TopK"] == 4
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one")
 def test_a_gpu_that_cannot_be_used_is_not_replaced_in_silence(artifact: Artifact) -> None:
     with pytest.raises(SearchError, match="cannot use CUDAExecutionProvider"):
         GpuSearch(artifact)

@@ -112,7 +112,7 @@ def test_another_artifact_s_network_fails_the_golden_requests(
         check_golden(replace(artifact, folder=tiniest_artifact.folder), catalog, search)
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="this machine has a GPU")
+@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one")
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(SearchError, match="no CUDA device"):
         choose_provider("cuda")

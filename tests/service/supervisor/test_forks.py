@@ -17,7 +17,12 @@ from service.supervisor.processes import METRICS_FOLDER, Child
 
 from .waiting import until
 
-pytestmark = [pytest.mark.anyio, pytest.mark.skipif(not can_fork(), reason="this system has no pidfds")]
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(
+        not can_fork(), reason="forking needs pidfds; a kernel without them uses fresh interpreters, tested elsewhere"
+    ),
+]
 
 LITTLE = "tests.service.supervisor.little_engine"
 ODD = "tests.service.supervisor.odd_program"
