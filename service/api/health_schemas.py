@@ -4,6 +4,15 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue
 
+ENGINE_EXAMPLE: Final[dict[str, JsonValue]] = {
+    "provider": "CPUExecutionProvider",
+    "precision": "int8",
+    "golden_overlap": 0.98,
+    "item_count": 12101,
+    "beam_widths": [10, 50],
+    "load_s": 0.6,
+    "warm_s": 1.1,
+}
 _READY: Final[dict[str, JsonValue]] = {
     "status": "degraded",
     "reasons": [],
@@ -14,15 +23,7 @@ _READY: Final[dict[str, JsonValue]] = {
     "shadow_version": None,
     "staleness_s": 1.25,
     "redis": {"state": "ok", "since": 1790000000.0},
-    "engine": {
-        "provider": "CPUExecutionProvider",
-        "precision": "int8",
-        "golden_overlap": 0.98,
-        "item_count": 12101,
-        "beam_widths": [10, 50],
-        "load_s": 0.6,
-        "warm_s": 1.1,
-    },
+    "engine": ENGINE_EXAMPLE,
     "failures": [],
 }
 _VERSION: Final[dict[str, JsonValue]] = {

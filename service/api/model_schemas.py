@@ -5,7 +5,7 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 from pydantic_core import PydanticCustomError
 
-from .health_schemas import EngineHealth, RedisHealth
+from .health_schemas import ENGINE_EXAMPLE, EngineHealth, RedisHealth
 
 _LONGEST_WAIT_S: Final = 600.0
 
@@ -213,15 +213,7 @@ MODEL_EXAMPLE: Final[dict[str, Any]] = _MODEL | {
         {"state": "warming", "at": 1789999998.0, "reason": None},
         {"state": "active", "at": 1790000000.0, "reason": None},
     ],
-    "engine": {
-        "provider": "CPUExecutionProvider",
-        "precision": "int8",
-        "golden_overlap": 0.98,
-        "item_count": 12101,
-        "beam_widths": [10, 50],
-        "load_s": 0.6,
-        "warm_s": 1.1,
-    },
+    "engine": ENGINE_EXAMPLE,
     "replicas": [
         {
             "replica": "host-7f3a",

@@ -20,7 +20,8 @@ from .waiting import until
 pytestmark = [
     pytest.mark.anyio,
     pytest.mark.skipif(
-        not can_fork(), reason="forking needs pidfds; a kernel without them uses fresh interpreters, tested elsewhere"
+        not can_fork(),
+        reason="forking needs pidfds, which this kernel does not have; engines are fresh interpreters then",
     ),
 ]
 
