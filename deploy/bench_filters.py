@@ -127,7 +127,7 @@ def _insertion(engine: Engine, rounds: int) -> None:
         _report(f"insert {count} into the trie", _times(partial(insert, trie, codes, new), rounds))
         insertion = insert(trie, codes, new)
         resident = range(engine.slot_count)
-        _report(f"  and into {len(resident)} slots", _times(partial(index.grown, insertion, resident), 3))
+        _report(f"  and into {len(resident)} slots", _times(partial(index.grown, insertion, new, resident), 3))
 
 
 def _times(call: Callable[[], object], count: int) -> list[float]:

@@ -31,6 +31,7 @@ from rich.table import Table
 from models.artifact import Artifact
 from models.codes import CodeTable
 from models.graph import Inputs, catalog_inputs, trie_inputs
+from models.insertion import insert
 from models.item_encoder import ItemEncoder
 from models.item_text import item_text
 from models.text_encoder import TextEncoder
@@ -165,15 +166,17 @@ def add_items(artifact: Artifact, records: list[dict[str, Any]]) -> Catalog:
     encoded = encoder.encode(semantic)
     new = encoder.propose(encoded.integrated, taken_codes(artifact.codes))
     codes = CodeTable(np.concatenate([artifact.codes.tokens, new]), artifact.codes.tokens_per_level)
-    trie = CodeTrie.build(codes)
-    inputs = catalog_inputs(artifact) | trie_inputs(trie)
+    items = np.arange(artifact.manifest.item_count, len(codes.tokens), dtype=np.int32)
+    insertion = insert(artifact.trie, new, items)
+    inputs = catalog_inputs(artifact) | trie_inputs(insertion.trie)
+    inputs |= artifact.prefix_output.grown(insertion, items).inputs()
     inputs["item_output"] = np.concatenate([inputs["item_output"], encoded.item_output])
     if "item_input" in inputs:
         inputs["item_input"] = np.concatenate([inputs["item_input"], encoder.item_input(encoded, new)])
     else:
         inputs["item_code"] = codes.tokens
     ids = [*_item_ids(artifact), *(record["item_id"] for record in records)]
-    return Catalog({item_id: index for index, item_id in enumerate(ids)}, trie, inputs)
+    return Catalog({item_id: index for index, item_id in enumerate(ids)}, insertion.trie, inputs)
 
 
 def untouched(artifact: Artifact) -> Catalog:

@@ -19,6 +19,7 @@ from models.config import ModelConfig
 from models.graph import trie_inputs
 from models.item_ids import ItemIds
 from models.network import Generator, build_generator
+from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from training.export import export_graphs
 
@@ -81,6 +82,7 @@ def write_untrained(
         tables = [rng.standard_normal((items, config.width), dtype=np.float32) for _ in range(2)]
         for name, table in zip(("item_input", "item_output"), tables, strict=True):
             writer.array(name, table)
+        writer.prefix_output(PrefixOutput.of_first_items(CodeTrie.build(codes), config.width))
         writer.array("popularity", rng.permutation(items).astype(np.int32))
         _export(writer.folder, network, CodeTable(codes.tokens[:_TRACED_ITEMS], codes.tokens_per_level), beam_widths)
         writer.golden([])
@@ -177,4 +179,6 @@ def _export(folder: Path, network: Generator, codes: CodeTable, beam_widths: tup
     """The graph knows nothing of the catalog's size, so it is traced with a small one."""
     table = np.zeros((codes.item_count, network.config.width), dtype=np.float32)
     tables = {"item_input": table, "item_output": table, "item_code": codes.tokens}
-    export_graphs(network, trie_inputs(CodeTrie.build(codes)) | tables, folder, beam_widths)
+    trie = CodeTrie.build(codes)
+    prefixes = PrefixOutput.of_first_items(trie, network.config.width)
+    export_graphs(network, trie_inputs(trie) | prefixes.inputs() | tables, folder, beam_widths)

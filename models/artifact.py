@@ -25,9 +25,10 @@ from .codes import CodeTable
 from .config import ModelConfig
 from .errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
 from .item_ids import ItemIds
+from .prefix_output import PrefixOutput
 from .trie import CodeTrie
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 WEIGHTS = "search.weights"
 GOLDEN = "golden.json"
@@ -133,6 +134,11 @@ class Artifact:
         )
 
     @cached_property
+    def prefix_output(self) -> PrefixOutput:
+        levels = range(self.manifest.config.code_length - 1)
+        return PrefixOutput(self.array("prefix_output"), tuple(self.array(f"prefix_row_{level}") for level in levels))
+
+    @cached_property
     def item_ids(self) -> ItemIds:
         return ItemIds(*(self.array(name) for name in ("id_text", "id_bounds", "id_hash", "id_item")))
 
@@ -162,6 +168,9 @@ class Artifact:
             **dict.fromkeys(tables, (items, config.width)),
         }.items():
             self._expect(self.array(name).shape == shape, f"{name} is not an array of {list(shape)}")
+        vectors = self.prefix_output.vectors
+        self._expect(vectors.ndim == 2 and vectors.shape[1] == config.width, "prefix_output is not an array of vectors")
+        self.prefix_output.check(self.trie)
         popularity = self.array("popularity")
         self._expect(self.trie.item_count == items, f"the trie has {self.trie.item_count} items and not {items}")
         self._expect(np.array_equal(np.sort(popularity), np.arange(items)), "popularity does not name every item once")
@@ -255,6 +264,10 @@ class ArtifactWriter:
         self.array("metadata_text", np.frombuffer(b"".join(rows), dtype=np.uint8))
         self.array("metadata_bounds", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
         Attributes.build(metadata).write(self)
+
+    def prefix_output(self, prefixes: PrefixOutput) -> None:
+        for name, values in prefixes.inputs().items():
+            self.array(name, values)
 
     def golden(self, rows: list[dict[str, Any]]) -> None:
         (self.folder / GOLDEN).write_text(json.dumps(rows))

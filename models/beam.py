@@ -1,16 +1,24 @@
 """Reference beam search in numpy: slow, plain, and what every fast path is compared with.
 
-It shares nothing with the exported graph but the rules: a beam's score is the sum over levels of the log-softmax over
-all `V` tokens, the trie masks afterwards, ties go to the lower candidate index (beam first, then child).
+It shares nothing with the exported graph but the rules:
+
+*  A beam's code score is the sum over levels of the log-softmax over all `V` tokens; the trie masks afterwards. Its
+   score is that plus the weight of rescoring times the value of its state, which for a leaf is the item score.
+*  Below the root, only the most promising children are valued: S times as many as beams, by what they are expected to
+   score if the item head thinks of a token as the decoder does: parent's score + (1 + weight) · log-probability.
+*  Ties go to the lower candidate index (beam first, then child), and after the shortlist to the more promising one.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .trie import CodeTrie
+
+SHORTLIST = 4
+"""S, children that are valued for each beam."""
 
 LevelLogits = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(level l, prefixes int32 [K, l]) → logits float32 [K, V] of one user's next token."""
@@ -57,19 +65,20 @@ def beam_search(
     width: int,
     *,
     legal_leaf: NDArray[np.bool_] | None = None,
-    item_score: NDArray[np.float32] | None = None,
+    values: Sequence[NDArray[np.float32]] | None = None,
     rescore_weight: float = 0.0,
 ) -> Candidates:
     """Trie-constrained beam search for one user.
 
     width           K, beams kept at every level
     legal_leaf      bool [N], leaves that may be returned; all when None
-    item_score      float32 [N], added at the end to a leaf's code score with `rescore_weight`
+    values          L arrays, float32 [S_{l+1}], added to code scores with `rescore_weight`; nothing when None
     """
+    weight = np.float32(rescore_weight if values is not None else 0.0)
     alive = legal_states(trie, np.ones(trie.item_count, dtype=bool) if legal_leaf is None else legal_leaf)
     prefixes = np.zeros((1, 0), dtype=np.int32)
     states = np.zeros(1, dtype=np.int32)
-    scores = np.zeros(1, dtype=np.float32)
+    scores = codes = np.zeros(1, dtype=np.float32)
     trail = np.zeros((1, 0), dtype=np.float32)
     edge_gap = float("inf")
     for level in range(trie.code_length):
@@ -78,15 +87,27 @@ def beam_search(
         log_probs = log_softmax(logits(level, prefixes))
         beams, children = _children(trie, level, states, alive[level])
         tokens = trie.child_token[level][children]
-        totals = scores[beams] + log_probs[beams, tokens]
-        order = np.argsort(-totals, kind="stable")
-        kept = order[:width]
-        if len(order) > width:
-            edge_gap = min(edge_gap, float(totals[order[width - 1]] - totals[order[width]]))
+        steps = log_probs[beams, tokens]
+        near, gap = np.arange(len(beams)), float("inf")
+        if level and weight:
+            near, gap = _cut(scores[beams] + (1 + weight) * steps, SHORTLIST * width)
+        edge_gap = min(edge_gap, gap)
+        beams, children, tokens = beams[near], children[near], tokens[near]
+        written = codes[beams] + steps[near]
+        totals = written if values is None else written + weight * values[level][children]
+        kept, gap = _cut(totals, width)
+        edge_gap = min(edge_gap, gap)
         prefixes = np.concatenate([prefixes[beams[kept]], tokens[kept, None]], axis=1)
-        states, scores = children[kept], totals[kept]
-        trail = np.concatenate([trail[beams[kept]], scores[:, None]], axis=1)
-    return _ranked(trie, states, trail, item_score, rescore_weight, edge_gap)
+        states, scores, codes = children[kept], totals[kept], written[kept]
+        trail = np.concatenate([trail[beams[kept]], codes[:, None]], axis=1)
+    return Candidates(states, trie.leaf_item[states], scores, codes, trail, edge_gap)
+
+
+def _cut(totals: NDArray[np.float32], count: int) -> tuple[NDArray[np.int64], float]:
+    """The best `count` places, best first, and how far the first one left out is behind the last of them."""
+    order = np.argsort(-totals, kind="stable")
+    gap = float(totals[order[count - 1]] - totals[order[count]]) if len(order) > count else float("inf")
+    return order[:count], gap
 
 
 def _children(
@@ -98,20 +119,3 @@ def _children(
     ranges = [np.arange(starts[s], starts[s + 1], dtype=np.int32) for s in states]
     children = np.concatenate(ranges) if ranges else np.empty(0, dtype=np.int32)
     return beams[alive[children]], children[alive[children]]
-
-
-def _ranked(
-    trie: CodeTrie,
-    leaves: NDArray[np.int32],
-    trail: NDArray[np.float32],
-    item_score: NDArray[np.float32] | None,
-    rescore_weight: float,
-    edge_gap: float,
-) -> Candidates:
-    items = trie.leaf_item[leaves]
-    code_scores = trail[:, -1] if len(leaves) else np.empty(0, dtype=np.float32)
-    scores = code_scores
-    if item_score is not None:
-        scores = code_scores + np.float32(rescore_weight) * item_score[items]
-    order = np.argsort(-scores, kind="stable")
-    return Candidates(leaves[order], items[order], scores[order], code_scores[order], trail[order], edge_gap)

@@ -6,6 +6,8 @@ input, so the catalog can change under a fixed graph:
     history         int32 [B, T]      item indices, oldest first, padded with -1 on the left
     item_input      float32 [N, D]    what an item contributes to the history          (temporal)
     item_output     float32 [N, D]    what the user state is multiplied with to score an item
+    prefix_output   float32 [M, D]    the same for prefixes that several items share (`models.prefix_output`)
+    prefix_row_l    int32 [S_{l+1}]   for l = 0 … L - 2: r ≥ 0 is item r's vector, r < 0 is row -1 - r of prefix_output
     item_code       int32 [N, L]      codes                                             (encoder_decoder)
     leaf_item       int32 [N]
     child_start_l   int32 [S_l + 1]   for l = 0 … L - 1
@@ -15,7 +17,7 @@ input, so the catalog can change under a fixed graph:
     slot            int32 [B]         filter slot of each row
     dead_parent_l   int32 [B, X_l]    subtrees this row must skip (`CodeTrie.dead_states`), padded with -1
     dead_offset_l   int32 [B, X_l]
-    rescore_weight  float32 []        weight of the item score; 0 ranks by code alone
+    rescore_weight  float32 []        weight of what the item head says of prefixes and items; 0 searches by code alone
 
     item        int32 [B, K]    item indices, best first, -1 where no legal leaf is left
     score       float32 [B, K]  what the order follows
@@ -67,6 +69,7 @@ def trie_inputs(trie: CodeTrie) -> Inputs:
 def catalog_inputs(artifact: Artifact) -> Inputs:
     """Every input that belongs to the catalog and not to a request."""
     inputs = trie_inputs(artifact.trie)
+    inputs |= artifact.prefix_output.inputs()
     inputs["item_output"] = artifact.array("item_output")
     if artifact.manifest.config.generator == "temporal":
         inputs["item_input"] = artifact.array("item_input")

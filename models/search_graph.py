@@ -5,10 +5,13 @@ reorder. Inputs and outputs are those of `models.graph`. An illegal candidate sc
 finite, so legality travels in the score; a dead beam has no children, an exhausted place comes out as item -1.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .beam import SHORTLIST
 from .network import Generator
 from .search_network import SearchNetwork
 
@@ -33,7 +36,8 @@ class SearchGraph(nn.Module):
         levels = range(self.config.code_length)
         per_level = ("child_start", "child_token", "child_offset", "alive", "dead_parent", "dead_offset")
         table = "item_input" if self.config.generator == "temporal" else "item_code"
-        names = ["history", "slot", "rescore_weight", "leaf_item", "item_output", table, BEAMS]
+        names = ["history", "slot", "rescore_weight", "leaf_item", "item_output", "prefix_output", table, BEAMS]
+        names += [f"prefix_row_{level}" for level in levels[:-1]]
         return names + [f"{name}_{level}" for level in levels for name in per_level]
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -41,56 +45,115 @@ class SearchGraph(nn.Module):
         inputs = dict(zip(self.input_names, tensors, strict=True))
         width = inputs[BEAMS].shape[0]
         encoded = self.network.encode(inputs["history"], inputs)
+        guide = Guide(encoded.user_state, self.config.code_length, inputs)
         logits, written = self.network.start(encoded)
-        state, token, score = _first(F.log_softmax(logits[:, 0], dim=-1), width, inputs)
-        trail = [(score, torch.zeros_like(state, dtype=torch.int64))]
+        beams = _first(F.log_softmax(logits[:, 0], dim=-1), width, guide, inputs)
+        trail = [beams]
         for level in range(1, self.config.code_length):
-            logits, written = self.network.step(level, token, trail[-1][1], encoded, written)
-            state, token, score, parent = _next(level, state, score, F.log_softmax(logits, dim=-1), width, inputs)
-            trail.append((score, parent))
-        item, score, place = _rank(state, score, encoded.user_state, width, inputs)
-        prefix_score = _prefix_scores(trail, place)
-        return item, score, prefix_score[..., -1], prefix_score
+            logits, written = self.network.step(level, beams.token, beams.parent, encoded, written)
+            beams = _next(level, beams, F.log_softmax(logits, dim=-1), width, guide, inputs)
+            trail.append(beams)
+        item = torch.where(beams.score > _ILLEGAL, _pick(inputs["leaf_item"], beams.state), -1)
+        return item, beams.score, beams.code_score, _prefix_scores(trail)
 
 
-def _first(log_probs: Tensor, width: int, inputs: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-    """Level 0, where every row is at the root and its children are 0 … W - 1.
+@dataclass(frozen=True)
+class Beams:
+    """The beams after a level, best first; all [B, K].
 
-    log_probs [B, V] → (state int32 [B, K], token int32 [B, K], score float32 [B, K])
+    state       int32, the trie's
+    token       int32, the newest
+    parent      int64, the beam of the level before that each continues
+    code_score  float32, log-probability of the tokens so far
+    value       float32, what the item head gives the prefix, times the weight
+    score       float32, the sum of both; minus infinity for a place that nothing fills
     """
+
+    state: Tensor
+    token: Tensor
+    parent: Tensor
+    code_score: Tensor
+    value: Tensor
+    score: Tensor
+
+
+class Guide:
+    """What the item head gives to prefixes: user state · prefix vector, with the weight of rescoring."""
+
+    def __init__(self, user_state: Tensor, code_length: int, inputs: dict[str, Tensor]) -> None:
+        self._user_state = user_state
+        self._last = code_length - 1
+        self._inputs = inputs
+
+    def of_all(self, level: int, states: Tensor) -> Tensor:
+        """States int [W] of one level, the same for all rows → [B, W]."""
+        return self._inputs["rescore_weight"] * F.linear(self._user_state, self._vectors(level, states))
+
+    def of_each(self, level: int, states: Tensor) -> Tensor:
+        """States int [B, S] → [B, S]."""
+        product = self._vectors(level, states) * self._user_state[:, None]
+        return self._inputs["rescore_weight"] * product.sum(dim=-1)
+
+    def _vectors(self, level: int, states: Tensor) -> Tensor:
+        """[..., D]; a leaf's is its item's, and so is that of a prefix that only one item has."""
+        if level == self._last:
+            return F.embedding(_pick(self._inputs["leaf_item"], states), self._inputs["item_output"])
+        row = _pick(self._inputs[f"prefix_row_{level}"], states)
+        own, item = self._inputs["prefix_output"], self._inputs["item_output"]
+        return torch.where(
+            row[..., None] < 0, F.embedding((-1 - row).clamp(min=0), own), F.embedding(row.clamp(min=0), item)
+        )
+
+
+def _first(log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
+    """Level 0, where every row is at the root and its children are 0 … W - 1; log_probs [B, V]."""
     offset, tokens = inputs["child_offset_0"], inputs["child_token_0"]
     exists = offset < inputs["child_start_0"][1]
     child = torch.where(exists, offset, 0)
     legal = F.embedding(inputs["slot"], inputs["alive_0"]).index_select(1, child) > 0
-    total = log_probs.index_select(1, tokens.index_select(0, child))
-    total = torch.where(exists & legal, total, _ILLEGAL)
+    code = log_probs.index_select(1, tokens.index_select(0, child))
+    value = guide.of_all(0, child)
+    total = torch.where(exists & legal, code + value, _ILLEGAL)
     dead = torch.where(inputs["dead_parent_0"] == 0, inputs["dead_offset_0"], offset.shape[0]).long()
     score, place = _best(total, dead, width)
+    code = _where_filled(score, code.gather(1, place))
     state = place.to(torch.int32)
-    return state, _pick(tokens, state), score
+    return Beams(state, _pick(tokens, state), torch.zeros_like(place), code, value.gather(1, place), score)
 
 
-def _next(
-    level: int, state: Tensor, score: Tensor, log_probs: Tensor, width: int, inputs: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """One level further: log_probs [B, K, V] → state, token int32 [B, K], score float32 [B, K], parent int64 [B, K]."""
+def _next(level: int, beams: Beams, log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
+    """One level further; log_probs [B, K, V].
+
+    First by what is known of all children, their tokens' log-probabilities and their parents' values; of the best of
+    them the values of their own.
+    """
     start, offset = inputs[f"child_start_{level}"], inputs[f"child_offset_{level}"]
     tokens, alive = inputs[f"child_token_{level}"], inputs[f"alive_{level}"]
     branching = offset.shape[0]
-    bounds = F.embedding(torch.stack([state, state + 1], dim=-1), start[:, None])  # [B, K, 2, 1]
+    bounds = F.embedding(torch.stack([beams.state, beams.state + 1], dim=-1), start[:, None])  # [B, K, 2, 1]
     first = bounds[:, :, 0]
     exists = offset < bounds[:, :, 1] - first
     child = torch.where(exists, first + offset, 0).long()
     slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
     legal = exists & (_pick_many(alive.flatten(), child + slot[:, None, None]) > 0)
-    total = score[..., None] + log_probs.gather(2, _pick_many(tokens, child).long())
-    total = torch.where(legal, total, _ILLEGAL).flatten(1)
-    dead = _dead_places(state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
-    score, place = _best(total, dead, width)
-    state = child.flatten(1).gather(1, place).to(torch.int32)
+    step = log_probs.gather(2, _pick_many(tokens, child).long())
+    expected = beams.score[..., None] + (1 + inputs["rescore_weight"]) * step
+    total = torch.where(legal, expected, _ILLEGAL).flatten(1)
+    dead = _dead_places(beams.state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
+    rough, near = _best(total, dead, SHORTLIST * width)
     # Looked up rather than divided: the exporter makes eight operations of a division of integers.
-    beam = torch.arange(log_probs.shape[1], device=place.device)[:, None].expand(-1, branching).flatten()
-    return state, _pick(tokens, state), score, F.embedding(place, beam[:, None]).squeeze(-1)
+    beam = torch.arange(log_probs.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
+    parent = F.embedding(near, beam[:, None]).squeeze(-1)
+    state = child.flatten(1).gather(1, near).to(torch.int32)
+    code = _where_filled(rough, beams.code_score.gather(1, parent) + step.flatten(1).gather(1, near))
+    value = guide.of_each(level, state)
+    score, place = torch.topk(code + value, width, dim=1)
+    state, parent, code, value = (part.gather(1, place) for part in (state, parent, code, value))
+    return Beams(state, _pick(tokens, state), parent, code, value, score)
+
+
+def _where_filled(score: Tensor, code_score: Tensor) -> Tensor:
+    return torch.where(score > _ILLEGAL, code_score, _ILLEGAL)
 
 
 def _best(total: Tensor, dead: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -105,26 +168,13 @@ def _best(total: Tensor, dead: Tensor, width: int) -> tuple[Tensor, Tensor]:
     return score, torch.where(score > _ILLEGAL, place, 0)
 
 
-def _rank(
-    leaf: Tensor, code_score: Tensor, user_state: Tensor, width: int, inputs: dict[str, Tensor]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """(item int32 [B, K], score float32 [B, K], beam int64 [B, K] that each place holds)"""
-    item = _pick(inputs["leaf_item"], leaf)
-    item_score = (F.embedding(item, inputs["item_output"]) * user_state[:, None]).sum(dim=-1)
-    score, place = torch.topk(code_score + inputs["rescore_weight"] * item_score, width, dim=1)
-    item = torch.where(score > _ILLEGAL, item.gather(1, place), -1)
-    return item, score, place
-
-
-def _prefix_scores(trail: list[tuple[Tensor, Tensor]], place: Tensor) -> Tensor:
-    """Score after each level of the beams at `place` int64 [B, K], followed back to the root; float32 [B, K, L].
-
-    trail  one entry a level: (score [B, K], the beam of the level before that each beam continues)
-    """
+def _prefix_scores(trail: list[Beams]) -> Tensor:
+    """Log-probability after each level of the last beams, followed back to the root; float32 [B, K, L]."""
+    place = torch.arange(trail[-1].state.shape[1], device=trail[-1].state.device).expand_as(trail[-1].parent)
     scores: list[Tensor] = []
-    for score, parent in reversed(trail):
-        scores.insert(0, score.gather(1, place))
-        place = parent.gather(1, place)
+    for beams in reversed(trail):
+        scores.insert(0, beams.code_score.gather(1, place))
+        place = beams.parent.gather(1, place)
     return torch.stack(scores, dim=-1)
 
 

@@ -99,6 +99,13 @@ class CodeTrie:
         """S_l for l = 0 … L."""
         return (1, *(int(labels.size) for labels in self.child_token))
 
+    def first_leaves(self) -> list[NDArray[np.int64]]:
+        """For levels 0 … L, int64 [S_l + 1]: the first leaf below every state, and one past the last leaf."""
+        firsts = [np.arange(self.item_count + 1)]
+        for starts in reversed(self.child_start):
+            firsts.insert(0, firsts[0][starts])
+        return firsts
+
     def check(self) -> None:
         """Raises TrieError unless the arrays describe one trie whose every leaf is a different item."""
         if len(self.child_start) != len(self.child_token) or not self.child_token:

@@ -13,9 +13,11 @@ from models.artifact import Artifact
 from models.codes import CodeTable
 from models.config import ModelConfig
 from models.network import build_generator
+from models.trie import CodeTrie
 from training.collaborative import AdaptationLayer
 from training.item_encoder import ItemEncoderNetwork, ItemEncoderPart
 from training.package import Package, write_artifact
+from training.prefix_values import fit_prefix_output
 from training.text import Standardisation, load_encoder
 from training.text_export import TextEncoderFiles, export_text_encoder
 
@@ -62,16 +64,20 @@ def tiny_package(
             parameter.mul_(3.0)
     rng = np.random.default_rng(seed)
     encoder = tiny_item_encoder(config, seed)
+    codes = random_codes(items, code_length, tokens_per_level, seed)
+    tables = [rng.normal(size=(items, width)).astype(np.float32) for _ in range(2)]
+    states = torch.from_numpy(np.random.default_rng(seed + 1).normal(size=(64, width)))
     return Package(
         generator=network.eval(),
-        codes=random_codes(items, code_length, tokens_per_level, seed),
+        codes=codes,
         item_ids=[f"item-{number}" for number in range(items)],
         metadata=[
             {"item_id": f"item-{number}", "title": f"Title {number}", "category": "even" if number % 2 == 0 else "odd"}
             for number in range(items)
         ],
-        item_input=rng.normal(size=(items, width)).astype(np.float32),
-        item_output=rng.normal(size=(items, width)).astype(np.float32),
+        item_input=tables[0],
+        item_output=tables[1],
+        prefix_output=fit_prefix_output(CodeTrie.build(codes), tables[1], states),
         popularity=rng.permutation(items).astype(np.int32),
         histories=_histories(rng, items),
         beam_widths=tuple(beam_widths),

@@ -116,13 +116,18 @@ def beam_recall(
     found = []
     for width in widths:
         asked = config.model_copy(update={"default_beam_width": width})
-        scores = eager_search(task.model, task.trie, task.split.valid, asked, tables=tables, limit=users)
+        codes, rescored = (
+            ranks_of_targets(
+                eager_search(task.model, task.trie, task.split.valid, asked, tables, each, limit=users).items, targets
+            )
+            for each in (0.0, weight)
+        )
         found.append(
             {
                 "width": width,
-                "codes": recall_at(ranks_of_targets(scores.ranked(0.0), targets), _K),
-                "rescored": recall_at(ranks_of_targets(scores.ranked(weight), targets), _K),
-                "anywhere": recall_at(ranks_of_targets(scores.items, targets), width),
+                "codes": recall_at(codes, _K),
+                "rescored": recall_at(rescored, _K),
+                "anywhere": recall_at(rescored, width),
             }
         )
     return found
@@ -150,26 +155,29 @@ def beam_regret(
     """
     valid = task.split.valid
     rows = sampled_rows(valid, users)
-    beam = eager_search(task.model, task.trie, valid, config, tables=tables, limit=users)
     every = list(_score_catalog(task.model, tables, valid, rows))
     return {
-        "codes": _regret(beam, every, valid.target[rows], 0.0),
-        "rescored": _regret(beam, every, valid.target[rows], weight),
+        name: _regret(
+            eager_search(task.model, task.trie, valid, config, tables, each, limit=users),
+            every,
+            valid.target[rows],
+            each,
+        )
+        for name, each in (("codes", 0.0), ("rescored", weight))
     }
 
 
 def _regret(
     beam: SearchScores, every: list[_Exhaustive], targets: NDArray[np.int32], weight: float
 ) -> dict[str, float]:
-    narrow = beam.ranked(weight)[:, :_K]
+    narrow = beam.items[:, :_K]
     wide = np.stack([one.best(weight) for one in every])
-    score = beam.code_score + np.float32(weight) * beam.item_score
     best = np.array([(one.code_score + np.float32(weight) * one.item_score).max() for one in every])
     return {
         "beam": recall_at(ranks_of_targets(narrow, targets), _K),
         "exhaustive": recall_at(ranks_of_targets(wide, targets), _K),
         "overlap": float(np.mean([np.isin(a, b).mean() for a, b in zip(wide, narrow, strict=True)])),
-        "regret": float(np.mean(best - score.max(axis=1))),
+        "regret": float(np.mean(best - beam.score[:, 0])),
     }
 
 

@@ -50,30 +50,19 @@ def rank_by_popularity(holdout: Holdout, counts: NDArray[np.int64]) -> Ranked:
     return rank_by_scores(holdout, lambda histories: popularity.repeat(len(histories), 1))
 
 
-def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Ranked, Ranked]:
-    """Ranks from the constrained beam search of an exported graph: by code score alone, and rescored.
-
-    Which candidates the beam ends with does not depend on the weight, so one search tells both.
-    """
-    by_code: list[NDArray[np.int64]] = []
-    rescored: list[NDArray[np.int64]] = []
+def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> Ranked:
+    """Ranks from the constrained beam search of an exported graph at a weight of rescoring; 0: by codes alone."""
+    found = []
     for masked in (True, False):
-        found: list[tuple[NDArray[np.int32], NDArray[np.int32]]] = []
-        for rows in tqdm(
-            list(chunks(sampled_rows(holdout), 64)), desc="evaluate", unit="batch", leave=False, disable=None
-        ):
-            result = search(holdout_rows(holdout, rows, trie, masked=masked), weight)
-            order = np.argsort(-result.code_score, axis=1, kind="stable")
-            found.append((np.take_along_axis(result.item, order, axis=1), result.item))
-        codes, scores = (np.concatenate(lists) for lists in zip(*found, strict=True))
-        by_code.append(ranks_of_targets(codes, holdout.target))
-        rescored.append(ranks_of_targets(scores, holdout.target))
-    return Ranked(*by_code), Ranked(*rescored)
+        parts = tqdm(list(chunks(sampled_rows(holdout), 64)), desc="evaluate", unit="batch", leave=False, disable=None)
+        items = [search(holdout_rows(holdout, rows, trie, masked=masked), weight).item for rows in parts]
+        found.append(ranks_of_targets(np.concatenate(items), holdout.target))
+    return Ranked(*found)
 
 
 def prorec_metrics(split: Split, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
     """PRORec with and without rescoring, through the graph; and the rescored ranks, for paired comparison."""
-    by_code, rescored = rank_by_search(split.test, search, trie, weight)
+    by_code, rescored = (rank_by_search(split.test, search, trie, each) for each in (0.0, weight))
     return by_code.metrics("PRORec, codes only") | rescored.metrics("PRORec, rescored"), rescored
 
 

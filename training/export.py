@@ -152,7 +152,8 @@ def _at_least_two(array: NDArray[Any]) -> NDArray[Any]:
 
 def _dynamic_dims(name: str, rank: int, history_length: int) -> dict[int, Any]:
     """Every dimension of every input but the tables' last one, and T where the network reads one item only."""
-    fixed_last = name in ("item_input", "item_output", "item_code") or (name == "history" and history_length == 1)
+    tables = ("item_input", "item_output", "prefix_output", "item_code")
+    fixed_last = name in tables or (name == "history" and history_length == 1)
     return dict.fromkeys(range(rank - 1 if fixed_last else rank), torch.export.Dim.DYNAMIC)
 
 
@@ -291,10 +292,18 @@ def reference(
             repeated = context.repeat(len(prefixes))
             return generator.teacher_forced(repeated, codes)[0][level].numpy()
 
-        item_score = catalog["item_output"] @ context.user_state[0].numpy()
+        values = _values(catalog, config.code_length, context.user_state[0].numpy())
         return beam_search(
-            trie, logits, width, legal_leaf=_legal(trie, row, catalog), item_score=item_score, rescore_weight=weight
+            trie, logits, width, legal_leaf=_legal(trie, row, catalog), values=values, rescore_weight=weight
         )
+
+
+def _values(catalog: Inputs, code_length: int, user_state: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """What the item head says of every state of every level below the root."""
+    of_item, of_prefix = catalog["item_output"] @ user_state, catalog["prefix_output"] @ user_state
+    rows = [catalog[f"prefix_row_{level}"] for level in range(code_length - 1)]
+    values = [np.where(row >= 0, of_item[np.maximum(row, 0)], of_prefix[np.maximum(-1 - row, 0)]) for row in rows]
+    return [*values, of_item[catalog["leaf_item"]]]
 
 
 def _legal(trie: CodeTrie, row: SearchRow, catalog: Inputs) -> NDArray[np.bool_]:

@@ -11,13 +11,14 @@ from models.artifact import Artifact
 from models.codes import CodeTable
 from models.graph import Inputs
 from models.network import TemporalGenerator
+from models.prefix_output import PrefixOutput
 
 from .code_writer import CodeWriter, fit_code_writer
 from .collaborative import Collaborative, CollaborativeTask
 from .config import TrainingConfig
 from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank_by_scores
 from .export import GraphSearch
-from .generator import GeneratorModel, GeneratorTask, eager_search
+from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split
 from .item_encoder import ItemEncoderNetwork, ItemEncoderPart, fit_item_encoder
 from .item_gain import Events
@@ -58,10 +59,8 @@ class Finish:
         self.model, self.task = run.stage2()
         self.counts = run.split.train.counts(run.item_count)
         self.encoder = self._item_encoder()
-        self.tables = self._tables()
-        valid = run.split.valid
-        found = eager_search(self.model, self.task.trie, valid, run.config, tables=self.tables)
-        self.weight, _ = found.best_weight(valid.target)
+        self.tables = self.task.search_tables(self._tables())
+        self.weight = self.task.best_weight(self.tables)
 
     def write(self, measure: Evaluate | None = None) -> Artifact:
         """The artifact, with what `measure` finds through its graphs in its manifest."""
@@ -134,6 +133,7 @@ class Finish:
             metadata=data.items,
             item_input=self.tables["item_input"],
             item_output=self.tables["item_output"],
+            prefix_output=PrefixOutput.of(self.tables),
             popularity=np.argsort(-self.counts, kind="stable").astype(np.int32),
             histories=[valid.history(row) for row in range(min(_PROOF_HISTORIES, len(valid)))],
             beam_widths=config.beam_widths,

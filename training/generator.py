@@ -13,6 +13,7 @@ global contrastive task (arXiv 2406.14017) and costs nothing at serving time.
 """
 
 from dataclasses import dataclass
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -34,10 +35,15 @@ from .interactions import Holdout, Split
 from .losses import item_loss
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
+from .prefix_values import fit_prefix_output
 from .ranking import chunks, sampled_rows
 from .ranking_teacher import RankingTeacher
 
-RESCORE_GRID = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0)
+RESCORE_WEIGHTS: Final = (0.0, 1.0, 3.0, 10.0, 30.0)
+"""What is tried, each by a search of its own; between neighbours the difference is small."""
+
+_VALIDATION_WEIGHT: Final = 10.0
+_USERS_AT_ONCE: Final = 256
 
 
 class GeneratorModel(nn.Module):
@@ -188,33 +194,43 @@ class GeneratorTask:
         return torch.stack(losses).sum()
 
     def validate(self) -> float:
-        """NDCG@10 of the rescored beam search, history masked, at the weight that suits it best."""
-        found = eager_search(self.model, self.trie, self.split.valid, self.config, limit=VALIDATION_USERS)
+        """NDCG@10 of the beam search with rescoring, history masked; of codes alone where there is no item head."""
+        weight = _VALIDATION_WEIGHT if self.config.item_weight else 0.0
+        return self.ndcg(weight, self.search_tables())
+
+    def ndcg(self, weight: float, tables: Inputs) -> float:
+        """Of a sample of validation users, history masked."""
+        found = eager_search(
+            self.model, self.trie, self.split.valid, self.config, tables, weight, limit=VALIDATION_USERS
+        )
         rows = sampled_rows(self.split.valid, VALIDATION_USERS)
-        return found.best_weight(self.split.valid.target[rows])[1]
+        return ndcg_at(ranks_of_targets(found.items, self.split.valid.target[rows]), 10)
+
+    def best_weight(self, tables: Inputs) -> float:
+        """Of RESCORE_WEIGHTS, by NDCG@10 on a sample of validation users; the smallest of equals."""
+        return -max((self.ndcg(weight, tables), -weight) for weight in RESCORE_WEIGHTS)[1]
+
+    def search_tables(self, tables: Inputs | None = None) -> Inputs:
+        """What items are, by default as the model has learned it, and what prefixes are worth then."""
+        tables = tables or self.model.tables()
+        return tables | fit_prefix_output(self.trie, tables["item_output"], self._user_states()).inputs()
+
+    def _user_states(self) -> Tensor:
+        """[C, D]: of validation users, each at some moment of the past."""
+        valid, random = self.split.valid, np.random.default_rng(0)
+        histories = [valid.history(row) for row in sampled_rows(valid, VALIDATION_USERS).tolist()]
+        earlier = [history[: random.integers(1, len(history) + 1)] for history in histories]
+        parts = [earlier[begin : begin + _USERS_AT_ONCE] for begin in range(0, len(earlier), _USERS_AT_ONCE)]
+        return torch.cat([self.model.user_states(part) for part in parts])
 
 
 @dataclass(frozen=True)
 class SearchScores:
-    """Both scores of every candidate, [M, K]: items int32 (-1 absent), code_score and item_score float32."""
+    """What searches found, best first, [M, K]: items int32 (-1 absent), score and code_score float32."""
 
     items: NDArray[np.int32]
+    score: NDArray[np.float32]
     code_score: NDArray[np.float32]
-    item_score: NDArray[np.float32]
-
-    def ranked(self, weight: float) -> NDArray[np.int32]:
-        """Items [M, K], best first by code score + weight · item score."""
-        order = np.argsort(-(self.code_score + np.float32(weight) * self.item_score), axis=1, kind="stable")
-        return np.take_along_axis(self.items, order, axis=1)
-
-    def ndcg(self, targets: NDArray[np.int32], weight: float) -> float:
-        """NDCG@10 when ranked so."""
-        return ndcg_at(ranks_of_targets(self.ranked(weight), targets), 10)
-
-    def best_weight(self, targets: NDArray[np.int32]) -> tuple[float, float]:
-        """(weight, NDCG@10); the search does not depend on the weight, so one search tells for all of them."""
-        value, weight = max((self.ndcg(targets, weight), -weight) for weight in RESCORE_GRID)
-        return -weight, value
 
 
 def eager_search(
@@ -222,30 +238,28 @@ def eager_search(
     trie: CodeTrie,
     holdout: Holdout,
     config: TrainingConfig,
+    tables: Inputs,
+    weight: float,
     *,
-    tables: Inputs | None = None,
     limit: int | None = None,
 ) -> SearchScores:
     """Constrained beam search in torch, history masked, for all rows of a holdout or a sample of `limit`.
 
-    tables  what items are, by default as the model has learned it
+    tables  as `GeneratorTask.search_tables` gives them
+    weight  of rescoring
     """
     search, device = SearchGraph(model.generator), model.item.device
-    fixed: Inputs = (
-        trie_inputs(trie) | (tables or model.tables()) | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
-    )
+    fixed: Inputs = trie_inputs(trie) | tables | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
     catalog = {name: torch.from_numpy(np.array(array)).to(device) for name, array in fixed.items()}
-    parts: list[tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]] = []
+    parts: list[list[NDArray[Any]]] = []
     for rows in chunks(sampled_rows(holdout, limit)):
         batch = holdout_rows(holdout, rows, trie, masked=True)
-        asked = request_inputs(batch, config.model.history_length, trie.code_length, 1.0)
+        asked = request_inputs(batch, config.model.history_length, trie.code_length, weight)
         inputs = catalog | {name: torch.from_numpy(array).to(device) for name, array in asked.items()}
         with torch.no_grad():
-            item, score, code_score, _ = search(*(inputs[name] for name in search.input_names))
-        item_score = torch.where(item >= 0, score - code_score, 0.0)
-        parts.append((item.cpu().numpy(), code_score.cpu().numpy(), item_score.cpu().numpy()))
-    items, code_scores, item_scores = zip(*parts, strict=True)
-    return SearchScores(np.concatenate(items), np.concatenate(code_scores), np.concatenate(item_scores))
+            found = search(*(inputs[name] for name in search.input_names))
+        parts.append([tensor.cpu().numpy() for tensor in found[:3]])
+    return SearchScores(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def _random_prefixes(batch: Batch) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from models.codes import CodeTable
 from models.graph import Inputs, SearchRow, trie_inputs
 from models.item_ids import ItemIds
 from models.network import Generator
+from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 
 from .code_writer import export_code_writer
@@ -38,6 +39,7 @@ class Package:
     item_ids       N ids; metadata one JSON object for each
     item_input     float32 [N, D], what an item adds to a history (unused by the encoder–decoder)
     item_output    float32 [N, D], item embeddings for scoring
+    prefix_output  the same for prefixes of codes
     popularity     int32 [N] item indices, most popular in the training events first
     histories      real histories, int32 each, on which the graph must prove itself
     item_encoder   what takes new items; None: the artifact takes none
@@ -50,6 +52,7 @@ class Package:
     metadata: list[dict[str, Any]]
     item_input: NDArray[np.float32]
     item_output: NDArray[np.float32]
+    prefix_output: PrefixOutput
     popularity: NDArray[np.int32]
     histories: Sequence[NDArray[np.int32]]
     beam_widths: tuple[int, ...]
@@ -68,7 +71,7 @@ class Package:
     def catalog(self, trie: CodeTrie) -> Inputs:
         """The graph's inputs that belong to the catalog."""
         table: Inputs = {"item_input": self.item_input} if self.temporal else {"item_code": self.codes.tokens}
-        return trie_inputs(trie) | table | {"item_output": self.item_output}
+        return trie_inputs(trie) | table | {"item_output": self.item_output} | self.prefix_output.inputs()
 
 
 Evaluate = Callable[[dict[int, GraphSearch]], dict[str, dict[str, float]]]
@@ -87,6 +90,7 @@ def write_artifact(
         writer.catalog(package.codes, ids, package.metadata)
         for name in ("item_output", "popularity") + (("item_input",) if package.temporal else ()):
             writer.array(name, getattr(package, name))
+        writer.prefix_output(package.prefix_output)
         _write_encoders(writer, package)
         trie = CodeTrie.build(package.codes)
         searches = _proved_searches(writer.folder, package, trie)

@@ -20,9 +20,7 @@ class RankingTeacher:
         self._tokens_per_level = trie.tokens_per_level
         self._leaf_item = torch.from_numpy(trie.leaf_item).long().to(device)
         starts = [start.astype(np.int64) for start in trie.child_start]
-        first_leaves = [np.arange(trie.item_count + 1)]  # of every state of a level, and one past the last
-        for start in reversed(starts):
-            first_leaves.insert(0, first_leaves[0][start])
+        first_leaves = trie.first_leaves()
         states = [np.searchsorted(first, trie.item_leaf, side="right") - 1 for first in first_leaves[:-1]]
         self._offsets = [torch.arange(width, device=device) for width in trie.branching]
         self._tokens = [torch.from_numpy(tokens).long().to(device) for tokens in trie.child_token]

@@ -76,8 +76,9 @@ def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Me
     )
     measured = []
     for at, holdout in holdouts.items():
-        found = rank_by_search(holdout, search, artifact.trie, weight)
-        measured += [Measured("prorec", at, one, bool(n), width) for n, one in enumerate(found)]
+        for rescored, asked in ((False, 0.0), (True, weight)):
+            found = rank_by_search(holdout, search, artifact.trie, asked)
+            measured.append(Measured("prorec", at, found, rescored, width))
         if config.recommender == "temporal":  # DIN would score every pair of user and item
             measured.append(_by_scores("stage1", at, holdout, stage1))
     codes = run.quantized()

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from models.codes import CodeTable
 from models.config import ModelConfig
 from models.graph import Inputs, SearchRow, trie_inputs
+from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 
 from ..synthetic import random_codes
@@ -43,7 +44,8 @@ class BenchCatalog:
         codes = random_codes(items, config.code_length, config.tokens_per_level, rng)
         trie = CodeTrie.build(codes)
         histories = np.stack([_different(items, config.history_length, rng) for _ in range(_HISTORIES)])
-        inputs = trie_inputs(trie) | {"item_code": codes.tokens}
+        prefixes = PrefixOutput.of_first_items(trie, config.width)
+        inputs = trie_inputs(trie) | prefixes.inputs() | {"item_code": codes.tokens}
         for name in ("item_input", "item_output"):
             inputs[name] = _sparse_table(items, config.width, np.unique(histories), rng)
         return cls(codes, trie, inputs, histories)

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.codes import CodeTable
 from models.graph import Inputs, SearchRow, bucket_for, trie_inputs
+from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
 
@@ -79,7 +80,8 @@ def _every_code(artifact: Artifact) -> Inputs:
     rest = np.setdiff1d(np.arange(config.tokens_per_level**config.code_length), codes @ powers)
     others = (rest[:, None] // powers % config.tokens_per_level).astype(np.int32)
     every = CodeTable(np.concatenate([codes, others]), config.tokens_per_level)
-    inputs = trie_inputs(CodeTrie.build(every))
+    trie = CodeTrie.build(every)
+    inputs = trie_inputs(trie) | PrefixOutput.of_first_items(trie, config.width).inputs()
     for name in ("item_output", "item_input"):
         table = artifact.array(name)
         inputs[name] = np.concatenate([table, np.zeros((len(others), table.shape[1]), dtype=table.dtype)])

@@ -71,7 +71,7 @@ class ResidentCatalog:
 
 def _capacity(name: str, shape: tuple[int, ...], tokens: int) -> tuple[int, ...]:
     """Shape on the device. Tables of items come with spare rows; what is indexed by state gets room here."""
-    if name.startswith("item_"):
+    if name.startswith("item_") or name == "prefix_output":
         return shape
     if name.startswith("child_offset"):
         return (min(1 << (shape[0] - 1).bit_length(), max(tokens, shape[0])),)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.graph import Inputs, trie_inputs
 from models.insertion import Insertion, spread
+from models.prefix_output import PrefixOutput
 from models.tables import with_spare_rows
 from models.trie import CodeTrie
 
@@ -36,6 +37,7 @@ class State:
     generation: int
     revision: int
     trie: CodeTrie
+    prefixes: PrefixOutput
     counts: tuple[NDArray[np.int32], ...]
     totals: NDArray[np.int64]
     ranked: NDArray[np.bool_]
@@ -103,12 +105,13 @@ class LiveIndex:
         self.slot_count = int(np.clip(cache_bytes // (4 * sum(trie.states()[1:]) + capacity), 2, _MOST_SLOTS))
         counts = self._no_counts(trie)
         ranked = np.zeros((self.slot_count, capacity), dtype=np.bool_)
-        self.state = State(0, 0, trie, counts, np.zeros(self.slot_count, dtype=np.int64), ranked)
+        totals = np.zeros(self.slot_count, dtype=np.int64)
+        self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked)
         self.fill(_AVAILABLE, np.ones(trie.item_count, dtype=np.bool_))
 
     def inputs(self, state: State) -> Inputs:
         """What the graph is to be fed in a state."""
-        inputs = trie_inputs(state.trie) | self.tables.inputs()
+        inputs = trie_inputs(state.trie) | state.prefixes.inputs() | self.tables.inputs()
         return inputs | {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
 
     def items_at(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
@@ -140,14 +143,14 @@ class LiveIndex:
         state.totals[slot] = 0
         _add(state, Patch(slot, self.whereabouts(state, items), np.ones(items.size, dtype=np.bool_)))
 
-    def grown(self, insertion: Insertion, slots: Sequence[int]) -> State:
-        """This state with an insertion, in new arrays; none of the new leaves is legal yet."""
+    def grown(self, insertion: Insertion, items: NDArray[np.int32], slots: Sequence[int]) -> State:
+        """This state with an insertion of `items`, in new arrays; none of the new leaves is legal yet."""
         state = self.state
         counts = self._no_counts(insertion.trie)
         for level, before in enumerate(insertion.before):
             for slot in slots:
                 spread(state.counts[level][slot], before, 0, out=counts[level][slot])
-        return replace(state, trie=insertion.trie, counts=counts)
+        return replace(state, trie=insertion.trie, prefixes=state.prefixes.grown(insertion, items), counts=counts)
 
     def whereabouts(self, state: State, items: NDArray[np.int32]) -> Whereabouts:
         trained = self._popularity.size

@@ -107,7 +107,7 @@ class LiveSearch:
     def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
         codes = np.array([item.code for item in fresh], dtype=np.int32)
         items = np.array([item.index for item in fresh], dtype=np.int32)
-        return self.index.grown(insert(self.index.state.trie, codes, items), [0, *self._matchers])
+        return self.index.grown(insert(self.index.state.trie, codes, items), items, [0, *self._matchers])
 
     def _patches(self, state: State, items: NDArray[np.int32]) -> list[Patch]:
         """What the changed items change in every slot that holds something."""

@@ -70,7 +70,7 @@ def test_a_missing_and_a_short_file_are_found(tmp_path: Path) -> None:
 def test_another_schema_is_refused_before_anything_else(tmp_path: Path) -> None:
     manifest = write(tmp_path).folder / "manifest.json"
     manifest.write_text(json.dumps({"schema_version": 99, "unknown": True}))
-    with pytest.raises(ArtifactSchemaError, match="schema version 99, this program reads 2"):
+    with pytest.raises(ArtifactSchemaError, match="schema version 99, this program reads 3"):
         Artifact.open(tmp_path / "v1")
 
 

@@ -79,7 +79,7 @@ def test_rescoring_orders_the_beam_by_the_weighted_sum() -> None:
         trie,
         lambda level, prefixes: logits[level][prefix_row(prefixes)],
         6,
-        item_score=item_score,
+        values=[np.zeros(size, dtype=np.float32) for size in trie.states()[1:-1]] + [item_score[trie.leaf_item]],
         rescore_weight=2.0,
     )
     expected = {int(i): float(s + 2 * item_score[i]) for i, s in zip(plain.item, plain.code_score, strict=True)}
