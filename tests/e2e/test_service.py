@@ -79,7 +79,7 @@ def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
 
 def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_path: Path) -> None:
     with replica(redis_url=store.url, data_dir=tmp_path, engine_cores="9999") as one:
-        assert one.process.wait() == 1
+        assert one.process.wait() == 2
         wait_until(lambda: bool(one.errors))
     usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     refusal = f"PROREC_ENGINE_CORES=9999: this process may not use 9999, only {usable}"
