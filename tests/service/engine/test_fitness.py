@@ -75,7 +75,7 @@ def test_8_bits_without_their_package_are_one_sentence() -> None:
     find_spec("nvidia") is not None or find_library("cublasLt") is not None,
     reason="needs a machine without the libraries of CUDA",
 )
-def test_a_gpu_whose_libraries_are_missing_is_refused_where_settings_insist_on_it(tmp_path: Path) -> None:
+def test_what_a_machine_with_a_gpu_but_without_its_libraries_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "driver.c").write_text(
         "int cuInit(unsigned flags) { return 0; } int cuDeviceGetCount(int *count) { *count = 1; return 0; }"
     )
@@ -86,3 +86,6 @@ def test_a_gpu_whose_libraries_are_missing_is_refused_where_settings_insist_on_i
     assert sentence.startswith("PROREC_PROVIDER=cuda: ")
     assert sentence.endswith("a CUDA library is missing; pip install 'prorec-serve[gpu]'")
     assert ask("auto", "fp32", LD_LIBRARY_PATH=str(tmp_path))[0] == 0
+    code, errors = ask("auto", "int8", LD_LIBRARY_PATH=str(tmp_path))
+    sentence = "PROREC_PRECISION=int8: int8 is for CPUs, and this machine has a GPU; set PROREC_PROVIDER=cpu"
+    assert (code, errors.splitlines()[-1]) == (2, sentence)
