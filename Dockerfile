@@ -1,9 +1,10 @@
 # The serving image: no torch, no compiler, an ordinary user.
 #   docker build -t prorec-serve .
-#   docker build -t prorec-serve:gpu --build-arg EXTRAS=[gpu,text] .      (then: docker run --gpus all …)
+#   docker build -t prorec-serve:gpu --build-arg EXTRAS=[gpu,text,int8] .      (then: docker run --gpus all …)
 FROM python:3.12-slim
 
-ARG EXTRAS="[text]"
+# text: new items given as text; int8: PROREC_PRECISION=int8, and fp16 on a GPU.
+ARG EXTRAS="[text,int8]"
 WORKDIR /app
 COPY pyproject.toml README.md ./
 COPY models models

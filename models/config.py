@@ -14,9 +14,11 @@ class ModelConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    generator: Literal["temporal", "encoder_decoder"] = "temporal"
-    """`temporal`: causal transformer over items and a small depth transformer over the code's tokens.
-    `encoder_decoder`: transformer encoder over the history's code tokens and a decoder that attends to it."""
+    generator: Literal["temporal", "encoder_decoder"] = Field(
+        "temporal",
+        description="temporal: causal transformer over items and a small depth transformer over the code's tokens;"
+        " encoder_decoder: transformer encoder over the history's code tokens and a decoder that attends to it",
+    )
     code_length: int = Field(4, ge=1, le=8, description="L, tokens of a code")
     tokens_per_level: int = Field(256, ge=2, le=65_536, description="V, values a token can take")
     width: int = Field(128, ge=8, description="D, width of every hidden state")
@@ -25,7 +27,7 @@ class ModelConfig(BaseModel):
     encoder_layers: int = Field(2, ge=1, description="temporal layers, or encoder layers")
     decoder_layers: int = Field(1, ge=1, description="depth layers, or decoder layers")
     history_length: int = Field(50, ge=1, le=4096, description="T, newest history items the network reads")
-    dropout: float = Field(0.2, ge=0.0, lt=1.0)
+    dropout: float = Field(0.2, ge=0.0, lt=1.0, description="while training")
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

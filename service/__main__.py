@@ -1,7 +1,7 @@
 """`python -m service`: serves; with a command, publishes models and says which one serves."""
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -12,7 +12,8 @@ from models.artifact import Artifact
 from models.errors import ModelError
 
 from . import listing
-from .errors import ServiceError, StoreUnavailable
+from .errors import ServiceError, SettingsError, StoreUnavailable
+from .lifetime import REFUSED
 from .settings import Settings, unknown_variables
 from .store import ANY, KEEP, Canary, Deployment, Store, open_store
 
@@ -77,9 +78,13 @@ def publish(
         raise typer.BadParameter("--wait needs --activate")
     with _store() as store:
         artifact = Artifact.open(folder)
-        sent = store.publish(artifact, _progress())
+        upload = _Upload()
+        size = listing.size(store.publish(artifact, upload))
         version = artifact.manifest.model_version
-        typer.echo(f"published {version}: {listing.size(sent)} in Redis at {store.redis}")
+        if upload.began:
+            typer.echo(f"published {version}: {size} in Redis at {store.redis}")
+        else:
+            typer.echo(f"{version} is published already: all of its {size} are in Redis at {store.redis}")
         if activate:
             _tell(store, store.activate(version), wait, timeout_s)
 
@@ -193,12 +198,12 @@ def openapi(
 
 @contextmanager
 def _one_sentence() -> Iterator[None]:
-    """Whatever is wrong with what the user gave or has: one sentence and exit status 1."""
+    """Whatever is wrong with what the user gave or has: one sentence and exit status 1, for a setting 2."""
     try:
         yield
     except (ServiceError, ModelError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        raise typer.Exit(REFUSED if isinstance(error, SettingsError) else 1) from None
 
 
 def _settings() -> Settings:
@@ -217,16 +222,18 @@ def _tell(store: Store, deployment: Deployment, wait: bool, timeout_s: float) ->
         typer.echo(listing.followed(deployment.version, store.wait_until_active(deployment.version, timeout_s)))
 
 
-def _progress() -> Callable[[int, int], None] | None:
-    """Draws one line that follows the upload, where a person watches."""
-    if not sys.stderr.isatty():
-        return None
+class _Upload:
+    """Hears how far an upload is, and draws one line that follows it, where a person watches."""
 
-    def draw(done: int, total: int) -> None:
-        end = "\n" if done == total else ""
-        print(f"\r{listing.size(done)} of {listing.size(total)}", end=end, file=sys.stderr, flush=True)
+    def __init__(self) -> None:
+        self.began = False  # nothing is sent where the same bytes are there already
+        self._watched = sys.stderr.isatty()
 
-    return draw
+    def __call__(self, done: int, total: int) -> None:
+        self.began = True
+        if self._watched:
+            end = "\n" if done == total else ""
+            print(f"\r{listing.size(done)} of {listing.size(total)}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,15 @@
 import argparse
 import asyncio
 import os
+import re
 import signal
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
+REFUSED: Final = 2  # exit code where something is wanted that cannot be, however often it is tried
+_FAREWELL: Final = re.compile("the (engine|reader|worker) (could not start|lost its device): ")
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un holds 108 with the closing zero
 _STDIN: Final = 0
 
@@ -60,6 +63,11 @@ def stop_requested() -> asyncio.Event:
 def one_line(error: BaseException) -> str:
     """What went wrong, as the last line on stderr."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def is_farewell(line: str) -> bool:
+    """Whether a line on stderr says why a process of ours ends. Whoever started it tells it, once."""
+    return _FAREWELL.match(line) is not None
 
 
 def _parent_holds_stdin() -> bool:

@@ -97,11 +97,12 @@ class Settings(BaseSettings):
 def unknown_variables(environment: Mapping[str, str] = os.environ) -> list[str]:
     """One sentence for each variable that looks like a setting but is none: a misspelt one would do nothing, silently.
 
+    Settings are read whatever the case of their letters, and so are these.
     Kubernetes itself sets some (`PROREC_SERVICE_HOST`) where a Service is called `prorec`, so they are no error.
     """
     known = [variable(name) for name in Settings.model_fields]
-    found = sorted(name for name in environment if name.startswith(PREFIX) and name not in known)
-    return [f"{name} is not a setting{_guess(name, known)}" for name in found]
+    found = sorted(name for name in environment if name.upper().startswith(PREFIX) and name.upper() not in known)
+    return [f"{name} is not a setting{_guess(name.upper(), known)}" for name in found]
 
 
 def variable(field: str) -> str:

@@ -12,7 +12,7 @@ from models.artifact import Artifact
 from models.errors import ModelError
 
 from .config import load_config
-from .errors import TrainingError
+from .errors import ConfigError, TrainingError
 from .importers import fetch_movielens, find_amazon_files, import_amazon, import_movielens, import_recbole
 
 app = typer.Typer(help="Train PRORec: interactions and item text in, a served artifact out.", no_args_is_help=True)
@@ -22,7 +22,12 @@ app.add_typer(imports, name="import")
 Data = Annotated[Path, typer.Option("--data", help="Dataset folder: interactions.csv[.gz] and items.jsonl[.gz].")]
 Out = Annotated[Path, typer.Option(help="Artifact to write; the folder's name is the model version.")]
 Preset = Annotated[str, typer.Option(help="quickstart, small or paper.")]
-Change = Annotated[list[str] | None, typer.Option("--set", help="Change a setting: --set stage1.epochs=3")]
+Change = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", help="Change a setting: --set stage1.epochs=3. 'python -m training settings' lists all, with defaults."
+    ),
+]
 Table = Annotated[bool, typer.Option(help="Print the table of test metrics.")]
 MinCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events.")]
 Force = Annotated[bool, typer.Option(help="Replace a dataset that is already there.")]
@@ -72,6 +77,15 @@ def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, t
             typer.echo(f"wrote {out}")
     if table and planned.machine.leads:
         print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
+
+
+@app.command()
+def settings(preset: Preset = "small") -> None:
+    """List every setting that --set can change, with its value in a preset and what it means."""
+    from .settings_list import setting_lines
+
+    for line in setting_lines(load_config(preset, [])):
+        typer.echo(line)
 
 
 @app.command()
@@ -138,7 +152,7 @@ def fetch(
 
 
 def main() -> int:
-    """Runs the command line; an expected error is one sentence on stderr and exit code 1."""
+    """Runs the command line; an expected error is one sentence on stderr and exit code 1, or 2 for wrong arguments."""
     # libgomp's threads spin for milliseconds at every barrier by default, and on a machine that is also busy with
     # something else training then takes several times as long. Read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
@@ -149,7 +163,7 @@ def main() -> int:
         app()
     except (TrainingError, ModelError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
-        return 1
+        return 2 if isinstance(error, ConfigError) else 1
     except SystemExit as end:
         if end.code == 130:
             typer.echo("interrupted; the same command goes on from the last checkpoint", err=True)

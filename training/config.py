@@ -21,15 +21,16 @@ class StageConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(40, ge=1)
+    epochs: int = Field(40, ge=1, description="at most; fewer where validation stops getting better")
     batch_size: int = Field(128, ge=1, description="windows of a history per step")
-    learning_rate: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(1e-4, ge=0)
+    learning_rate: float = Field(1e-3, gt=0, description="of AdamW, after the warm-up")
+    weight_decay: float = Field(1e-4, ge=0, description="of AdamW")
     patience: int = Field(5, ge=1, description="evaluations without a better validation before stopping")
     evaluate_every: int = Field(1, ge=1, description="epochs between evaluations on validation")
     accumulate: int = Field(1, ge=1, description="pieces a batch is computed in, one after the other, to save memory")
-    averaging: Literal["none", "ema", "swa"] = "none"
-    """Weights that are validated and kept: the trained ones, their exponential average, or their plain average."""
+    averaging: Literal["none", "ema", "swa"] = Field(
+        "none", description="weights that are validated and kept: as trained, their exponential or their plain average"
+    )
     ema_decay: float = Field(0.995, gt=0, lt=1, description="a step, with averaging = ema")
     average_from: float = Field(0.0, ge=0, lt=1, description="share of the epochs after which averaging begins")
 
@@ -39,7 +40,7 @@ class TrainingConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(0, ge=0, lt=2**31, description="of weights, batches and samples")
     text_encoder: str = Field(
         "minilm", min_length=1, description="'minilm', a sentence-transformers path or name, or a .npy [N, D]"
     )
@@ -47,18 +48,22 @@ class TrainingConfig(BaseModel):
         True, description="put the text encoder into the artifact, so that new items can be given as text"
     )
     tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
-    recommender: Literal["temporal", "din"] = "temporal"
-    integrated: Integrated = "concat"
-    """What codes are made from: both embeddings side by side, the aligned E_C, a learned gate between both; for
-    comparison the text's embedding alone (as TIGER does), or E_C beside the text's embedding as its encoder gives it,
-    each trained without the other (`naive`; with cka_weight = 0)."""
-    quantizer: Quantizer = "kmeans"
-    """Residual k-means; `balanced`: with equal use of every token of the first levels; `rqvae`: a residual-quantized
-    autoencoder."""
+    recommender: Literal["temporal", "din"] = Field("temporal", description="network of stage I")
+    integrated: Integrated = Field(
+        "concat",
+        description="what codes are made from: both embeddings side by side, the aligned E_C, a learned gate between"
+        " both; for comparison the text's embedding alone (as TIGER does), or E_C beside the text's embedding as its"
+        " encoder gives it, each trained without the other (naive; with cka_weight=0)",
+    )
+    quantizer: Quantizer = Field(
+        "kmeans",
+        description="residual k-means; balanced: with equal use of every token of the first levels; rqvae: a"
+        " residual-quantized autoencoder",
+    )
     cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
-    cka_temperature: float = Field(0.1, gt=0)
+    cka_temperature: float = Field(0.1, gt=0, description="of the alignment's softmax")
     ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")
-    ikd_temperature: float = Field(0.3, gt=0)
+    ikd_temperature: float = Field(0.3, gt=0, description="of the distillation's softmax")
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
@@ -70,11 +75,12 @@ class TrainingConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
     stage2: StageConfig = StageConfig()
-    beam_widths: tuple[int, ...] = (20, 50, 128)
-    default_beam_width: int = 50
+    beam_widths: tuple[int, ...] = Field((20, 50, 128), description="a search graph is exported for each")
+    default_beam_width: int = Field(50, description="one of them, for requests that name none")
     sasrec: StageConfig | None = Field(None, description="also train SASRec on the same data, for the table")
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of losses; weights are float32. `auto` is bfloat16 on a GPU."""
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of losses; weights are float32; auto is bfloat16 on a GPU"
+    )
     device: str = Field("auto", description="cpu, cuda, cuda:1; auto is a GPU where there is one")
     checkpoint_every_s: float = Field(300, ge=0, description="seconds between checkpoints inside an epoch")
     tensorboard: bool = Field(False, description="write event files into the working folder")

@@ -172,10 +172,7 @@ def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
     event" is then simply the one with the higher id, and a score on it rewards guessing by id instead of by taste. The
     shuffled place depends on seed, user id and item id alone: neither the file's order nor other users matter.
     """
-    if not folder.is_dir():
-        raise ConfigError(f"{folder} is not a folder.")
-    items_path = _one_file(folder, ITEMS_NAME)
-    events_path = _one_file(folder, INTERACTIONS_NAME)
+    items_path, events_path = find_dataset(folder)
     items = _read_items(items_path)
     log = EventLog(record["item_id"] for record in items)
     _read_events(events_path, log)
@@ -183,6 +180,13 @@ def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
     if unlisted:
         logger.warning("%s: %d items of the interactions are not in it and get no metadata", items_path, len(unlisted))
     return _arrange(log, items + unlisted, tie_seed)
+
+
+def find_dataset(folder: Path) -> tuple[Path, Path]:
+    """Paths of the items and of the interactions; raises ConfigError when one is missing. Reads nothing."""
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is not a folder.")
+    return _one_file(folder, ITEMS_NAME), _one_file(folder, INTERACTIONS_NAME)
 
 
 def leave_one_out(interactions: Interactions) -> Split:

@@ -16,6 +16,7 @@ from typing import Any
 from models.errors import ModelError
 
 from .errors import ConfigError, TrainingError
+from .interactions import find_dataset
 from .plan import Job, Plan
 from .report import write_report
 from .study_job import run_job
@@ -28,10 +29,12 @@ Result = dict[str, Any]
 def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("auto",), title: str = "Study") -> Path:
     """Runs what is not done yet, one run at a time on each device; returns the report.
 
-    Raises TrainingError at the end, naming them, where runs have failed; the others are in the report.
+    Raises ConfigError before anything is written where `data` is no dataset folder or the plan cannot be used, and
+    TrainingError at the end, naming them, where runs have failed; the others are in the report.
     """
-    (folder / "results").mkdir(parents=True, exist_ok=True)
+    find_dataset(data)
     jobs = plan.jobs()
+    (folder / "results").mkdir(parents=True, exist_ok=True)
     done = {job.key: result for job in jobs if (result := _finished(job, folder)) is not None}
     _LOG.info("%d of %d runs are done", len(done), len(jobs))
     failed: dict[str, str] = {}

@@ -58,6 +58,7 @@ def describe_version(settings: Settings, router: Router) -> Version:
         python=platform.python_version(),
         onnxruntime=version("onnxruntime-gpu"),
         provider=info.provider if info else None,
+        precision=info.precision if info else None,
         model_version=info.model_version if info else None,
         catalog_revision=router.status.catalog_revision,
         codes=CodeShape(length=info.code_length, tokens_per_level=info.tokens_per_level) if info else None,

@@ -31,6 +31,7 @@ _VERSION: Final[dict[str, JsonValue]] = {
     "python": "3.12.8",
     "onnxruntime": "1.31.1",
     "provider": "CPUExecutionProvider",
+    "precision": "fp32",
     "model_version": "beauty-2",
     "catalog_revision": 7,
     "codes": {"length": 3, "tokens_per_level": 256},
@@ -64,7 +65,7 @@ class RedisHealth(BaseModel):
 
 class EngineHealth(BaseModel):
     provider: str
-    precision: str = Field(description="What the network's products are computed in: fp32, as exported, or int8.")
+    precision: str = Field(description="What the network's products are computed in: fp32, as exported, int8 or fp16.")
     golden_overlap: float = Field(
         description="Share of the items that fp32 recorded for the golden requests at export which this engine finds."
     )
@@ -77,7 +78,7 @@ class EngineHealth(BaseModel):
 class VersionFailure(BaseModel):
     model_version: str
     reason: str
-    retry_at: float | None = Field(description="Unix time of the next attempt, seconds.")
+    retry_at: float | None = Field(description="Unix time of the next attempt, seconds; null: none by itself.")
 
 
 class Ready(BaseModel):
@@ -129,6 +130,7 @@ class Version(BaseModel):
     python: str
     onnxruntime: str
     provider: str | None = Field(description="What computes: CPUExecutionProvider or CUDAExecutionProvider.")
+    precision: str | None = Field(description="What the network's products are computed in: fp32, int8 or fp16.")
     model_version: str | None
     catalog_revision: int
     codes: CodeShape | None

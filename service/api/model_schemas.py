@@ -72,7 +72,9 @@ class ModelDetail(Model):
 
     roles: list[str] = Field(description="Any of active, previous, pinned, canary and shadow.")
     since: float | None = Field(None, description="Unix time since which the state is what it is, seconds.")
-    retry_at: float | None = Field(None, description="Unix time of the next attempt after a failure, seconds.")
+    retry_at: float | None = Field(
+        None, description="Unix time of the next attempt after a failure, seconds; null: none by itself."
+    )
     transitions: list[Step] = Field(description="On the replica that answers, oldest first, the newest 32.")
     engine: EngineHealth | None = Field(description="On the replica that answers; null: none of it is ready there.")
     replicas: list[ReplicaState] | None = Field(description="Live replicas; null: Redis does not answer.")

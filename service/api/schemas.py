@@ -108,7 +108,7 @@ class RecommendRequest(BaseModel):
         description="Item ids, oldest first; unknown ids are counted and skipped, popular items answer if all are."
     )
     k: int = Field(10, ge=1, le=_LARGEST_K, description="How many items; at most the model's largest beam width.")
-    exclude: list[str] = Field([], description="Item ids that must not come back.")
+    exclude: list[str] = Field([], description="Item ids that must not come back; a warning counts unknown ones.")
     exclude_seen: bool = Field(True, description="Whether the items of the history must not come back.")
     filter: dict[str, FieldFilter] = Field(
         {}, description="Attribute → what it must be like; only items for which all of it holds come back."

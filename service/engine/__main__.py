@@ -15,7 +15,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 
 def main() -> int:
-    """Exit code: 0 after a drain, 1 for an engine that could not start or lost its device."""
+    """Exit code: 0 after a drain, 1 for an engine that could not start or lost its device, 2 for one that never can."""
     options = parse_options(
         "service.engine",
         __doc__,
@@ -33,7 +33,7 @@ def main() -> int:
         from .process import load_quietly, serve
 
         engine = load_quietly(options.artifact, options.socket, quietly)
-    return 1 if engine is None else serve(engine, options.socket)
+    return engine if isinstance(engine, int) else serve(engine, options.socket)
 
 
 if __name__ == "__main__":

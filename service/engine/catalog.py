@@ -22,6 +22,7 @@ from .search import Found, Shape, dead_class
 from .selection import Selection, select
 
 NO_FILTER = 0
+_NOTHING: NDArray[np.int32] = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Request:
     history   int32 [used], the newest known items, oldest first; empty: nothing to search with
     excluded  item indices that must not come back, ascending
     unknown, truncated  history items that are not in the catalog, and known ones older than the network reads
+    strangers           ids of `exclude` that are not in the catalog
     """
 
     query: Query
@@ -39,6 +41,7 @@ class Request:
     excluded: NDArray[np.int32]
     unknown: int
     truncated: int
+    strangers: int
 
     @property
     def popular(self) -> bool:
@@ -180,13 +183,15 @@ class Catalog:
         known = self._items.without_removed(seen)
         known = known[known >= 0]
         history = known[-self._manifest.config.history_length :]
+        unwanted = self._places(query.exclude, state) if query.exclude else _NOTHING
         return Request(
             query,
             width,
             history,
-            self._excluded(query, seen, state),
+            _excluded(unwanted, seen if query.exclude_seen else _NOTHING),
             unknown=len(seen) - len(known),
             truncated=len(known) - len(history),
+            strangers=int(np.count_nonzero(unwanted < 0)),
         )
 
     def _places(self, ids: Sequence[str], state: State) -> NDArray[np.int32]:
@@ -206,17 +211,6 @@ class Catalog:
             raise BadBeamWidth(f"beam_width is {query.beam_width}, the largest of this model is {widths[-1]}")
         width = bucket_for(wanted, widths)
         return bucket_for(width + 1, widths) if query.diversity else width
-
-    def _excluded(self, query: Query, seen: NDArray[np.int32], state: State) -> NDArray[np.int32]:
-        """Sorted, each once; ids the catalog does not know cannot come back anyway.
-
-        Removed items are among them: until the removal is shown, this state may hold them legal.
-        """
-        excluded = set(self._places(query.exclude, state).tolist()) if query.exclude else set[int]()
-        if query.exclude_seen:
-            excluded.update(seen.tolist())
-        excluded.discard(-1)
-        return np.array(sorted(excluded), dtype=np.int32)
 
     def _fault(self, prepared: Prepared, found: NDArray[np.int32], legal: NDArray[np.bool_]) -> str | None:
         items = set(found.tolist())
@@ -259,14 +253,28 @@ class Catalog:
             metadata=[self._items.metadata_json(item) for item in found] if query.with_metadata else None,
             codes=self._index.tables.codes[items].tolist() if query.with_codes else None,
             catalog_revision=prepared.revision,
-            warnings=[*self._unknown_included(query), *selection.warnings],
+            warnings=[
+                *_strangers("exclude", request.strangers),
+                *_strangers("include_items", self._unknown_included(query)),
+                *selection.warnings,
+            ],
         )
 
-    def _unknown_included(self, query: Query) -> list[str]:
-        """Ids of `include_items` that are no items, in one sentence."""
-        if not query.include_items:
-            return []
-        unknown = int((self._items.indices(query.include_items) < 0).sum())
-        if not unknown:
-            return []
-        return [f"{unknown} of include_items {'is' if unknown == 1 else 'are'} not in the catalog"]
+    def _unknown_included(self, query: Query) -> int:
+        """How many of `include_items` are no items."""
+        return int((self._items.indices(query.include_items) < 0).sum()) if query.include_items else 0
+
+
+def _excluded(unwanted: NDArray[np.int32], seen: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Sorted, each once; ids the catalog does not know cannot come back anyway.
+
+    Removed items are among them: until the removal is shown, a state may hold them legal.
+    """
+    excluded = {*unwanted.tolist(), *seen.tolist()}
+    excluded.discard(-1)
+    return np.array(sorted(excluded), dtype=np.int32)
+
+
+def _strangers(field: str, count: int) -> list[str]:
+    """A warning of ids that are not in the catalog."""
+    return [f"{count} of {field} {'is' if count == 1 else 'are'} not in the catalog"] if count else []

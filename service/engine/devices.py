@@ -13,6 +13,7 @@ import onnxruntime as ort
 
 CPU: Final = "CPUExecutionProvider"
 CUDA: Final = "CUDAExecutionProvider"
+_NOT_LOADED: Final = "CUDA Provider not available"  # how it says that the provider's own library could not be loaded
 _ORT_ERROR: Final = 3  # severity below which ONNX Runtime keeps quiet on stderr
 _RECORD_PLACEMENT: Final = "session.record_ep_graph_assignment_info"
 
@@ -20,7 +21,11 @@ logger = logging.getLogger(__name__)
 
 
 class SearchError(Exception):
-    """The search cannot run as it is wanted: not on this device, or not in this precision."""
+    """The search cannot run as it is wanted on this device."""
+
+
+class NoProvider(SearchError):  # noqa: N818, it names a state and not a fault
+    """ONNX Runtime cannot load what it needs for the device; trying again cannot help."""
 
 
 def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:
@@ -32,19 +37,24 @@ def choose_provider(wanted: Literal["auto", "cpu", "cuda"]) -> str:
         ort.preload_dlls()
         return CUDA
     if wanted == "cuda":
-        raise SearchError(
-            "provider is cuda, but this machine has no CUDA device or ONNX Runtime was built without CUDA"
-        )
+        raise SearchError("this machine has no CUDA device, or ONNX Runtime was built without CUDA")
     return CPU
 
 
 def require_memory(provider: str) -> str:
-    """ONNX Runtime's name of the memory of a provider's device; raises SearchError where it cannot allocate any."""
+    """ONNX Runtime's name of the memory of a provider's device.
+
+    Raises NoProvider where its libraries cannot be loaded, SearchError where it cannot allocate any memory.
+    """
     if provider != CUDA:
         return "cpu"
     try:
         ort.OrtValue.ortvalue_from_shape_and_type([1], np.float32, "cuda", 0)
     except RuntimeError as error:
+        if _NOT_LOADED in str(error):
+            raise NoProvider(
+                f"ONNX Runtime cannot use {CUDA}, as a CUDA library is missing; pip install 'prorec-serve[gpu]'"
+            ) from None
         raise SearchError(f"ONNX Runtime cannot use {CUDA}: {error}") from None
     return "cuda"
 

@@ -13,7 +13,7 @@ Graphs = Mapping[int, Path | bytes]
 
 
 class PrecisionError(Exception):
-    """The model cannot be had in the precision that is wanted."""
+    """The model cannot be had in the precision that is wanted, however often it is tried."""
 
 
 def graphs_of(artifact: Artifact, precision: Precision) -> Graphs:

@@ -9,13 +9,16 @@ from typing import Any
 
 import uvloop
 
-from service.lifetime import check_socket_path, one_line, stop_requested
+from service.errors import SettingsError
+from service.lifetime import REFUSED, check_socket_path, one_line, stop_requested
 from service.log_format import configure_logging
 from service.quiet import Quietly
 from service.settings import Settings
 
 from .batcher import Batcher
 from .changes import Changes
+from .devices import NoProvider
+from .precision import PrecisionError
 from .server import Server
 from .slots import Slots
 from .startup import Engine, load
@@ -23,8 +26,8 @@ from .startup import Engine, load
 logger = logging.getLogger(__name__)
 
 
-def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | None:
-    """A warm engine; None where it could not start, with the reason as one line on stderr."""
+def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | int:
+    """A warm engine, or an exit code with the reason as one line on stderr: 2 where another attempt cannot help."""
     try:
         settings = Settings()
         configure_logging(settings, "engine")
@@ -33,7 +36,7 @@ def load_quietly(artifact: Path, socket: Path, quietly: Quietly) -> Engine | Non
     except Exception as error:
         logger.debug("start failed", exc_info=True)
         print(f"the engine could not start: {one_line(error)}", file=sys.stderr)
-        return None
+        return REFUSED if isinstance(error, (SettingsError, PrecisionError, NoProvider)) else 1
 
 
 def serve(engine: Engine, socket: Path) -> int:

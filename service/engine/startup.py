@@ -19,13 +19,14 @@ from service.quiet import Quietly, at_once
 from service.settings import Settings
 
 from .catalog import Catalog
-from .devices import CPU, CUDA, SearchError, choose_provider
+from .devices import CUDA, SearchError
+from .fitness import usable_provider
 from .golden import check_golden
 from .gpu_search import GpuSearch
 from .index import LiveIndex
 from .live import LiveSearch
 from .newcomers import Newcomers
-from .precision import Graphs, PrecisionError, graphs_of
+from .precision import Graphs, graphs_of
 from .search import CatalogSearch, GraphSearch, Shape
 
 logger = logging.getLogger(__name__)
@@ -44,7 +45,8 @@ class Engine:
 def load(folder: Path, settings: Settings, tell: Callable[[str], None], quietly: Quietly) -> Engine:
     """`tell` hears of each stage as it begins.
 
-    Raises ModelError, PrecisionError, SearchError, GoldenError or what ONNX Runtime raises for a broken graph.
+    Raises SettingsError for what this machine cannot do, ModelError, PrecisionError, SearchError, GoldenError, or what
+    ONNX Runtime raises for a broken graph.
     Checksums were verified when the artifact was fetched; here its arrays and its answers are.
     """
     started = time.monotonic()
@@ -67,7 +69,7 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     index = quietly(
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
-    provider = _provider(settings)
+    provider = usable_provider(settings.provider, settings.precision)
     graphs = quietly(partial(graphs_of, artifact, settings.precision))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
     graph = _open_search(artifact, settings, provider, graphs, index.inputs(index.state))
@@ -75,16 +77,6 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     search = LiveSearch(graph, items, index, newcomers)
     info = _info(artifact, graph.provider, settings.precision)
     return Engine(Catalog(artifact, items, index), search, index.slot_count, info)
-
-
-def _provider(settings: Settings) -> str:
-    """Raises SearchError, or PrecisionError where the precision is another device's."""
-    provider = choose_provider(settings.provider)
-    if settings.precision == "int8" and provider != CPU:
-        raise PrecisionError("precision int8 is the CPU's, and this engine has a GPU: set PROREC_PROVIDER=cpu")
-    if settings.precision == "fp16" and provider == CPU:
-        raise PrecisionError("precision fp16 is a GPU's, and this engine has none")
-    return provider
 
 
 def _open_search(

@@ -16,6 +16,7 @@ import uvloop
 from service.cores import Shares, confine
 from service.embedded_redis import embedded_redis
 from service.errors import ServiceError, SettingsError
+from service.lifetime import REFUSED
 from service.log_format import configure_logging
 from service.settings import Settings
 from service.store import Store
@@ -23,6 +24,7 @@ from service.store import Store
 from .announce import Announce
 from .last import last_folder
 from .replica import Replica
+from .unfit import refuse_unfit
 
 __all__ = ["serve"]
 
@@ -30,11 +32,16 @@ _BACKLOG = 2048
 
 
 def serve(settings: Settings) -> int:
-    """Serves until SIGTERM or SIGINT. Exit code: 0 after a drain, 1 with one sentence on stderr if it cannot start."""
+    """Serves until SIGTERM or SIGINT.
+
+    Exit code: 0 after a drain; with one sentence on stderr 2 for a setting that cannot be used, 1 for what else kept it
+    from starting.
+    """
     configure_logging(settings, "supervisor")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     try:
+        refuse_unfit(settings)
         shares = Shares.of(settings.engine_cores) if settings.engine_cores else None
         if shares:
             confine(shares.others)
@@ -43,7 +50,7 @@ def serve(settings: Settings) -> int:
             _serve(known, listener, shares, embedded=settings.redis_url is None)
     except (ServiceError, OSError) as error:
         print(f"the service could not start: {error}", file=sys.stderr)
-        return 1
+        return REFUSED if isinstance(error, SettingsError) else 1
     return 0
 
 
@@ -82,13 +89,13 @@ def _redis_url(settings: Settings) -> Iterator[str]:
 
 @contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """Raises SettingsError where the address cannot be listened on."""
+    """Raises ServiceError where the address cannot be listened on; it may be free a moment later."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         listener = socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # behind it the address once more
-        raise SettingsError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
+        raise ServiceError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
     with listener:
         yield listener
 

@@ -14,6 +14,7 @@ import msgspec
 from service.api.control import Route
 from service.api.engine_link import Asked, EngineClient, EngineLost
 from service.frames import EngineInfo, Ping, Reply, pack, read_frame
+from service.lifetime import REFUSED
 
 from .processes import Child, Spawn
 
@@ -25,7 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """An engine ended before it was ready; the message is its last line."""
+    """An engine ended before it was ready; the message is its last line. `final`: the next one would do the same."""
+
+    def __init__(self, reason: str, *, final: bool = False) -> None:
+        super().__init__(reason)
+        self.final = final
+
+    @classmethod
+    async def of(cls, child: Child) -> "StartError":
+        """Waits for its end."""
+        code = await child.wait()
+        return cls(child.last_sentence(code), final=code == REFUSED)
 
 
 @dataclass(frozen=True)
@@ -76,7 +87,7 @@ class Engine:
             await engine.connect(program.pulse)
         except (OSError, EngineLost):  # it ended right after it was ready
             await child.kill()
-            raise StartError(child.last_sentence(await child.wait())) from None
+            raise await StartError.of(child) from None
         except BaseException:
             await child.kill()
             raise
@@ -135,7 +146,7 @@ async def _first_words(child: Child, socket: Path) -> EngineInfo:
             if info := await _ping(socket):
                 return info
         await child.wait_at_most(_LOOK_S)
-    raise StartError(child.last_sentence(await child.wait()))
+    raise await StartError.of(child)
 
 
 async def _ping(socket: Path) -> EngineInfo | None:

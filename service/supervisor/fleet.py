@@ -290,7 +290,8 @@ class Fleet:
 
     # ---- waiting
 
-    async def _pause(self, seconds: float) -> None:
+    async def _pause(self, seconds: float | None) -> None:
+        """None: until something has changed for the better."""
         nudged = self._nudged
         try:
             async with asyncio.timeout(seconds):

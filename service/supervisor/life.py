@@ -37,7 +37,9 @@ class Workshop:
     fetch: Callable[[str], Awaitable[Path]]
     start: Start
     turns: Turns
-    pause: Callable[[float], Awaitable[None]]  # cut short when something has changed for the better
+    pause: Callable[
+        [float | None], Awaitable[None]
+    ]  # cut short when something has changed for the better; None: by that only
     drain_timeout_s: float
 
 
@@ -114,9 +116,10 @@ class Life:
                 self._observer.step(self, "fetching")
                 return await self._bring_up(await self._workshop.fetch(self.version))
             except Exception as error:
-                pause_s = backoff.next_s()
+                pause_s = None if isinstance(error, StartError) and error.final else backoff.next_s()
                 reason = _reason(error)
-                logger.error("model %s failed: %s; next attempt in %.1f s", self.version, reason, pause_s)
+                then = "it is not tried again by itself" if pause_s is None else f"next attempt in {pause_s:.1f} s"
+                logger.error("model %s failed: %s; %s", self.version, reason, then)
                 self._observer.step(self, "failed", reason, pause_s)
                 self._observer.failed(self)
                 await self._workshop.pause(pause_s)

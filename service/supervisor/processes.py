@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol
 
+from service.lifetime import is_farewell
 from service.metric_files import archive
 from service.settings import Settings, variable
 
@@ -53,6 +54,7 @@ class Child:
     def __init__(self, process: Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None) -> None:
         self.pid = process.pid
         self.last_words = ""  # the last line on its stderr
+        self._farewell = ""  # the line in which it says itself why it ends
         self._process = process
         self._metrics_folder = metrics_folder
         self._on_line = on_line
@@ -119,6 +121,8 @@ class Child:
 
     def last_sentence(self, code: int) -> str:
         """Why it ended, as well as it is known."""
+        if self._farewell:
+            return self._farewell
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         return self.last_words if code == 1 and self.last_words else f"it ended with {how}"
 
@@ -135,6 +139,9 @@ class Child:
         stream = self._process.stderr
         assert stream is not None
         while line := await _read_line(stream):
+            if is_farewell(line):  # told by whoever asks for its last sentence, and in the format of the log
+                self._farewell = line.strip()
+                continue
             with suppress(OSError, ValueError):  # whoever read our own has gone; the child must not block on its pipe
                 sys.stderr.write(line)
             self.last_words = line.strip() or self.last_words

@@ -116,6 +116,11 @@ class Replica:
         answer: dict[str, Any] = self.client.get("/models", headers={"Authorization": f"Bearer {TOKEN}"}).json()
         return answer
 
+    def model(self, version: str) -> dict[str, Any]:
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        answer: dict[str, Any] = self.client.get(f"/models/{version}", headers=headers).json()
+        return answer
+
     def metric(self, name: str) -> float:
         """The value of one series, or without labels the sum over a metric's series."""
         rows = [line.rsplit(" ", 1) for line in self.client.get("/metrics").text.splitlines() if line[0] != "#"]

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import time
+import tomllib
 import venv
 from pathlib import Path
 
@@ -100,6 +101,15 @@ def test_the_image_starts_answers_its_health_check_and_stops(image: Path, tmp_pa
 def test_the_image_has_no_torch(image: Path) -> None:
     code = "import importlib.util, service; raise SystemExit(importlib.util.find_spec('torch') is not None)"
     subprocess.run([image / "bin/python", "-c", code], check=True)
+
+
+def test_the_image_has_what_settings_and_new_items_need() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    (default,) = (literal.split("=")[1].strip('"[]').split(",") for literal in instructions("ARG"))
+    assert {"text", "int8"} == set(default)
+    (gpu,) = re.findall(r"--build-arg EXTRAS=\[(.+?)\]", DOCKERFILE)
+    assert {*default, "gpu"} == set(gpu.split(","))
+    assert set(gpu.split(",")) <= project["optional-dependencies"].keys()
 
 
 def test_the_image_does_not_run_as_root() -> None:

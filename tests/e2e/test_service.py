@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +37,18 @@ def running(store: Store, tmp_path: Path) -> Iterator[Replica]:
 
 def with_faulty_golden(artifact: Artifact, folder: Path) -> Artifact:
     """A whole and well-formed model, `tiny-bad`, that does not answer as its golden requests say."""
+    golden = artifact.golden()
+    for row in golden:
+        row["scores"] = [score + 1.0 for score in row["scores"]]
+    return with_golden(artifact, folder, golden)
+
+
+def with_golden(artifact: Artifact, folder: Path, golden: list[dict[str, Any]]) -> Artifact:
+    """The same model as `tiny-bad`, with these golden requests."""
     target = folder / "tiny-bad"
     target.mkdir()
     for path in artifact.folder.iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-    golden = artifact.golden()
-    for row in golden:
-        row["scores"] = [score + 1.0 for score in row["scores"]]
     (target / "golden.json").write_text(json.dumps(golden))
     manifest = json.loads((target / MANIFEST).read_text())
     manifest["model_version"] = "tiny-bad"
@@ -79,7 +85,7 @@ def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
 
 def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_path: Path) -> None:
     with replica(redis_url=store.url, data_dir=tmp_path, engine_cores="9999") as one:
-        assert one.process.wait() == 1
+        assert one.process.wait() == 2
         wait_until(lambda: bool(one.errors))
     usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     refusal = f"PROREC_ENGINE_CORES=9999: this process may not use 9999, only {usable}"
@@ -234,6 +240,31 @@ def test_a_version_that_fails_its_golden_requests_never_serves(
     assert running.admin("/models/rollback").json()["model_version"] == "tiny-1"
     running.wait_for(status="ready", model_version="tiny-1", failures=[])
     assert running.engine().pid == engine.pid
+
+
+def test_a_model_that_never_can_be_had_in_8_bits_is_told_once_and_not_tried_again(
+    redis_server: RedisServer, first: Artifact, tmp_path: Path
+) -> None:
+    with (
+        replica(redis_url=redis_server.url, data_dir=tmp_path / "var", precision="int8") as one,
+        closing(Store.connect(redis_server.url, "prorec")) as store,
+    ):
+        assert "publish" in one.first_line()
+        store.publish(with_golden(first, tmp_path, []))
+        store.activate("tiny-bad")
+        reason = "the engine could not start: model tiny-bad has no golden requests to convert it by"
+        readiness = one.wait_for(status="not_ready", reasons=[f"model tiny-bad failed: {reason}"])
+        assert readiness["failures"] == [{"model_version": "tiny-bad", "reason": reason, "retry_at": None}]
+        model = one.model("tiny-bad")
+        assert (model["state"], model["reason"], model["retry_at"]) == ("failed", reason, None)
+        assert one.metric('prorec_model_swap_total{result="failure"}') == 1
+        assert one.activate("tiny-bad").status_code == 200  # whoever asks gets another attempt
+        wait_until(lambda: one.metric('prorec_model_swap_total{result="failure"}') == 2)
+    told = [line for line in one.errors if reason in line]
+    assert (
+        told
+        == [f"ERROR service.supervisor.life: model tiny-bad failed: {reason}; it is not tried again by itself\n"] * 2
+    )
 
 
 def test_a_corrupt_version_is_refused_and_serves_once_it_is_published_again(running: Replica, store: Store) -> None:

@@ -19,9 +19,9 @@ def run(store: Store, *words: str, **variables: str) -> Result:
     return CliRunner().invoke(app, words, env=environment)
 
 
-def refusal(result: Result) -> str:
+def refusal(result: Result, code: int = 1) -> str:
     """The one sentence of a command that failed."""
-    assert (result.exit_code, result.stdout) == (1, "")
+    assert (result.exit_code, result.stdout) == (code, "")
     (line,) = result.stderr.splitlines()
     return line
 
@@ -40,6 +40,14 @@ def test_a_model_is_published_activated_and_listed(store: Store, tmp_path: Path)
     assert run(store, "rollback").stdout == "active: v1 (change 3)\n"
     assert run(store, "delete", "v2").stdout == "deleted v2\n"
     assert store.deployment() == Deployment("v1", 3, (), reason="rollback")
+
+
+def test_what_is_published_already_is_not_said_to_be_sent(store: Store, tmp_path: Path) -> None:
+    folder = str(plain_artifact(tmp_path).folder)
+    run(store, "publish", folder)
+    again = run(store, "publish", folder, "--activate").stdout.splitlines()
+    assert again[0].startswith("v1 is published already: all of its 0.0 MB are in Redis at unix:///")
+    assert again[1] == "active: v1 (change 1)"
 
 
 def test_publish_and_activate_in_one_go(store: Store, tmp_path: Path) -> None:
@@ -185,7 +193,7 @@ def test_a_condition_can_say_that_nothing_is_active(store: Store, tmp_path: Path
 
 
 def test_a_bad_setting_is_one_sentence(store: Store) -> None:
-    assert refusal(run(store, "models", PROREC_PORT="x")).startswith("error: PROREC_PORT=x: ")
+    assert refusal(run(store, "models", PROREC_PORT="x"), 2).startswith("error: PROREC_PORT=x: ")
 
 
 def test_a_misspelt_setting_is_a_warning(store: Store) -> None:
@@ -230,14 +238,30 @@ def start(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedP
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://:hunter2@127.0.0.1:1", "unix:///nowhere/redis?password=hunter2", "mysql://hunter2", "nonsense"]
+    ("url", "code"),
+    [
+        ("redis://:hunter2@127.0.0.1:1", 1),
+        ("unix:///nowhere/redis?password=hunter2", 1),
+        ("mysql://hunter2", 2),
+        ("nonsense", 2),
+    ],
 )
-def test_serving_from_a_wrong_redis_is_one_sentence_and_leaves_nothing(url: str, tmp_path: Path) -> None:
+def test_serving_from_a_wrong_redis_is_one_sentence_and_leaves_nothing(url: str, code: int, tmp_path: Path) -> None:
     ended = start(tmp_path / "var", PROREC_REDIS_URL=url)
-    assert (ended.returncode, ended.stdout) == (1, "")
+    assert (ended.returncode, ended.stdout) == (code, "")
     (line,) = ended.stderr.splitlines()
     assert line.startswith("error: ")
     assert "hunter2" not in line
+    assert not (tmp_path / "var").exists()
+
+
+def test_a_precision_that_cannot_be_had_here_is_one_sentence_and_leaves_nothing(tmp_path: Path) -> None:
+    ended = start(tmp_path / "var", PROREC_PRECISION="fp16", PROREC_PROVIDER="cpu", PROREC_PRECISON="int8")
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines() == [
+        "warning: PROREC_PRECISON is not a setting; did you mean PROREC_PRECISION?",
+        "the service could not start: PROREC_PRECISION=fp16: fp16 is for GPUs, and the provider is cpu",
+    ]
     assert not (tmp_path / "var").exists()
 
 

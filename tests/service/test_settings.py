@@ -89,3 +89,11 @@ def test_settings_do_not_change() -> None:
 def test_a_misspelt_variable_is_told_with_a_guess() -> None:
     told = unknown_variables({"PROREC_REDIS_ULR": "x", "PROREC_PORT": "1", "HOME": "/"})
     assert told == ["PROREC_REDIS_ULR is not a setting; did you mean PROREC_REDIS_URL?"]
+
+
+def test_the_case_of_letters_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("prorec_port", "9000")
+    assert Settings().port == 9000
+    assert unknown_variables({"prorec_port": "9000"}) == []
+    told = unknown_variables({"prorec_precison": "int8"})
+    assert told == ["prorec_precison is not a setting; did you mean PROREC_PRECISION?"]

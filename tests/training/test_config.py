@@ -1,6 +1,8 @@
 import pytest
+from typer.testing import CliRunner
 
-from training.config import PRESETS, load_config
+from training.__main__ import app
+from training.config import PRESETS, TrainingConfig, load_config
 from training.errors import ConfigError
 
 
@@ -39,3 +41,24 @@ def test_a_wrong_override_is_named(override: str, sentence: str) -> None:
 def test_an_unknown_preset_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="quickstart, small, paper"):
         load_config("huge", [])
+
+
+@pytest.mark.parametrize("preset", sorted(PRESETS))
+def test_every_setting_is_listed_as_it_is_set_and_with_its_meaning(preset: str) -> None:
+    listed = CliRunner().invoke(app, ["settings", "--preset", preset]).stdout.splitlines()
+    settings, meanings = zip(*(line.split(maxsplit=1) for line in listed), strict=True)
+    assert all(meanings)
+    assert {name.partition("=")[0].partition(".")[0] for name in settings} == set(TrainingConfig.model_fields)
+    other = next(name for name in sorted(PRESETS) if name != preset)
+    assert load_config(other, list(settings)) == PRESETS[preset]
+
+
+def test_the_choices_of_a_setting_are_listed() -> None:
+    listed = CliRunner().invoke(app, ["settings"]).stdout
+    assert "stage1.averaging=none               none | ema | swa: weights that" in listed
+
+
+@pytest.mark.parametrize("command", ["run", "prepare", "train", "export"])
+def test_help_says_how_settings_are_listed(command: str) -> None:
+    words = CliRunner().invoke(app, [command, "--help"], terminal_width=200).stdout.split()
+    assert "'python -m training settings' lists all, with defaults." in " ".join(words).replace(" │ │ ", " ")

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +196,16 @@ def test_groups_are_head_tail_and_cold() -> None:
     assert groups["head"].tolist() == [True, False, False, False, True] + [False] * 5
     assert groups["cold"].sum() == 2
     assert (groups["head"].astype(int) + groups["tail"] + groups["cold"] == 1).all()
+
+
+def test_data_that_are_not_there_are_one_sentence_before_anything_is_written(tmp_path: Path) -> None:
+    words = ["study", "--data", str(tmp_path / "nowhere"), "--plan", "final", "--out", str(tmp_path / "study")]
+    ended = subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == f"error: {tmp_path / 'nowhere'} is not a folder.\n"
+    assert not (tmp_path / "study").exists()
+    (tmp_path / "nowhere").mkdir()
+    (tmp_path / "nowhere" / "items.jsonl").touch()
+    with pytest.raises(ConfigError, match=r"holds neither interactions\.csv nor"):
+        run_study(read_plan("final"), tmp_path / "nowhere", tmp_path / "study")
+    assert not (tmp_path / "study").exists()

@@ -331,6 +331,7 @@ async def test_version_names_programs_model_and_limits(router: Router, folder: P
     assert body["python"]
     assert body["onnxruntime"]
     assert (body["model_version"], body["provider"], body["catalog_revision"]) == ("v1", "CPUExecutionProvider", 7)
+    assert body["precision"] == "fp32"
     assert body["codes"] == {"length": 3, "tokens_per_level": 8}
     limits = body["limits"]
     assert (limits["k"], limits["beam_widths"], limits["history_items"], limits["body_bytes"]) == (50, [4, 50], 5, 2000)
@@ -342,4 +343,5 @@ async def test_without_a_model_its_limits_are_unknown(router: Router) -> None:
     async with client_of(router) as client:
         body = (await client.get("/version")).json()
     assert (body["model_version"], body["provider"], body["codes"], body["limits"]["k"]) == (None, None, None, None)
+    assert body["precision"] is None
     assert body["limits"]["exclude_items"] == 4

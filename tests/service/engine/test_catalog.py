@@ -66,6 +66,16 @@ def test_excluded_ids_are_merged_and_unknown_ones_ignored(catalog: Catalog) -> N
     assert request.excluded.tolist() == [1, 5]
 
 
+@pytest.mark.parametrize(
+    ("unknown", "warnings"),
+    [([], []), (["?"], ["1 of exclude is not in the catalog"]), (["?", "!"], ["2 of exclude are not in the catalog"])],
+)
+def test_unknown_excluded_ids_are_a_warning(catalog: Catalog, unknown: list[str], warnings: list[str]) -> None:
+    searched = catalog.ticket(query(named(1), 2, exclude=[*named(5), *unknown]))
+    assert catalog.answer(searched, place(7, 3, 9, -1)).warnings == warnings
+    assert catalog.popular(catalog.ticket(query([], exclude=[*named(5), *unknown]))).warnings == warnings
+
+
 def test_a_history_of_ten_thousand_is_read(catalog: Catalog) -> None:
     request = read(catalog, query([*named(*range(60)) * 100, *(f"?{n}" for n in range(4_000))]))
     assert (len(request.history), request.unknown, request.truncated) == (6, 4_000, 5_994)

@@ -110,13 +110,21 @@ def test_fp32_is_held_to_the_recorded_answers_whatever_the_limit(artifact: Artif
         prove(artifact, engine_in_8_bits, settings)
 
 
-def test_a_model_without_golden_requests_cannot_be_converted(artifact: Artifact, tmp_path: Path) -> None:
+def test_a_model_without_golden_requests_cannot_be_converted(
+    artifact: Artifact, tmp_path: Path, socket_path: Path
+) -> None:
     for file in artifact.folder.iterdir():
         (tmp_path / file.name).symlink_to(file)
     (tmp_path / GOLDEN).unlink()
     (tmp_path / GOLDEN).write_text("[]")
-    with pytest.raises(PrecisionError, match="model tiny-1 has no golden requests to convert it by"):
+    sentence = "model tiny-1 has no golden requests to convert it by"
+    with pytest.raises(PrecisionError, match=sentence):
         graphs_of(replace(artifact, folder=tmp_path), "int8")
+    command = [sys.executable, "-m", "service.engine", "--artifact", str(tmp_path), "--socket", str(socket_path)]
+    ended = subprocess.run(
+        command, env={"PROREC_PRECISION": "int8"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    assert (ended.returncode, ended.stderr) == (2, f"the engine could not start: {sentence}\n")
 
 
 def test_without_the_package_onnx_it_is_refused_in_one_sentence(artifact: Artifact, socket_path: Path) -> None:
@@ -125,5 +133,6 @@ def test_without_the_package_onnx_it_is_refused_in_one_sentence(artifact: Artifa
     ended = subprocess.run(
         command, env={"PROREC_PRECISION": "int8"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
-    assert ended.returncode == 1
-    assert ended.stderr.rstrip().endswith("precision int8 needs the package onnx: pip install 'prorec-serve[int8]'")
+    assert ended.returncode == 2
+    reason = "PROREC_PRECISION=int8: the package onnx is missing; pip install 'prorec-serve[int8]'"
+    assert ended.stderr == f"the engine could not start: {reason}\n"

@@ -13,6 +13,9 @@ def main(how: str) -> None:
             print(f"session {os.getsid(0)}")
         case "leave":
             sys.exit(3)
+        case "--artifact":  # as an engine of this name ends that cannot start
+            print("something odd", "the engine could not start: so it is", sep="\n", file=sys.stderr)
+            sys.exit({"never": 2, "not yet": 1}[sys.argv[2]])
         case "sentence":
             sys.exit("no such thing")
         case "raise":

@@ -26,6 +26,7 @@ class Scene:
         self.starting: list[str] = []
         self.started: list[Engine] = []
         self.broken: dict[str, str] = {}  # version → why it cannot start
+        self.final: set[str] = set()  # versions of `broken` for which another attempt cannot help
         self.faults: dict[str, Exception] = {}  # version → what its start meets that nobody foresaw
         self.fetched: list[str] = []
         self.start_gate = asyncio.Event()
@@ -69,7 +70,7 @@ class Scene:
         if folder.name in self.faults:
             raise self.faults[folder.name]
         if folder.name in self.broken:
-            raise StartError(self.broken[folder.name])
+            raise StartError(self.broken[folder.name], final=folder.name in self.final)
         child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(self.folder)})
         info = EngineInfo(0, folder.name, "CPUExecutionProvider", 1, [1], 1, 1, 0.0, 0.0, child.pid)
         engine = Engine(child, Route(str(self.folder / f"{child.pid}.sock"), info), folder)

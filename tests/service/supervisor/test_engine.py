@@ -10,7 +10,7 @@ import pytest
 
 from service.api.engine_link import EngineLost
 from service.frames import EngineInfo, Ping
-from service.supervisor.engine import Engine, Program, Pulse
+from service.supervisor.engine import Engine, Program, Pulse, StartError
 from service.supervisor.forks import starter
 from service.supervisor.processes import METRICS_FOLDER, Spawn
 
@@ -19,6 +19,7 @@ from .waiting import until
 pytestmark = pytest.mark.anyio
 
 LITTLE = Program("tests.service.supervisor.little_engine")
+ODD = Program("tests.service.supervisor.odd_program")
 
 
 @pytest.fixture
@@ -62,3 +63,13 @@ async def test_an_engine_that_was_stopped_for_a_moment_lives_on(folder: Path) ->
     engine.child.signal(signal.SIGCONT)
     assert isinstance(await engine.request(Ping(0)), EngineInfo)
     await engine.drain(5.0)
+
+
+@pytest.mark.parametrize(("how", "final"), [("not yet", False), ("never", True)])
+async def test_why_an_engine_cannot_start_is_left_to_whoever_asked_for_it(
+    how: str, final: bool, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(StartError, match=r"^the engine could not start: so it is$") as failure:
+        await Engine.start(Path(how), folder / "socket", spawn(folder), ODD)
+    assert failure.value.final is final
+    assert capfd.readouterr().err == "something odd\n"

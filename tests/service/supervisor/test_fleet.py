@@ -85,6 +85,23 @@ async def test_what_failed_is_tried_at_once_when_it_is_asked_for_again(scene: Sc
         scene.fleet.nudge()
 
 
+async def test_what_no_attempt_can_help_is_tried_again_only_when_somebody_asks(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.broken["v1"] = "no such precision here"
+    scene.final.add("v1")
+    scene.want("v1")
+    await scene.until(lambda: scene.state("v1") == "failed")
+    (failed,) = scene.board.status.failed
+    assert (failed.reason, failed.retry_at) == ("no such precision here", None)
+    assert "model v1 failed: no such precision here; it is not tried again by itself" in caplog.messages
+    await asyncio.sleep(0.7)  # longer than the first pause of what is tried again
+    assert scene.board.status.swaps == {"failure": 1}
+    scene.broken.clear()
+    scene.fleet.nudge()
+    await scene.serves("v1")
+
+
 async def test_another_version_wanted_while_one_loads_takes_its_place(scene: Scene) -> None:
     scene.start_gate.clear()
     scene.want("v1")

@@ -1,0 +1,91 @@
+"""What this machine cannot do is refused in one sentence, before anything is loaded."""
+
+import os
+import shutil
+import subprocess
+import sys
+from ctypes.util import find_library
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from service.engine.devices import CPU
+from service.engine.fitness import Wanted, usable_provider
+from service.engine.precision import Precision
+from service.errors import SettingsError
+
+without_gpu = pytest.mark.skipif(
+    Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one"
+)
+
+
+def ask(*words: str, without: str = "nothing", **variables: str) -> tuple[int, str]:
+    """Exit code and stderr of the program, which finds no package of the name `without`."""
+    code = f"""
+import sys
+sys.modules[{without!r}] = None
+from service.engine.fitness import main
+sys.exit(main(*sys.argv[1:]))
+"""
+    command = [sys.executable, "-c", code, *words]
+    ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False)
+    return ended.returncode, ended.stderr
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_what_every_machine_can_do_passes(precision: Precision) -> None:
+    assert usable_provider("cpu", precision) == CPU
+    assert ask("cpu", precision) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "precision", "sentence"),
+    [
+        ("cpu", "fp16", "PROREC_PRECISION=fp16: fp16 is for GPUs, and the provider is cpu"),
+        pytest.param(
+            *("auto", "fp16", "PROREC_PRECISION=fp16: fp16 is for GPUs, and this machine has none that works"),
+            marks=without_gpu,
+        ),
+        pytest.param(
+            *(
+                "cuda",
+                "fp32",
+                "PROREC_PROVIDER=cuda: this machine has no CUDA device, or ONNX Runtime was built without",
+            ),
+            marks=without_gpu,
+        ),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_sentence(wanted: Wanted, precision: Precision, sentence: str) -> None:
+    with pytest.raises(SettingsError) as refusal:
+        usable_provider(wanted, precision)
+    assert str(refusal.value).startswith(sentence)
+    assert ask(wanted, precision) == (2, f"{refusal.value}\n")
+
+
+def test_8_bits_without_their_package_are_one_sentence() -> None:
+    sentence = "PROREC_PRECISION=int8: the package onnx is missing; pip install 'prorec-serve[int8]'\n"
+    assert ask("cpu", "int8", without="onnx") == (2, sentence)
+    assert ask("cpu", "fp32", without="onnx") == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a driver without a GPU")
+@pytest.mark.skipif(
+    find_spec("nvidia") is not None or find_library("cublasLt") is not None,
+    reason="needs a machine without the libraries of CUDA",
+)
+def test_what_a_machine_with_a_gpu_but_without_its_libraries_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "driver.c").write_text(
+        "int cuInit(unsigned flags) { return 0; } int cuDeviceGetCount(int *count) { *count = 1; return 0; }"
+    )
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"], cwd=tmp_path, check=True)
+    code, errors = ask("cuda", "fp32", LD_LIBRARY_PATH=str(tmp_path))
+    *_, sentence = errors.splitlines()
+    assert code == 2
+    assert sentence.startswith("PROREC_PROVIDER=cuda: ")
+    assert sentence.endswith("a CUDA library is missing; pip install 'prorec-serve[gpu]'")
+    assert ask("auto", "fp32", LD_LIBRARY_PATH=str(tmp_path))[0] == 0
+    code, errors = ask("auto", "int8", LD_LIBRARY_PATH=str(tmp_path))
+    sentence = "PROREC_PRECISION=int8: int8 is for CPUs, and this machine has a GPU; set PROREC_PROVIDER=cpu"
+    assert (code, errors.splitlines()[-1]) == (2, sentence)
