@@ -11,18 +11,15 @@ from models.artifact import Artifact, graph_file
 from models.graph import SearchRow, catalog_inputs, request_inputs
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
-from training.export import GraphSearch, export_graphs, prove_parity
-from training.package import Package, search_rows, write_artifact
+from training.export import GraphSearch, prove_parity
+from training.package import Package, search_rows
 
 WIDTHS = (4, 8)
 
 
 @pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
-def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Path]:
-    package = tiny_package(generator=request.param, beam_widths=WIDTHS)
-    folder = tmp_path_factory.mktemp("graphs")
-    export_graphs(package.generator, package.catalog(CodeTrie.build(package.codes)), folder, WIDTHS)
-    return package, folder
+def exported(request: pytest.FixtureRequest, by_generator: dict[str, Artifact]) -> tuple[Package, Path]:
+    return tiny_package(generator=request.param, beam_widths=WIDTHS), by_generator[request.param].folder
 
 
 def search_of(exported: tuple[Package, Path], catalog: Package, width: int) -> tuple[GraphSearch, CodeTrie]:
@@ -170,10 +167,9 @@ def test_random_histories_give_no_invalid_and_no_double_items(exported: tuple[Pa
         assert not np.isin(items, history).any()
 
 
-def test_an_artifact_serves_the_same_inputs_it_was_proved_with(tmp_path: Path) -> None:
+def test_an_artifact_serves_the_same_inputs_it_was_proved_with(open_to_new_items: Artifact) -> None:
     package = tiny_package()
-    artifact: Artifact = write_artifact(tmp_path / "v1", package)
-    from_disk, from_memory = catalog_inputs(artifact), package.catalog(CodeTrie.build(package.codes))
+    from_disk, from_memory = catalog_inputs(open_to_new_items), package.catalog(CodeTrie.build(package.codes))
     assert from_disk.keys() == from_memory.keys()
     for name, array in from_memory.items():
         np.testing.assert_array_equal(from_disk[name], array)

@@ -1,7 +1,6 @@
 """The search in bound buffers, in memory of this process, against the search on the CPU."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
@@ -18,9 +17,8 @@ WIDTH, BUCKET, SLOTS = 8, 6, 3
 
 
 @pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    generator: Literal["temporal", "encoder_decoder"] = request.param
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifact"), generator=generator)
+def model(request: pytest.FixtureRequest, by_generator: dict[str, Artifact]) -> Artifact:
+    return by_generator[request.param]
 
 
 @pytest.fixture(scope="module")

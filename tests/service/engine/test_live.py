@@ -27,7 +27,7 @@ from service.errors import BadFilter
 from service.frames import Answer, Condition, Query
 from tests.tiny import tiny_package
 from training.export import reference
-from training.package import Package, write_artifact
+from training.package import Package
 
 from .newcomers import ENCODER, added, with_item_encoder
 
@@ -114,10 +114,11 @@ def package(request: pytest.FixtureRequest) -> Package:
 
 
 @pytest.fixture(scope="module")
-def open_artifact(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def open_artifact(
+    package: Package, by_generator: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
     """One that items can be added to."""
-    folder = tmp_path_factory.mktemp("open")
-    return with_item_encoder(write_artifact(folder / "base" / "tiny-1", package), folder)
+    return with_item_encoder(by_generator[package.generator.config.generator], tmp_path_factory.mktemp("open"))
 
 
 @pytest.fixture(scope="module", params=["arrays shared", "arrays copied"])
