@@ -16,8 +16,11 @@ help: ## this list
 quickstart: $(VENV)/.training ## train on MovieLens-100k and serve it on http://127.0.0.1:8000
 	@$(BIN)/python -m deploy.quickstart --source $(SOURCE)
 
+# Processes that share the tests; a file's tests stay together, as they share what is built for them.
+TEST_PROCESSES ?= 2
+
 test: $(VENV)/.dev ## every test, on a real Redis
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: $(VENV)/.dev ## formatting, lint, types
 	$(BIN)/ruff format --check .

@@ -1,7 +1,11 @@
 """Settings and artifacts that tests share."""
 
+import fcntl
 import os
 import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,12 +21,52 @@ settings.register_profile("same", derandomize=True)
 settings.register_profile("search", derandomize=False)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+BuildOnce = Callable[..., Artifact]
+
 
 @pytest.fixture(scope="session")
-def open_to_new_items(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    """A tiny artifact that takes new items as text too, built once: exporting it is slow."""
+def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:
+    """`build_tiny_artifact` below a folder of that name; for all processes that share the tests, as exporting is slow.
+
+    What it returns is not to be written to.
+    """
     from tests.tiny import build_tiny_artifact
 
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def build(name: str, version: str, **options: Any) -> Artifact:
+        folder: Path = shared / f"built-{name}"
+        with folder.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if (folder / version).exists():
+                return Artifact.open(folder / version)
+            return build_tiny_artifact(folder, version=version, **options)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def open_to_new_items(build_once: BuildOnce) -> Artifact:
+    """tiny-1: 60 items, histories of 6, beam widths 4 and 8; takes new items as text too."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # sentence-transformers and its libraries warn of their own past
-        return build_tiny_artifact(tmp_path_factory.mktemp("open"), with_text_encoder=True)
+        return build_once("open", "tiny-1", with_text_encoder=True)
+
+
+@pytest.fixture(scope="session")
+def another_artifact(build_once: BuildOnce) -> Artifact:
+    """tiny-2: the same item ids as tiny-1, other codes and other answers."""
+    return build_once("another", "tiny-2", seed=2)
+
+
+@pytest.fixture(scope="session")
+def encoder_decoder_artifact(build_once: BuildOnce) -> Artifact:
+    """tiny-1 with the other generator."""
+    return build_once("encoder-decoder", "tiny-1", generator="encoder_decoder")
+
+
+@pytest.fixture(scope="session")
+def by_generator(open_to_new_items: Artifact, encoder_decoder_artifact: Artifact) -> dict[str, Artifact]:
+    """Both kinds of generator, by name."""
+    return {"temporal": open_to_new_items, "encoder_decoder": encoder_decoder_artifact}

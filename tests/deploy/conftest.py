@@ -14,20 +14,20 @@ import pytest
 from models.artifact import Artifact
 from service.store import Store
 from tests.e2e.replica import TOKEN, RedisServer, Replica, replica, wait_until
-from tests.tiny import build_tiny_artifact
 
 LoadTest = Callable[..., tuple[int, dict[str, Any], str]]
 
 
-@pytest.fixture(scope="session")
-def loaded_replica(open_to_new_items: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+@pytest.fixture(scope="package")
+def loaded_replica(
+    open_to_new_items: Artifact, another_artifact: Artifact, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Replica]:
     """Serves tiny-1, which takes new items as text; tiny-2 is published too."""
-    second = build_tiny_artifact(tmp_path_factory.mktemp("second"), version="tiny-2", seed=2)
     with tempfile.TemporaryDirectory(prefix="l-") as folder:
         server = RedisServer(Path(folder))
         wait_until(server.socket.exists)
         store = Store.connect(server.url, "prorec")
-        for artifact in (open_to_new_items, second):
+        for artifact in (open_to_new_items, another_artifact):
             store.publish(artifact)
         store.activate(open_to_new_items.manifest.model_version)
         with replica(redis_url=server.url, data_dir=tmp_path_factory.mktemp("replica")) as started:

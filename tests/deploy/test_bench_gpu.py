@@ -20,7 +20,6 @@ from models.artifact import Artifact
 from models.config import ModelConfig
 from models.graph import SearchRow
 from service.engine.search import Found, GraphSearch, Shape
-from tests.tiny import build_tiny_artifact
 
 ONLY_TORCH_S_SIDE = ("torch", "typer", "onnx", "onnxscript", "transformers", "fastapi", "httpx", "msgspec", "redis")
 
@@ -99,11 +98,11 @@ def test_only_near_ties_may_change_places(
     assert (found.rows, found.exact, found.alike) == (3, exact, alike)
 
 
-def test_another_model_s_answers_are_not_alike(artifact: Artifact, other: Artifact) -> None:
+def test_another_model_s_answers_are_not_alike(artifact: Artifact, another_artifact: Artifact) -> None:
     rows = [SearchRow(np.array([item], dtype=np.int32)) for item in range(40)]
     same = compare(GraphSearch(artifact, 1), GraphSearch(artifact, 1), artifact, rows, 8)
     assert (same.exact, same.overlap) == (40, 1.0)
-    different = compare(GraphSearch(artifact, 1), GraphSearch(other, 1), artifact, rows, 8)
+    different = compare(GraphSearch(artifact, 1), GraphSearch(another_artifact, 1), artifact, rows, 8)
     assert different.alike < 20
     assert parity_finding("tiny", different, "fp32").met is False
     assert parity_finding("tiny", different, "fp16").met is None
@@ -112,11 +111,6 @@ def test_another_model_s_answers_are_not_alike(artifact: Artifact, other: Artifa
 @pytest.fixture(scope="module")
 def artifact(open_to_new_items: Artifact) -> Artifact:
     return open_to_new_items
-
-
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return build_tiny_artifact(tmp_path_factory.mktemp("other"), seed=5)
 
 
 def test_the_best_rate_at_the_beam_of_the_goal_counts() -> None:

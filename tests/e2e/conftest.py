@@ -6,20 +6,19 @@ import pytest
 
 from models.artifact import Artifact
 from service.store import Store
-from tests.tiny import build_tiny_artifact
 
 from .replica import RedisServer
 
 
 @pytest.fixture(scope="session")
-def first(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifacts"), version="tiny-1", seed=1)
+def first(open_to_new_items: Artifact) -> Artifact:
+    return open_to_new_items
 
 
 @pytest.fixture(scope="session")
-def second(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def second(another_artifact: Artifact) -> Artifact:
     """The same item ids as `first`, other codes and other answers."""
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifacts"), version="tiny-2", seed=2)
+    return another_artifact
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from models.artifact import Artifact, ArtifactWriter, check_model_version
 from models.config import ModelConfig
 from models.errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
 from models.item_ids import ItemIds
+from models.prefix_output import PrefixOutput
 from tests.tiny import random_codes
 
 FIELDS = {
@@ -116,6 +117,8 @@ def write_servable(folder: Path) -> Artifact:
     for name in ("item_input", "item_output"):
         np.save(artifact.folder / f"{name}.npy", np.zeros((10, 8), dtype=np.float32))
     np.save(artifact.folder / "popularity.npy", np.arange(10, dtype=np.int32)[::-1])
+    for name, values in PrefixOutput.of_first_items(artifact.trie, 8).inputs().items():
+        np.save(artifact.folder / f"{name}.npy", values)
     return artifact
 
 
@@ -131,6 +134,7 @@ def test_arrays_that_belong_together_pass(tmp_path: Path) -> None:
         ("item_output", np.zeros((9, 8), dtype=np.float32), "item_output is not an array"),
         ("item_input", np.zeros((10, 4), dtype=np.float32), "item_input is not an array"),
         ("codes", np.zeros((10, 3), dtype=np.int32), "codes is not an array"),
+        ("prefix_output", np.zeros((1, 4), dtype=np.float32), "prefix_output is not an array"),
         ("metadata_bounds", np.zeros(11, dtype=np.int64), "there are no metadata of 10 items"),
         ("id_bounds", np.arange(10, dtype=np.int64), "there are no ids of 10 items"),
         ("id_item", np.arange(9, dtype=np.int32), "ids cannot be looked up"),

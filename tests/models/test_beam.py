@@ -74,14 +74,32 @@ def test_rescoring_orders_the_beam_by_the_weighted_sum() -> None:
     trie = CodeTrie.build(random_codes(20, LENGTH, TOKENS, seed=5))
     logits = random_logits(5)
     item_score = np.random.default_rng(5).normal(size=20).astype(np.float32)
-    plain = search(trie, 5, width=6)
+    plain = search(trie, 5, width=20)
     rescored = beam_search(
         trie,
         lambda level, prefixes: logits[level][prefix_row(prefixes)],
-        6,
+        20,
         values=[np.zeros(size, dtype=np.float32) for size in trie.states()[1:-1]] + [item_score[trie.leaf_item]],
         rescore_weight=2.0,
     )
     expected = {int(i): float(s + 2 * item_score[i]) for i, s in zip(plain.item, plain.code_score, strict=True)}
     assert rescored.item.tolist() == sorted(expected, key=lambda item: -expected[item])
     np.testing.assert_allclose(rescored.score, sorted(expected.values(), reverse=True), atol=1e-5)
+
+
+def test_values_of_prefixes_lead_a_single_beam() -> None:
+    """Without help from the decoder; a state of four tokens has no more children than the shortlist of one beam."""
+    trie = CodeTrie.build(random_codes(40, 3, 4, seed=6))
+    for wanted in range(0, 40, 7):
+        values = [np.zeros(size, dtype=np.float32) for size in trie.states()[1:]]
+        for level, states in enumerate(trie.ancestors(np.array([wanted], dtype=np.int32))):
+            values[level][states] = 1.0
+        found = beam_search(
+            trie,
+            lambda _level, prefixes: np.zeros((len(prefixes), 4), dtype=np.float32),
+            1,
+            values=values,
+            rescore_weight=3.0,
+        )
+        assert found.leaf.tolist() == [wanted]
+        np.testing.assert_allclose(found.score - found.code_score, 3.0, atol=1e-6)

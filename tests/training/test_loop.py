@@ -19,6 +19,7 @@ from training.errors import ConfigError
 from training.interactions import Split, leave_one_out, read_dataset
 from training.loop import fit
 from training.machine import Machine
+from training.pipeline import Run
 
 from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
 
@@ -171,27 +172,22 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
         Machine.of(TrainingConfig(device=device))
 
 
+@pytest.mark.timeout(600)  # three processes import torch, and two of them wait for each other at every step
 def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
-    setting = Setting(tmp_path)
     # One validation at the end and no dropout, so both runs do exactly the same but for the order of sums.
-    settings = [
-        *ring_settings(setting.text),
-        "stage1.epochs=3",
-        "stage1.evaluate_every=3",
-        "stage2.epochs=2",
-        "cka_weight=0.3",
-    ]
-    changes = [part for change in settings for part in ("--set", change)]
-
-    def train(launcher: list[str], out: Path) -> list[dict[str, object]]:
-        command = [*launcher, "-m", "training", "run", "--data", str(setting.data), "--preset", "quickstart"]
-        done = subprocess.run([*command, "--out", str(out), *changes], capture_output=True, text=True, timeout=110)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("wrote") == 1
-        return [read_progress(out.with_name(f"{out.name}.work") / f"stage{n}.safetensors") for n in (1, 2)]
-
-    team = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    alone, together = train([sys.executable], tmp_path / "alone"), train(team, tmp_path / "together")
-    for one, two in zip(alone, together, strict=True):
+    changes = ["stage1.epochs=3", "stage1.evaluate_every=3", "stage2.epochs=2", "cka_weight=0.3"]
+    setting = Setting(tmp_path, *changes)
+    alone, together = tmp_path / "alone", tmp_path / "together"
+    Run(setting.data, alone, setting.config).stage2()
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "training", "run", "--data", str(setting.data), "--preset", "quickstart", "--out", str(together)]
+    command += [part for change in [*ring_settings(setting.text), *changes] for part in ("--set", change)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1
+    for stage in (1, 2):
+        one, two = (
+            read_progress(out.with_name(f"{out.name}.work") / f"stage{stage}.safetensors") for out in (alone, together)
+        )
         assert two["step"] == one["step"]
         assert np.asarray(two["history"])[:, 1] == pytest.approx(np.asarray(one["history"])[:, 1], rel=1e-4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import graph_file
+from models.artifact import Artifact, graph_file
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
 from training.errors import ExportError
@@ -42,11 +42,10 @@ class Twisted(GraphSearch):
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Twisted, CodeTrie]:
+def exported(open_to_new_items: Artifact) -> tuple[Package, Twisted, CodeTrie]:
     package = tiny_package()
-    trie, folder = CodeTrie.build(package.codes), tmp_path_factory.mktemp("graph")
-    export_graphs(package.generator, package.catalog(trie), folder, (WIDTH,))
-    search = Twisted(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
+    trie, graph = CodeTrie.build(package.codes), open_to_new_items.graph_path(WIDTH)
+    search = Twisted(graph, package.catalog(trie), trie.code_length, package.history_buckets)
     return package, search, trie
 
 

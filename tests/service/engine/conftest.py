@@ -7,21 +7,21 @@ from service.engine.catalog import Catalog
 from service.engine.live import LiveSearch
 from service.engine.startup import Engine, assemble
 from service.settings import Settings
-from tests.tiny import build_tiny_artifact
+from tests.conftest import BuildOnce
 
 ENGINE_SETTINGS = Settings(provider="cpu", engine_threads=1, spare_items=40, filter_cache_bytes=1_048_576)
 
 
 @pytest.fixture(scope="session")
-def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def artifact(open_to_new_items: Artifact) -> Artifact:
     """60 items, histories of 6, beam widths 4 and 8; not to be written to."""
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifacts"))
+    return open_to_new_items
 
 
 @pytest.fixture(scope="session")
-def tiniest_artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def tiniest_artifact(build_once: BuildOnce) -> Artifact:
     """5 items: fewer than the wider beam holds."""
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifacts"), items=5)
+    return build_once("tiniest", "tiny-1", items=5)
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from models.artifact import ITEM_ENCODER, MANIFEST, Artifact
+from models.artifact import ITEM_ENCODER, MANIFEST, TEXT_ENCODER, TOKENIZER, Artifact
 from service.catalog.records import ItemRecord
 
 SEMANTIC_WIDTH = 5
@@ -18,9 +18,9 @@ _INTEGRATED_WIDTH = 6
 
 
 def with_item_encoder(artifact: Artifact, folder: Path) -> Artifact:
-    """A copy of the artifact whose item encoder is three random matrices."""
+    """A copy of the artifact whose item encoder is three random matrices; it has no text encoder."""
     target = folder / artifact.manifest.model_version
-    shutil.copytree(artifact.folder, target)
+    shutil.copytree(artifact.folder, target, ignore=shutil.ignore_patterns(TEXT_ENCODER, TOKENIZER))
     config, rng = artifact.manifest.config, np.random.default_rng(7)
     temporal = config.generator == "temporal"
     widths = {

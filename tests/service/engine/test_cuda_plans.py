@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from tests.tiny import build_tiny_artifact
+from models.artifact import Artifact
 
 from .cuda_dry.build import build
 
@@ -41,8 +41,8 @@ def generator(request: pytest.FixtureRequest) -> Literal["temporal", "encoder_de
 
 
 @pytest.fixture(scope="module")
-def folder(generator: Literal["temporal", "encoder_decoder"], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifact"), generator=generator).folder
+def folder(generator: Literal["temporal", "encoder_decoder"], by_generator: dict[str, Artifact]) -> Path:
+    return by_generator[generator].folder
 
 
 @pytest.fixture(scope="module", params=["fp32", "fp16"])

@@ -1,13 +1,13 @@
 """The search in bound buffers, in memory of this process, against the search on the CPU."""
 
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pytest
 
 from models.artifact import Artifact
 from models.graph import Inputs, SearchRow, catalog_inputs, trie_inputs
+from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from service.engine.devices import CPU, SearchError, placement
 from service.engine.gpu_search import GpuSearch
@@ -18,9 +18,8 @@ WIDTH, BUCKET, SLOTS = 8, 6, 3
 
 
 @pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
-    generator: Literal["temporal", "encoder_decoder"] = request.param
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifact"), generator=generator)
+def model(request: pytest.FixtureRequest, by_generator: dict[str, Artifact]) -> Artifact:
+    return by_generator[request.param]
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +112,8 @@ def test_a_catalog_that_does_not_fit_gets_new_memory(model: Artifact) -> None:
     codes = random_codes(500, 3, 8, seed=8)
     rng = np.random.default_rng(8)
     tables = {f"item_{name}": rng.normal(size=(500, 16)).astype(np.float32) for name in ("input", "output")}
-    larger = trie_inputs(CodeTrie.build(codes)) | tables | {"item_code": codes.tokens}
+    trie = CodeTrie.build(codes)
+    larger = trie_inputs(trie) | PrefixOutput.of_first_items(trie, 16).inputs() | tables | {"item_code": codes.tokens}
     use = search.bind(larger)
     assert search.residence is residence, "batches still run on what there was"
     use()
@@ -125,7 +125,7 @@ def test_it_can_be_told_where_every_node_runs(bound: GpuSearch) -> None:
     for session in bound.residence.sessions.values():
         placed = placement(session)
         assert placed.keys() == {CPU}
-        assert placed[CPU]["TopK"] == 4
+        assert placed[CPU]["TopK"] == 5
 
 
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one")

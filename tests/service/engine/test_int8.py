@@ -17,7 +17,6 @@ from service.engine.precision import PrecisionError, graphs_of
 from service.engine.search import Found, GraphSearch, Shape
 from service.engine.startup import Engine, assemble, prove
 from service.settings import Settings
-from tests.tiny import build_tiny_artifact
 
 from .conftest import ENGINE_SETTINGS
 
@@ -25,10 +24,10 @@ IN_8_BITS = Settings(**ENGINE_SETTINGS.model_dump() | {"precision": "int8"})
 SHAPE = Shape(width=8, bucket=6)
 
 
-@pytest.fixture(scope="module")
-def encoder_decoder(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+@pytest.fixture
+def encoder_decoder(encoder_decoder_artifact: Artifact) -> Artifact:
     """Its decoder steps share their weights, some of which are stored transposed."""
-    return build_tiny_artifact(tmp_path_factory.mktemp("artifacts"), generator="encoder_decoder", beam_widths=(8,))
+    return encoder_decoder_artifact
 
 
 @pytest.fixture(scope="module")

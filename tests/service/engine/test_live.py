@@ -27,7 +27,7 @@ from service.errors import BadFilter
 from service.frames import Answer, Condition, Query
 from tests.tiny import tiny_package
 from training.export import reference
-from training.package import Package, write_artifact
+from training.package import Package
 
 from .newcomers import ENCODER, added, with_item_encoder
 
@@ -114,10 +114,11 @@ def package(request: pytest.FixtureRequest) -> Package:
 
 
 @pytest.fixture(scope="module")
-def open_artifact(package: Package, tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def open_artifact(
+    package: Package, by_generator: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Artifact:
     """One that items can be added to."""
-    folder = tmp_path_factory.mktemp("open")
-    return with_item_encoder(write_artifact(folder / "base" / "tiny-1", package), folder)
+    return with_item_encoder(by_generator[package.generator.config.generator], tmp_path_factory.mktemp("open"))
 
 
 @pytest.fixture(scope="module", params=["arrays shared", "arrays copied"])
@@ -210,6 +211,7 @@ def test_after_items_were_added_a_search_is_that_of_the_combined_catalog(world: 
     legal = np.array([world.items.item_id(item) in world.available for item in range(world.items.count)])
     catalog = trie_inputs(trie) | {name: table.copy() for name, table in world.index.tables.inputs().items()}
     catalog |= {f"alive_{level}": counts[None] for level, counts in enumerate(trie.count_leaves(legal[trie.leaf_item]))}
+    catalog |= world.index.state.prefixes.inputs()
     for history in (["item-1", "new-3"], ["new-29"], ["item-4", "item-5", "new-0", "item-6"]):
         answer = world.ask(history, 8, exclude_seen=False)
         slow = reference(package.generator, catalog, trie, SearchRow(world.items.indices(history)), 8, 0.5)
