@@ -3,6 +3,7 @@
 Codes have a fixed length, so the search is unrolled: encode once, then L steps of decode, trie, TopK and cache
 reorder. Inputs and outputs are those of `models.graph`. An illegal candidate scores minus infinity and a legal one is
 finite, so legality travels in the score; a dead beam has no children, an exhausted place comes out as item -1.
+The rules are those of `models.beam`: the item head values prefixes at every level, and not only the items at the end.
 """
 
 from dataclasses import dataclass
