@@ -17,8 +17,11 @@ from numpy.typing import NDArray
 
 from .trie import CodeTrie
 
-SHORTLIST = 4
-"""S, children that are valued for each beam."""
+
+def shortlist(level: int) -> int:
+    """S, children that are valued for each beam of `level` ≥ 1: most states branch widely only near the root."""
+    return 4 if level == 1 else 2
+
 
 LevelLogits = Callable[[int, NDArray[np.int32]], NDArray[np.float32]]
 """(level l, prefixes int32 [K, l]) → logits float32 [K, V] of one user's next token."""
@@ -90,7 +93,7 @@ def beam_search(
         steps = log_probs[beams, tokens]
         near, gap = np.arange(len(beams)), float("inf")
         if level and weight:
-            near, gap = _cut(scores[beams] + (1 + weight) * steps, SHORTLIST * width)
+            near, gap = _cut(scores[beams] + (1 + weight) * steps, shortlist(level) * width)
         edge_gap = min(edge_gap, gap)
         beams, children, tokens = beams[near], children[near], tokens[near]
         written = codes[beams] + steps[near]

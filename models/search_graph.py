@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .beam import SHORTLIST
+from .beam import shortlist
 from .network import Generator
 from .search_network import SearchNetwork
 
@@ -141,7 +141,7 @@ def _next(level: int, beams: Beams, log_probs: Tensor, width: int, guide: Guide,
     expected = beams.score[..., None] + (1 + inputs["rescore_weight"]) * step
     total = torch.where(legal, expected, _ILLEGAL).flatten(1)
     dead = _dead_places(beams.state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
-    rough, near = _best(total, dead, SHORTLIST * width)
+    rough, near = _best(total, dead, shortlist(level) * width)
     # Looked up rather than divided: the exporter makes eight operations of a division of integers.
     beam = torch.arange(log_probs.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
     parent = F.embedding(near, beam[:, None]).squeeze(-1)
