@@ -292,14 +292,14 @@ def reference(
             repeated = context.repeat(len(prefixes))
             return generator.teacher_forced(repeated, codes)[0][level].numpy()
 
-        values = _values(catalog, config.code_length, context.user_state[0].numpy())
+        values = prefix_values(catalog, config.code_length, context.user_state[0].numpy())
         return beam_search(
             trie, logits, width, legal_leaf=_legal(trie, row, catalog), values=values, rescore_weight=weight
         )
 
 
-def _values(catalog: Inputs, code_length: int, user_state: NDArray[np.float32]) -> list[NDArray[np.float32]]:
-    """What the item head says of every state of every level below the root."""
+def prefix_values(catalog: Inputs, code_length: int, user_state: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """What the item head says of every state of levels 1 … L to `user_state` float32 [D]: L arrays float32 [S_l]."""
     of_item, of_prefix = catalog["item_output"] @ user_state, catalog["prefix_output"] @ user_state
     rows = [catalog[f"prefix_row_{level}"] for level in range(code_length - 1)]
     values = [np.where(row >= 0, of_item[np.maximum(row, 0)], of_prefix[np.maximum(-1 - row, 0)]) for row in rows]

@@ -5,14 +5,16 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from models.artifact import Artifact, graph_file
 from models.beam import shortlist
 from models.graph import SearchRow, catalog_inputs, request_inputs
+from models.search_graph import Guide
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
-from training.export import GraphSearch, prove_parity
+from training.export import GraphSearch, prefix_values, prove_parity
 from training.package import Package, search_rows
 
 WIDTHS = (4, 8)
@@ -54,6 +56,21 @@ def test_if_k_legal_items_exist_k_come_back(exported: tuple[Package, Path]) -> N
         assert len(np.unique(found)) == len(found)
         assert not np.isin(found, excluded).any()
         assert (items[len(found) :] == -1).all()
+
+
+def test_the_guide_values_every_state_as_the_reference_does() -> None:
+    package = tiny_package(items=60)
+    trie = CodeTrie.build(package.codes)
+    catalog = package.catalog(trie)
+    user_state = np.random.default_rng(0).normal(size=(2, 16)).astype(np.float32)
+    inputs = {name: torch.from_numpy(np.array(array)) for name, array in catalog.items()}
+    guide = Guide(torch.from_numpy(user_state), trie.code_length, inputs | {"rescore_weight": torch.tensor(0.5)})
+    wanted = [prefix_values(catalog, trie.code_length, state) for state in user_state]
+    for level, size in enumerate(trie.states()[1:]):
+        states = torch.arange(size, dtype=torch.int32)
+        expected = 0.5 * np.stack([values[level] for values in wanted])
+        np.testing.assert_allclose(guide.of_all(level, states).numpy(), expected, atol=1e-5)
+        np.testing.assert_allclose(guide.of_each(level, states.expand(2, -1)).numpy(), expected, atol=1e-5)
 
 
 def set_slots(search: GraphSearch, trie: CodeTrie, legal: list[NDArray[np.bool_]], spare: int) -> None:
