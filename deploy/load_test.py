@@ -66,9 +66,8 @@ def perform(scenario: Scenario, options: Options) -> int:
 async def _session(scenario: Scenario, options: Options) -> Session:
     """The session after the scenario, or what there is of it after Ctrl-C."""
     options.check()
-    headers = {
-        "Authorization": f"Bearer {admin_token() if scenario.changes_service else os.environ.get(TOKEN_VARIABLE, '')}"
-    }
+    token = admin_token() if scenario.changes_service else os.environ.get(TOKEN_VARIABLE)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx.AsyncClient(base_url=options.address, timeout=_PATIENCE_S, headers=headers) as client:
         session = Session(options, client, await _bodies(scenario, options, client))
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
