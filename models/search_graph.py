@@ -6,6 +6,7 @@ finite, so legality travels in the score; a dead beam has no children, an exhaus
 The rules are those of `models.beam`: the item head values prefixes at every level, and not only the items at the end.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -88,22 +89,24 @@ class Guide:
 
     def of_all(self, level: int, states: Tensor) -> Tensor:
         """States int [W] of one level, the same for all rows → [B, W]."""
-        return self._inputs["rescore_weight"] * F.linear(self._user_state, self._vectors(level, states))
+        return self._weighted(level, states, lambda vectors: F.linear(self._user_state, vectors))
 
     def of_each(self, level: int, states: Tensor) -> Tensor:
         """States int [B, S] → [B, S]."""
-        product = self._vectors(level, states) * self._user_state[:, None]
-        return self._inputs["rescore_weight"] * product.sum(dim=-1)
+        return self._weighted(level, states, lambda vectors: (vectors * self._user_state[:, None]).sum(dim=-1))
 
-    def _vectors(self, level: int, states: Tensor) -> Tensor:
-        """[..., D]; a leaf's is its item's, and so is that of a prefix that only one item has."""
+    def _weighted(self, level: int, states: Tensor, score: Callable[[Tensor], Tensor]) -> Tensor:
+        """A leaf is worth its item, and so is a prefix that only one item has.
+
+        Of a prefix both scores are made and one is taken: to choose between whole vectors costs more than a product.
+        """
+        weight, item_output = self._inputs["rescore_weight"], self._inputs["item_output"]
         if level == self._last:
-            return F.embedding(_pick(self._inputs["leaf_item"], states), self._inputs["item_output"])
+            return weight * score(F.embedding(_pick(self._inputs["leaf_item"], states), item_output))
         row = _pick(self._inputs[f"prefix_row_{level}"], states)
-        own, item = self._inputs["prefix_output"], self._inputs["item_output"]
-        return torch.where(
-            row[..., None] < 0, F.embedding((-1 - row).clamp(min=0), own), F.embedding(row.clamp(min=0), item)
-        )
+        shared = score(F.embedding((-1 - row).clamp(min=0), self._inputs["prefix_output"]))
+        alone = score(F.embedding(row.clamp(min=0), item_output))
+        return weight * torch.where(row < 0, shared, alone)
 
 
 def _first(log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
