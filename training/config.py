@@ -71,6 +71,9 @@ class TrainingConfig(BaseModel):
         0.0, ge=0, le=1, description="share of the code loss whose targets are the item head's own probabilities"
     )
     start_from_stage1: bool = Field(True, description="stage II begins with what stage I learned, not at random")
+    freeze_stage1: bool = Field(
+        False, description="stage II trains the code decoder alone; the item head stays the one of stage I"
+    )
     softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
@@ -154,6 +157,8 @@ def validated(values: dict[str, Any]) -> TrainingConfig:
         raise ConfigError(f"{name}={first['input']!r}: {first['msg']}") from None
     if config.default_beam_width not in config.beam_widths:
         raise ConfigError(f"default_beam_width={config.default_beam_width} is not one of {config.beam_widths}")
+    if config.freeze_stage1 and (config.model.generator != "temporal" or not config.start_from_stage1):
+        raise ConfigError("freeze_stage1=true needs model.generator=temporal and start_from_stage1=true")
     if config.text_encoder.endswith(".npy") and not Path(config.text_encoder).is_file():
         raise ConfigError(f"text_encoder={config.text_encoder!r}: no such file")
     return config

@@ -57,6 +57,7 @@ class GeneratorModel(nn.Module):
     def __init__(self, config: TrainingConfig, embeddings: Embeddings, codes: CodeTable) -> None:
         super().__init__()
         width = config.model.width
+        self._frozen = config.freeze_stage1
         self.generator = build_generator(config.model)
         self.item = nn.Parameter(torch.from_numpy(embeddings.collaborative.copy()))
         self.project = nn.Linear(embeddings.integrated.shape[1], width, bias=False)
@@ -119,6 +120,13 @@ class GeneratorModel(nn.Module):
                 self.generator.decoder.token.copy_(parts)
                 if stage1.temporal is not None:
                     self.generator.temporal.load_state_dict(stage1.temporal.state_dict())
+                if self._frozen:
+                    self._freeze(self.generator)
+
+    def _freeze(self, generator: TemporalGenerator) -> None:
+        """Keeps what makes user states and item scores; nothing but stage I is in them yet."""
+        for tensor in (self.item, self.token_input, *self.project.parameters(), *generator.temporal.parameters()):
+            tensor.requires_grad_(False)
 
     def tables(self) -> Inputs:
         """item_input and item_output float32 [N, D], item_code int32 [N, L]."""
@@ -153,7 +161,7 @@ class GeneratorTask:
         logits, summary = self.model.generator.teacher_forced(context, codes)
         loss = self._code_loss(logits, codes, self._teaching(context.user_state, target))
         limit, sampled = self.config.softmax_items, self.config.sampled_items
-        if self.config.item_weight:
+        if self.config.item_weight and not self.config.freeze_stage1:
             head = item_loss(context.user_state, target, self.model.item, limit, sampled)
             loss = loss + self.config.item_weight * head
         if self.config.ikd_weight:

@@ -1,0 +1,33 @@
+"""Stage II with stage I frozen: the decoder learns, the item head stays."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from training.config import load_config
+from training.errors import ConfigError
+from training.pipeline import Run
+
+from .ring import ring_settings, write_ring, write_text_embeddings
+
+
+def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: Path) -> None:
+    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
+    config = load_config("quickstart", [*ring_settings(text), "freeze_stage1=true"])
+    run = Run(data, tmp_path / "frozen", config)
+    (stage1, _), (model, _) = run.stage1(), run.stage2()
+    assert stage1.temporal is not None
+    for name, value in model.generator.temporal.state_dict().items():  # type: ignore[union-attr]
+        assert torch.equal(value, stage1.temporal.state_dict()[name]), name
+    assert torch.equal(model.item, torch.from_numpy(run.embeddings().collaborative))
+    assert not model.token_input.any()
+    assert not model.project.weight.any()
+    assert model.generator.project.weight.abs().sum() > 0  # zero at the start, so what is there was learned
+
+
+def test_what_cannot_be_frozen_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs model.generator=temporal"):
+        load_config("quickstart", ["freeze_stage1=true", "model.generator=encoder_decoder"])
+    with pytest.raises(ConfigError, match="start_from_stage1=true"):
+        load_config("quickstart", ["freeze_stage1=true", "start_from_stage1=false"])
