@@ -27,7 +27,7 @@ def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: P
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:
-    with pytest.raises(ConfigError, match="needs model.generator=temporal"):
+    with pytest.raises(ConfigError, match=r"needs model\.generator=temporal"):
         load_config("quickstart", ["freeze_stage1=true", "model.generator=encoder_decoder"])
     with pytest.raises(ConfigError, match="start_from_stage1=true"):
         load_config("quickstart", ["freeze_stage1=true", "start_from_stage1=false"])
