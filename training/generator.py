@@ -35,7 +35,7 @@ from .interactions import Holdout, Split
 from .losses import item_loss
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
-from .prefix_values import fit_prefix_output
+from .prefix_values import fit_prefix_output, user_state_count
 from .ranking import chunks, sampled_rows
 from .ranking_teacher import RankingTeacher
 
@@ -226,7 +226,8 @@ class GeneratorTask:
     def _user_states(self) -> Tensor:
         """[C, D]: of validation users, each at some moment of the past."""
         valid, random = self.split.valid, np.random.default_rng(0)
-        histories = [valid.history(row) for row in sampled_rows(valid, VALIDATION_USERS).tolist()]
+        limit = user_state_count(self.trie.item_count, self.config.model.width, VALIDATION_USERS)
+        histories = [valid.history(row) for row in sampled_rows(valid, limit).tolist()]
         earlier = [history[: random.integers(1, len(history) + 1)] for history in histories]
         parts = [earlier[begin : begin + _USERS_AT_ONCE] for begin in range(0, len(earlier), _USERS_AT_ONCE)]
         return torch.cat([self.model.user_states(part) for part in parts])

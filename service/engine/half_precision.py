@@ -1,8 +1,9 @@
 """A search graph whose network computes in 16-bit floats, and whose scores stay in 32.
 
-The converter is ONNX Runtime's own; what it must leave alone is decided here. Everything a score flows through from the
-logarithm of the softmax on keeps 32 bits: sums over levels, masks of minus infinity, every TopK, and the item score. So
-do the graph's inputs and outputs, but for the tables of items, which halve.
+The converter is ONNX Runtime's own; what it must leave alone is decided here. A score begins with the logarithm of the
+softmax, or where something is computed from a vector of an item or a prefix, and everything it flows through from there
+on keeps 32 bits: products, sums over levels, masks of minus infinity, every TopK. So do the graph's inputs and outputs,
+but for the tables of vectors, which halve.
 
 Needs the package `onnx`.
 """
@@ -16,7 +17,8 @@ import onnx
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
 _FIRST_SCORES: Final = frozenset({"LogSoftmax"})
-_ITEM_SCORE: Final = "ReduceSum"
+_SCORING_VECTORS: Final = ("item_output", "prefix_output")
+_MOVES: Final = frozenset({"Gather", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _KEPT_INPUTS: Final = ("rescore_weight",)
 
 
@@ -53,17 +55,18 @@ def _name_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
 
 
 def _keep_32_bits(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes a score flows through, in the order of the graph, and of those that make the item score."""
+    """Names of the nodes a score flows through, in the order of the graph."""
     floats = _floats(model)
+    vectors: set[str] = set(_SCORING_VECTORS)
     scores: set[str] = set()
     kept: set[str] = set()
-    makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
-        if node.op_type in _FIRST_SCORES or scores.intersection(node.input):
+        reads = vectors.intersection(node.input)
+        if node.op_type in _MOVES and reads:
+            vectors.update(node.output)
+        elif node.op_type in _FIRST_SCORES or reads or scores.intersection(node.input):
             scores.update(floats.intersection(node.output))
             kept.add(node.name)
-        elif node.op_type == _ITEM_SCORE and floats.intersection(node.output):
-            kept.update((node.name, makers[node.input[0]].name))
     return kept
 
 

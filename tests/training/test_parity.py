@@ -1,14 +1,20 @@
 """The proof before an artifact must itself be able to fail."""
 
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from models.artifact import Artifact, graph_file
+from models.beam import Candidates
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
+from training import export
 from training.errors import ExportError
-from training.export import GraphSearch, SearchResult, export_graphs, prove_parity
+from training.export import SCORE_TOLERANCE, GraphSearch, SearchResult, export_graphs, prove_parity, reference
 from training.package import Package, search_rows
 
 WIDTH = 8
@@ -38,6 +44,8 @@ class Twisted(GraphSearch):
             item[:, 1] = item[:, 0]
         elif self.fault == "missing item":
             item[:, -1] = -1
+        elif self.fault == "other last item":
+            item[:, -1] = [min(set(range(60)).difference(row)) for row in item.tolist()]
         return SearchResult(item, score, code_score, prefix_score)
 
 
@@ -74,6 +82,24 @@ def test_ties_at_a_beams_edge_excuse_no_wrong_score(exported: tuple[Package, Twi
         prove_parity(package.generator, search, trie, rows, WIDTH, 0.5)
     with torch.no_grad():
         package.generator.token_output.copy_(kept)
+
+
+@pytest.mark.parametrize(("share", "excused"), [(0.9, True), (1.1, False)])
+def test_a_beams_edge_is_as_narrow_as_scores_of_their_size_are_exact(
+    exported: tuple[Package, Twisted, CodeTrie], monkeypatch: pytest.MonkeyPatch, share: float, excused: bool
+) -> None:
+    def at_an_edge(*arguments: Any) -> Candidates:
+        found = reference(*arguments)
+        largest = float(np.abs(found.score).max())
+        assert largest > 20
+        return replace(found, edge_gap=share * SCORE_TOLERANCE * largest / 10)
+
+    package, search, trie = exported
+    rows = search_rows(trie, package.histories, exclude_seen=True)
+    monkeypatch.setattr(export, "reference", at_an_edge)
+    search.fault = "other last item"
+    with nullcontext() if excused else pytest.raises(ExportError, match="other items"):
+        prove_parity(package.generator, search, trie, rows[:1], WIDTH, 100.0)
 
 
 def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:

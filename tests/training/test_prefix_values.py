@@ -2,13 +2,14 @@ import numpy as np
 import pytest
 import torch
 
+from models.codes import CodeTable
 from models.errors import TrieError
 from models.insertion import insert
 from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from tests.tiny import random_codes
 from training import prefix_values
-from training.prefix_values import fit_prefix_output
+from training.prefix_values import fit_prefix_output, user_state_count
 
 ITEMS, WIDTH = 120, 6
 TRIE = CodeTrie.build(random_codes(ITEMS, 3, 8, seed=1))
@@ -44,13 +45,34 @@ def test_no_vector_nearby_comes_closer_to_the_logarithm_of_the_mass_below() -> N
             assert error < np.square(states @ (vector + other) - mass).sum()
 
 
-def test_blocks_of_any_size_give_the_same_vectors(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_once", [1, ITEMS * 7])
+def test_any_number_of_user_states_at_once_gives_the_same_vectors(
+    monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
     whole = fitted()
-    monkeypatch.setattr(prefix_values, "_LEAVES_AT_ONCE", 5)
-    monkeypatch.setattr(prefix_values, "_STATES_AT_ONCE", 3)
+    monkeypatch.setattr(prefix_values, "_SCORES_AT_ONCE", at_once)
     parts = fitted()
     np.testing.assert_allclose(parts.vectors, whole.vectors, atol=1e-5)
     assert all((a == b).all() for a, b in zip(parts.rows, whole.rows, strict=True))
+
+
+def test_a_catalog_of_items_that_share_no_prefix_needs_no_vector_of_its_own() -> None:
+    trie = CodeTrie.build(CodeTable(np.arange(24, dtype=np.int32).reshape(8, 3), 24))
+    found = fit_prefix_output(trie, ITEM_OUTPUT[:8], STATES)
+    found.check(trie)
+    assert [row.tolist() for row in found.rows] == [list(range(8))] * 2
+
+
+def test_scores_far_apart_neither_vanish_nor_overflow() -> None:
+    found = fit_prefix_output(TRIE, 100 * ITEM_OUTPUT, STATES)
+    assert np.isfinite(found.vectors).all()
+
+
+def test_the_larger_a_catalog_the_fewer_user_states_but_never_too_few() -> None:
+    assert user_state_count(12_101, 128, most=4096) == 4096
+    assert user_state_count(1_000_000, 128, most=4096) == 2147
+    assert user_state_count(10_000_000, 128, most=4096) == 512
+    assert user_state_count(10_000_000, 128, most=100) == 100
 
 
 def test_after_an_insertion_old_states_keep_their_rows_and_new_ones_are_worth_their_item() -> None:

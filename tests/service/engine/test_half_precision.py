@@ -28,11 +28,18 @@ def test_scores_flow_in_32_bits_and_the_network_in_16(artifact: Artifact) -> Non
     graph = model.graph
     types = {value.name: value.type.tensor_type.elem_type for value in (*graph.input, *graph.output, *graph.value_info)}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    vectors, products = {"item_output", "prefix_output"}, 0
+    for node in [*graph.node, *graph.node]:  # the converter's casts stand at the end
+        if node.op_type in ("Gather", "Cast") and vectors.intersection(node.input):
+            vectors.update(node.output)
     for node in graph.node:
-        if node.op_type in ("TopK", "LogSoftmax", "ReduceSum"):
-            assert types[node.input[0]] == FLOAT
-        if node.op_type in ("Attention", "Gemm", "LayerNormalization", "Gelu"):
+        product = vectors.intersection(node.input) and not vectors.intersection(node.output)
+        if product or node.op_type in ("TopK", "LogSoftmax", "ReduceSum"):
+            products += bool(product)
+            assert types[node.input[0]] == types[node.input[1 if product else 0]] == FLOAT
+        elif node.op_type in ("Attention", "Gemm", "LayerNormalization", "Gelu"):
             assert types[node.input[0]] == HALF
+    assert products == 2 * artifact.manifest.config.code_length - 1  # of prefixes and of items at each level
     assert (types["item_input"], types["item_output"], types["rescore_weight"]) == (HALF, HALF, FLOAT)
     assert all(types[value.name] == FLOAT for value in graph.output if value.name != "item")
 
