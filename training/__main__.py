@@ -108,6 +108,7 @@ def study(
     plan: Annotated[str, typer.Option(help="A plan's TOML file, or the name of one that comes with the package.")],
     out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, results.csv and report.html.")],
     device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
+    seed: Annotated[list[int] | None, typer.Option(min=0, help="Instead of the plan's seeds, for all runs.")] = None,
 ) -> None:
     """Runs a plan of trainings, each shared step once; goes on where it stopped."""
     from .plan import read_plan
@@ -115,7 +116,8 @@ def study(
     from .study import run_study
 
     refuse_without_plots()
-    report = run_study(read_plan(plan), data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
+    wanted = read_plan(plan).with_seeds(seed) if seed else read_plan(plan)
+    report = run_study(wanted, data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
     typer.echo(f"wrote {out / 'results.csv'} and {report}")
 
 

@@ -12,6 +12,7 @@ set = ["cka_weight=0"]
 """
 
 import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -53,6 +54,11 @@ class Plan(BaseModel):
     regret_users: int = Field(64, ge=1, description="validation users whose whole catalog is scored for the regret")
     beam_widths: tuple[int, ...] = Field((5, 10, 20, 50, 100), min_length=1, description="compared with one another")
     run: tuple[PlannedRun, ...] = Field(min_length=1)
+
+    def with_seeds(self, seeds: Sequence[int]) -> "Plan":
+        """The same plan with other seeds (each once), also of the runs that have their own."""
+        runs = tuple(run.model_copy(update={"seeds": None}) for run in self.run)
+        return self.model_copy(update={"seeds": tuple(dict.fromkeys(seeds)), "run": runs})
 
     def jobs(self) -> list["Job"]:
         """Every run with every seed and order; popularity once an order, as it draws nothing.

@@ -18,4 +18,4 @@ def refuse_unfit(settings: Settings) -> None:
     command = [sys.executable, "-m", _PROGRAM, settings.provider, settings.precision]
     ended = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
     if ended.returncode == REFUSED:
-        raise SettingsError(ended.stderr.strip().splitlines()[-1])
+        raise SettingsError(ended.stderr.strip().rpartition("\n")[2] or "this machine cannot do what is asked")

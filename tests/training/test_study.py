@@ -169,6 +169,11 @@ def test_seeds_and_orders_multiply() -> None:
     assert {(job.config.seed, job.config.tie_seed) for job in jobs} == {(0, None), (1, None), (0, 0), (1, 0)}
 
 
+def test_other_seeds_replace_those_of_the_plan_and_of_its_runs() -> None:
+    plan = Plan.model_validate({"seeds": [0, 1], "run": [{"name": "a"}, {"name": "b", "seeds": [2, 3]}]})
+    assert [job.key for job in plan.with_seeds([5, 5]).jobs()] == ["a-shuffled-5", "b-shuffled-5"]
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
