@@ -109,6 +109,7 @@ def study(
     out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, results.csv and report.html.")],
     device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Instead of the plan's seeds, for all runs.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="One more setting for all runs.")] = None,
 ) -> None:
     """Runs a plan of trainings, each shared step once; goes on where it stopped."""
     from .plan import read_plan
@@ -116,7 +117,7 @@ def study(
     from .study import run_study
 
     refuse_without_plots()
-    wanted = read_plan(plan).with_seeds(seed) if seed else read_plan(plan)
+    wanted = read_plan(plan).changed(changes or [], seed or [])
     report = run_study(wanted, data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
     typer.echo(f"wrote {out / 'results.csv'} and {report}")
 

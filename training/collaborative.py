@@ -3,7 +3,9 @@
 L = L_next + λ · L_CKA: while the recommender learns who takes what after what, InfoNCE pulls an item's collaborative
 embedding E_C and its adapted text embedding E_T = AdaLN(W · E_S + b) together, so E_C itself moves (PRORec,
 arXiv 2502.06269, outline; temperature, λ, negatives and sizes are ours). The recommender is a temporal transformer or
-DIN (arXiv 1706.06978), as in the paper.
+DIN (arXiv 1706.06978), as in the paper. With `item_text` E_C is a vector of the item's own plus a linear map of its
+text, so that what one item's events teach is known of items with a text like it (ours; features beside an ID's vector
+are usual in rankers).
 """
 
 import numpy as np
@@ -17,7 +19,7 @@ from models.network import TemporalEncoder
 from .batches import Batch, Windows, pad_histories
 from .config import Integrated, TrainingConfig
 from .interactions import Split
-from .losses import info_nce, item_loss
+from .losses import Rows, info_nce, item_loss, rows_of
 from .metrics import ndcg_at
 from .ranking import full_ranks
 from .ridge import fit_ridge
@@ -85,14 +87,26 @@ class Collaborative(nn.Module):
         self.gate = nn.Linear(2 * width, width) if config.integrated == "gate" else None
         self.temporal = TemporalEncoder(config.model) if config.recommender == "temporal" else None
         self.din = TargetAttention(width) if config.recommender == "din" else None
+        self.text = nn.Linear(semantic.shape[1], width, bias=False) if config.item_text else None
+        if self.text is not None:
+            nn.init.normal_(self.text.weight, std=spread * semantic.shape[1] ** -0.5)
 
-    def items(self) -> Tensor:
-        """[N, D]: E_C, or with a gate g: g · E_C + (1 - g) · E_T."""
+    def collaborative(self, items: Tensor | None = None) -> Tensor:
+        """E_C of all items, [N, D], or of some, int64 [...] → [..., D]."""
+        own = self.item if items is None else F.embedding(items, self.item)
+        return own if self.text is None else own + self.text(self._semantic(items))
+
+    def items(self, items: Tensor | None = None) -> Tensor:
+        """What is recommended from: E_C, or with a gate g: g · E_C + (1 - g) · E_T; shapes as of `collaborative`."""
+        own = self.collaborative(items)
         if self.gate is None:
-            return self.item
-        adapted = self.adaptation(self.semantic)
-        gate = torch.sigmoid(self.gate(torch.cat([self.item, adapted], dim=1)))
-        return gate * self.item + (1 - gate) * adapted
+            return own
+        adapted = self.adaptation(self._semantic(items))
+        gate = torch.sigmoid(self.gate(torch.cat([own, adapted], dim=-1)))
+        return gate * own + (1 - gate) * adapted
+
+    def _semantic(self, items: Tensor | None) -> Tensor:
+        return self.semantic if items is None else F.embedding(items, self.semantic)
 
     def scores(self, history: Tensor) -> Tensor:
         """history int64 [B, T], padded with -1 on the left → scores [B, N] of all items."""
@@ -119,34 +133,38 @@ class CollaborativeTask:
         return batch.windows if self.model.temporal is None else batch.targets
 
     def loss(self, batch: Batch) -> Tensor:
-        table = self.model.items()
-        summed = self._din_loss(batch, table) if self.model.temporal is None else self._temporal_loss(batch, table)
-        loss = summed / self.samples(batch)
+        loss_of = self._din_loss if self.model.temporal is None else self._temporal_loss
+        loss = loss_of(batch, self._rows()) / self.samples(batch)
         if self.config.cka_weight:
             loss = loss + self.config.cka_weight * self._alignment_loss(batch)
         return loss
 
-    def _temporal_loss(self, batch: Batch, table: Tensor) -> Tensor:
+    def _rows(self) -> Rows:
+        """Item vectors: made once where the softmax needs them all, else those that are asked for."""
+        whole = self.model.temporal is not None and len(self.model.item) <= self.config.softmax_items
+        return rows_of(self.model.items()) if whole else self.model.items
+
+    def _temporal_loss(self, batch: Batch, rows: Rows) -> Tensor:
         assert self.model.temporal is not None
         real = batch.history >= 0
-        states = self.model.temporal(history_input(F.embedding(batch.history.clamp(min=0), table)), real)
+        states = self.model.temporal(history_input(rows(batch.history.clamp(min=0))), real)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
-        return item_loss(states[real], batch.target[real], table, limit, sampled)
+        return item_loss(states[real], batch.target[real], rows, len(self.model.item), limit, sampled)
 
-    def _din_loss(self, batch: Batch, table: Tensor) -> Tensor:
+    def _din_loss(self, batch: Batch, rows: Rows) -> Tensor:
         """The newest target of each window against items drawn evenly, as a softmax."""
         assert self.model.din is not None
         real = batch.history >= 0
-        negatives = torch.randint(len(table), (len(real), _DIN_NEGATIVES), device=real.device)
+        negatives = torch.randint(len(self.model.item), (len(real), _DIN_NEGATIVES), device=real.device)
         candidates = torch.cat([batch.target[:, -1:], negatives], dim=1)
-        scores = self.model.din(F.embedding(batch.history.clamp(min=0), table), real, table[candidates])
+        scores = self.model.din(rows(batch.history.clamp(min=0)), real, rows(candidates))
         scores[:, 1:] = scores[:, 1:].masked_fill(negatives == candidates[:, :1], -torch.inf)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64), reduction="sum")
 
     def _alignment_loss(self, batch: Batch) -> Tensor:
         items = batch.items[: self.config.sampled_items]
-        adapted = self.model.adaptation(self.model.semantic[items])
-        return info_nce(self.model.item[items], adapted, self.config.cka_temperature, batch.piece, batch.pieces)
+        own, adapted = self.model.collaborative(items), self.model.adaptation(self.model.semantic[items])
+        return info_nce(own, adapted, self.config.cka_temperature, batch.piece, batch.pieces)
 
     def validate(self) -> float:
         ranks = full_ranks(self.split.valid, self.rank_scores, mask_history=True, limit=VALIDATION_USERS)

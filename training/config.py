@@ -60,6 +60,9 @@ class TrainingConfig(BaseModel):
         description="residual k-means; balanced: with equal use of every token of the first levels; rqvae: a"
         " residual-quantized autoencoder",
     )
+    item_text: bool = Field(
+        True, description="stage I's item vectors are a vector of their own plus a linear map of the item's text"
+    )
     cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
     cka_temperature: float = Field(0.1, gt=0, description="of the alignment's softmax")
     ikd_weight: float = Field(0.1, ge=0, description="0 trains stage II without distillation")

@@ -32,7 +32,7 @@ from .batches import Batch, pad_histories
 from .collaborative import VALIDATION_USERS, Collaborative, Embeddings, history_input
 from .config import TrainingConfig
 from .interactions import Holdout, Split
-from .losses import item_loss
+from .losses import item_loss, rows_of
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
 from .prefix_values import fit_prefix_output, user_state_count
@@ -162,7 +162,8 @@ class GeneratorTask:
         loss = self._code_loss(logits, codes, self._teaching(context.user_state, target))
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         if self.config.item_weight and not self.config.freeze_stage1:
-            head = item_loss(context.user_state, target, self.model.item, limit, sampled)
+            rows, item_count = rows_of(self.model.item), len(self.model.item)
+            head = item_loss(context.user_state, target, rows, item_count, limit, sampled)
             loss = loss + self.config.item_weight * head
         if self.config.ikd_weight:
             loss = loss + self.config.ikd_weight * self._distillation(summary, target)
@@ -195,10 +196,10 @@ class GeneratorTask:
             (self.model.distil_collaborative, self.model.collaborative),
             (self.model.distil_semantic, self.model.adapted),
         )
-        losses = [
-            item_loss(F.normalize(head(summary), dim=1) / self.config.ikd_temperature, target, table, sampled, sampled)
-            for head, table in pairs
-        ]
+        losses = []
+        for head, table in pairs:
+            wanted = F.normalize(head(summary), dim=1) / self.config.ikd_temperature
+            losses.append(item_loss(wanted, target, rows_of(table), len(table), sampled, sampled))
         return torch.stack(losses).sum()
 
     def validate(self) -> float:

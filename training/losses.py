@@ -1,26 +1,34 @@
 """Losses shared by both stages. Letters: P positions, N items, D width, S sampled items."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Rows = Callable[[Tensor | None], Tensor]
+"""Item vectors by index: int64 [...] → [..., D]; None → all of them, [N, D]."""
 
-def item_loss(states: Tensor, targets: Tensor, table: Tensor, full_up_to: int, sampled: int) -> Tensor:
-    """Next-item cross-entropy, summed: states [P, D], targets int64 [P], table [N, D] → scalar.
+
+def rows_of(table: Tensor) -> Rows:
+    """Those of a table [N, D]."""
+    return lambda items: table if items is None else F.embedding(items, table)
+
+
+def item_loss(states: Tensor, targets: Tensor, rows: Rows, item_count: int, full_up_to: int, sampled: int) -> Tensor:
+    """Next-item cross-entropy, summed: states [P, D], targets int64 [P], vectors of N items → scalar.
 
     Over the whole catalog up to `full_up_to` items. Above, over the target and `sampled` items drawn evenly, their
     scores raised by log(N / S) so that the sampled partition estimates the full one (Jean et al. 2015,
     arXiv 1412.2007).
     """
-    item_count = table.shape[0]
     if item_count <= full_up_to:
-        return F.cross_entropy(states @ table.T, targets, reduction="sum")
+        return F.cross_entropy(states @ rows(None).T, targets, reduction="sum")
     sample = torch.randint(item_count, (sampled,), device=states.device)
-    negatives = states @ table[sample].T + math.log(item_count / sampled)
+    negatives = states @ rows(sample).T + math.log(item_count / sampled)
     negatives = negatives.masked_fill(sample[None] == targets[:, None], float("-inf"))
-    positives = (states * table[targets]).sum(dim=-1, keepdim=True)
+    positives = (states * rows(targets)).sum(dim=-1, keepdim=True)
     logits = torch.cat([positives, negatives], dim=1)
     return F.cross_entropy(logits, torch.zeros_like(targets), reduction="sum")
 

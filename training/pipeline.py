@@ -140,7 +140,7 @@ class Run:
     def _sasrec(self) -> tuple[Collaborative, CollaborativeTask] | None:
         if self.config.sasrec is None:
             return None
-        plain = {"cka_weight": 0.0, "integrated": "collaborative", "recommender": "temporal"}
+        plain = {"cka_weight": 0.0, "item_text": False, "integrated": "collaborative", "recommender": "temporal"}
         return self._recommender(self.config.model_copy(update=plain | {"stage1": self.config.sasrec}), "sasrec")
 
     def embeddings(self) -> Embeddings:

@@ -55,10 +55,11 @@ class Plan(BaseModel):
     beam_widths: tuple[int, ...] = Field((5, 10, 20, 50, 100), min_length=1, description="compared with one another")
     run: tuple[PlannedRun, ...] = Field(min_length=1)
 
-    def with_seeds(self, seeds: Sequence[int]) -> "Plan":
-        """The same plan with other seeds (each once), also of the runs that have their own."""
-        runs = tuple(run.model_copy(update={"seeds": None}) for run in self.run)
-        return self.model_copy(update={"seeds": tuple(dict.fromkeys(seeds)), "run": runs})
+    def changed(self, settings: Sequence[str], seeds: Sequence[int]) -> "Plan":
+        """The same plan with more settings, which win over those of its runs, and with other seeds if any are given."""
+        others = {"seeds": None} if seeds else {}
+        runs = [run.model_copy(update={"set": (*run.set, *settings)} | others) for run in self.run]
+        return self.model_copy(update={"run": tuple(runs), "seeds": tuple(dict.fromkeys(seeds)) or self.seeds})
 
     def jobs(self) -> list["Job"]:
         """Every run with every seed and order; popularity once an order, as it draws nothing.

@@ -36,7 +36,7 @@ class StepSettings:
             "softmax": [config.softmax_items, config.sampled_items],
             "model": config.model.model_dump(include=_RECOMMENDER_SIZES),
             "stage": config.stage1.model_dump(),
-        } | config.model_dump(include={"seed", "recommender", "precision", "text_encoder"})
+        } | config.model_dump(include={"seed", "recommender", "precision", "text_encoder", "item_text"})
 
     def recommender(self, config: TrainingConfig | None = None) -> dict[str, Any]:
         """Of stage I, or of another recommender on the same data."""

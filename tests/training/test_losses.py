@@ -1,21 +1,23 @@
 import torch
 
-from training.losses import info_nce, item_loss
+from training.losses import info_nce, item_loss, rows_of
 
 
 def test_the_full_loss_is_the_cross_entropy_over_all_items() -> None:
     torch.manual_seed(0)
     states, table, targets = torch.randn(5, 4), torch.randn(7, 4), torch.tensor([0, 6, 3, 3, 1])
     expected = -torch.log_softmax(states @ table.T, dim=1)[range(5), targets].sum()
-    assert torch.isclose(item_loss(states, targets, table, full_up_to=7, sampled=3), expected)
+    assert torch.isclose(item_loss(states, targets, rows_of(table), len(table), full_up_to=7, sampled=3), expected)
 
 
 def test_the_sampled_loss_estimates_the_full_one() -> None:
     torch.manual_seed(0)
     states, table = torch.randn(64, 8), 0.5 * torch.randn(5000, 8)
     targets = torch.randint(5000, (64,))
-    full = item_loss(states, targets, table, full_up_to=5000, sampled=1)
-    estimates = torch.stack([item_loss(states, targets, table, full_up_to=10, sampled=1000) for _ in range(10)])
+    full = item_loss(states, targets, rows_of(table), len(table), full_up_to=5000, sampled=1)
+    estimates = torch.stack(
+        [item_loss(states, targets, rows_of(table), len(table), full_up_to=10, sampled=1000) for _ in range(10)]
+    )
     assert abs(float(estimates.mean() - full)) / 64 < 0.05
 
 

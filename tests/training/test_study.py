@@ -169,9 +169,13 @@ def test_seeds_and_orders_multiply() -> None:
     assert {(job.config.seed, job.config.tie_seed) for job in jobs} == {(0, None), (1, None), (0, 0), (1, 0)}
 
 
-def test_other_seeds_replace_those_of_the_plan_and_of_its_runs() -> None:
-    plan = Plan.model_validate({"seeds": [0, 1], "run": [{"name": "a"}, {"name": "b", "seeds": [2, 3]}]})
-    assert [job.key for job in plan.with_seeds([5, 5]).jobs()] == ["a-shuffled-5", "b-shuffled-5"]
+def test_seeds_and_settings_of_the_command_win_over_the_plans_and_its_runs() -> None:
+    own = {"name": "b", "seeds": [2, 3], "set": ["cka_weight=0.2"]}
+    plan = Plan.model_validate({"seeds": [0, 1], "run": [{"name": "a"}, own]})
+    jobs = plan.changed(["cka_weight=0.3"], [5, 5]).jobs()
+    assert [job.key for job in jobs] == ["a-shuffled-5", "b-shuffled-5"]
+    assert [job.config.cka_weight for job in jobs] == [0.3, 0.3]
+    assert len(plan.changed([], []).jobs()) == 4
 
 
 @pytest.mark.parametrize(
