@@ -3,7 +3,8 @@
 Every MatMul and Gemm whose right operand is a weight becomes one product of bytes. Weights have a scale a column, what
 comes in has one scale a product, taken once from what a few searches show. A scale taken from each batch would need no
 such searches, but then an answer would depend on whose requests share the batch. Attention, normalisation, softmax,
-trie and item score stay in float32.
+trie and item score stay in float32. A CPU without VNNI adds two products of bytes in 16 bits, where large ones
+overflow; there weights have 7 bits, as ONNX Runtime's own tool offers it.
 
 Needs the package `onnx`.
 """
@@ -25,6 +26,7 @@ _DOMAIN: Final = "com.microsoft"  # of the product of bytes with a result in flo
 _HEADROOM: Final = 1.2  # of what is seen: a few searches do not show the farthest values
 _STEPS: Final = 255
 _WEIGHT_STEPS: Final = 127
+_FEWER_WEIGHT_STEPS: Final = 63  # 2 · 255 · 63 fits into 16 bits
 _LEAST: Final = 1e-12  # a scale is never 0, also where all that was seen is
 
 
@@ -116,12 +118,29 @@ def _session(model: onnx.ModelProto) -> ort.InferenceSession:
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
+def products_overflow() -> bool:
+    """Whether this machine's product of bytes is wrong for the largest ones; found by computing it."""
+    size = 64
+    weight = numpy_helper.from_array(np.full((size, size), _WEIGHT_STEPS, dtype=np.int8), "weight")
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["bytes", "weight"], ["sums"])],
+        "overflow",
+        [helper.make_tensor_value_info("bytes", onnx.TensorProto.UINT8, [size, size])],
+        [helper.make_tensor_value_info("sums", onnx.TensorProto.INT32, [size, size])],
+        [weight],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    (sums,) = _session(model).run(None, {"bytes": np.full((size, size), _STEPS, dtype=np.uint8)})
+    return bool((sums != size * _STEPS * _WEIGHT_STEPS).any())
+
+
 class _Conversion:
     """Rewrites a graph in place; what several products share is converted once."""
 
     def __init__(self, graph: onnx.GraphProto, spans: Mapping[str, Span]) -> None:
         self._graph = graph
         self._spans = spans
+        self._weight_steps = _FEWER_WEIGHT_STEPS if products_overflow() else _WEIGHT_STEPS
         self._weights = _weights(graph)
         self._made: dict[str, onnx.TensorProto] = {}
         self._nodes: list[onnx.NodeProto] = []
@@ -165,7 +184,7 @@ class _Conversion:
         if f"{name}/bytes" not in self._made:
             array = numpy_helper.to_array(self._weights[weight])
             columns = array.T if transposed else array
-            scales = np.maximum(np.abs(columns).max(axis=0) / _WEIGHT_STEPS, _LEAST).astype(np.float32)
+            scales = np.maximum(np.abs(columns).max(axis=0) / self._weight_steps, _LEAST).astype(np.float32)
             self._constant(f"{name}/bytes", np.rint(columns / scales).astype(np.int8))
             self._constant(f"{name}/scales", scales)
         return f"{name}/bytes", f"{name}/scales"

@@ -12,6 +12,7 @@ from onnx import numpy_helper
 
 from models.artifact import GOLDEN, Artifact
 from models.graph import SearchRow
+from service.engine import int8
 from service.engine.golden import GoldenError
 from service.engine.precision import PrecisionError, graphs_of
 from service.engine.search import Found, GraphSearch, Shape
@@ -68,6 +69,17 @@ def test_every_product_with_a_weight_is_converted_and_each_weight_once(encoder_d
     kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in after.initializer}
     assert {kept[name].dtype for name in left} == {np.dtype(np.int8)}
     assert not set().union(*products(before).values()) & kept.keys()
+
+
+@pytest.mark.parametrize(("overflow", "largest"), [(True, 63), (False, 127)])
+def test_weights_have_seven_bits_where_products_of_bytes_overflow(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch, overflow: bool, largest: int
+) -> None:
+    monkeypatch.setattr(int8, "products_overflow", lambda: overflow)
+    converted = graphs_of(artifact, "int8")[8]
+    assert isinstance(converted, bytes)
+    arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(converted).graph.initializer]
+    assert {int(np.abs(array.astype(int)).max()) for array in arrays if array.dtype == np.int8} == {largest}
 
 
 @pytest.mark.parametrize("name", ["artifact", "encoder_decoder"])
