@@ -53,7 +53,7 @@ def test_an_item_that_nobody_touched_follows_the_one_before_it_by_its_text(ring_
 
 
 def test_with_sampled_negatives_a_step_makes_no_vectors_but_those_it_needs(ring_with_a_gap: Path) -> None:
-    run = stage1(ring_with_a_gap, "softmax_items=2", "sampled_items=3")
+    run = stage1(ring_with_a_gap, "item_text=true", "softmax_items=2", "sampled_items=3")
     model = Collaborative(run.config, run.item_count, torch.from_numpy(run.prepare()))
     asked: list[torch.Tensor | None] = []
     rows = model.items
