@@ -61,7 +61,7 @@ class TrainingConfig(BaseModel):
         " residual-quantized autoencoder",
     )
     item_text: bool = Field(
-        True, description="stage I's item vectors are a vector of their own plus a linear map of the item's text"
+        False, description="stage I's item vectors are a vector of their own plus a linear map of the item's text"
     )
     cka_weight: float = Field(0.1, ge=0, description="0 trains stage I without alignment")
     cka_temperature: float = Field(0.1, gt=0, description="of the alignment's softmax")
@@ -103,7 +103,6 @@ def _model(**sizes: Any) -> ModelConfig:
 PRESETS: dict[str, TrainingConfig] = {
     # MovieLens-100k in about two minutes on two cores. Titles of films say little, and events are many.
     "quickstart": TrainingConfig(
-        item_text=False,
         model=_model(code_length=3, tokens_per_level=64, width=64, heads=2, feed_forward=128, encoder_layers=1,
                      decoder_layers=1, history_length=50, dropout=0.2),
         stage1=StageConfig(epochs=20, batch_size=32, learning_rate=4e-3, patience=4, evaluate_every=2),
@@ -112,6 +111,7 @@ PRESETS: dict[str, TrainingConfig] = {
     ),
     # Amazon Beauty on two cores.
     "small": TrainingConfig(
+        item_text=True,
         model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
                      decoder_layers=1, history_length=50, dropout=0.4),
         stage1=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
@@ -120,6 +120,7 @@ PRESETS: dict[str, TrainingConfig] = {
     ),
     # The same, with a network of the size of the published tables; many hours on two cores.
     "paper": TrainingConfig(
+        item_text=True,
         model=_model(code_length=4, tokens_per_level=256, width=256, heads=4, feed_forward=1024, encoder_layers=3,
                      decoder_layers=2, history_length=50, dropout=0.4),
         stage1=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
