@@ -87,7 +87,8 @@ class Run:
         """E_S of every item as its encoder gives it, float32 [N, D_S]."""
         self._claim()
         items, encoder = self.split.interactions.items, self.config.text_encoder
-        return self._arrays("text", self.settings.text(), lambda: {"raw": encode_items(items, encoder)})["raw"]
+        encode: Callable[[], Arrays] = lambda: {"raw": encode_items(items, encoder, self.machine.device)}  # noqa: E731
+        return self._arrays("text", self.settings.text(), encode)["raw"]
 
     def standardisation(self) -> Standardisation:
         """That of this catalog's embeddings; a new item is brought to the same scale."""

