@@ -1,19 +1,23 @@
 """A real Redis server for those who name none: one for each data folder, shared by all processes that use the folder.
 
 The first user starts it, further ones join, and it ends with the last one, however they end. Its data stays in
-`DATA_DIR/redis` (append-only file, on disk within a second).
+`DATA_DIR/redis` (append-only file, on disk within a second). Where what keeps it is killed, its users start it again,
+at the same address.
 """
 
 import importlib.util
+import logging
 import os
+import select
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +28,9 @@ START_TIMEOUT_S: Final = 120.0  # gigabytes of append-only file take a while to 
 _STOP_TIMEOUT_S: Final = 30.0
 _RETRY_S: Final = 0.02
 _BUSY_S: Final = 0.2
+_AGAIN_S: Final = 1.0
+
+logger = logging.getLogger(__name__)
 
 _outlived: list[subprocess.Popen[bytes]] = []  # keepers this process started that others still use
 
@@ -36,12 +43,11 @@ def embedded_redis(data_dir: Path) -> Iterator[str]:
     does not start.
     """
     folder = _prepare(data_dir / "redis")
-    joining = _Joining(folder, find_binary())
-    user, url = joining.join()
+    membership = _Membership(_Joining(folder, find_binary()))
     try:
-        yield url
+        yield membership.url
     finally:
-        _leave(user, joining.keeper)
+        membership.end()
 
 
 def find_binary() -> str:
@@ -67,11 +73,12 @@ class _Joining:
     folder: Path
     binary: str
     keeper: subprocess.Popen[bytes] | None = None
+    given_up: threading.Event = field(default_factory=threading.Event)
 
     def join(self) -> tuple[socket.socket, str]:
         """The connection that makes this process a user, and the server's URL."""
         until = time.monotonic() + START_TIMEOUT_S
-        while time.monotonic() < until:
+        while time.monotonic() < until and not self.given_up.is_set():
             joined = self._connect()
             if joined is not None:
                 return joined
@@ -93,6 +100,12 @@ class _Joining:
         user.close()
         return None
 
+    def rejoin(self) -> tuple[socket.socket, str]:
+        """As `join`, after the keeper was killed."""
+        if self.keeper is not None and self.keeper.poll() is not None:
+            self.keeper = None
+        return self.join()
+
     def _keep_a_keeper_starting(self) -> None:
         if self.keeper is None:
             self.keeper = _start_keeper(self.folder, self.binary)
@@ -103,6 +116,49 @@ class _Joining:
         elif status is not None:
             said = (self.folder / "keeper.log").read_text(errors="replace").strip().splitlines()
             raise StoreUnavailable(f"no Redis server in {self.folder}: {said[-1] if said else f'status {status}'}")
+
+
+class _Membership:
+    """This process as a user of the server, from its making to `end`."""
+
+    def __init__(self, joining: _Joining) -> None:
+        self._joining = joining
+        self._user: socket.socket | None
+        self._user, self.url = joining.join()
+        self._awake, self._wake = socket.socketpair()
+        self._thread = threading.Thread(target=self._stay, name="embedded redis", daemon=True)
+        self._thread.start()
+
+    def end(self) -> None:
+        """Returns at once where others use the server, and when it has ended where this was the last user."""
+        self._joining.given_up.set()
+        self._wake.close()
+        self._thread.join()
+        self._awake.close()
+        if self._user is not None:
+            _leave(self._user, self._joining.keeper)
+
+    def _stay(self) -> None:
+        """Until `end`. The keeper says nothing to a user that stays, so what can be read is the end of its life."""
+        while not self._joining.given_up.is_set():
+            if self._user is None:
+                self._return()
+                continue
+            readable, _, _ = select.select([self._user, self._awake], [], [])
+            if self._user in readable and self._awake not in readable:
+                logger.error("what keeps the Redis server in %s was killed; it is started again", self._joining.folder)
+                self._user.close()
+                self._user = None
+
+    def _return(self) -> None:
+        try:
+            self._user, url = self._joining.rejoin()
+        except (StoreUnavailable, OSError) as error:
+            if not self._joining.given_up.wait(_AGAIN_S):
+                logger.error("%s", error)
+            return
+        if url != self.url:  # whoever was faster has another folder for sockets
+            logger.error("the Redis server in %s has moved; restart this process", self._joining.folder)
 
 
 def _start_keeper(folder: Path, binary: str) -> subprocess.Popen[bytes]:

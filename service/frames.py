@@ -14,6 +14,7 @@ from typing import Final
 import msgspec
 
 from .catalog.records import ItemRecord
+from .errors import BadRequest, BodyTooLarge
 
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
@@ -230,9 +231,20 @@ Reply = Answer | Failure | EngineInfo | Applied | Placed | Prepared | Checked | 
 
 
 def pack(message: Request | Reply, encoder: msgspec.msgpack.Encoder) -> bytes:
-    """The frame of one message."""
+    """The frame of one message; raises BodyTooLarge for one above `MAX_FRAME_BYTES`, which no peer would take."""
     body = encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise BodyTooLarge(f"{len(body)} bytes would be sent to the model, at most {MAX_FRAME_BYTES} can be")
     return _LENGTH.pack(len(body)) + body
+
+
+def pack_reply(reply: Reply, encoder: msgspec.msgpack.Encoder) -> bytes:
+    """The frame of one reply; of a `Failure` where it would be above `MAX_FRAME_BYTES`."""
+    try:
+        return pack(reply, encoder)
+    except BodyTooLarge:
+        sentence = f"the answer would be above {MAX_FRAME_BYTES} bytes; ask for fewer items, or for less about them"
+        return pack(Failure(reply.query_id, BadRequest.code, sentence), encoder)
 
 
 class Frames:

@@ -11,11 +11,13 @@ Standard library only, and no import of the package: it starts in a few millisec
 import contextlib
 import ctypes
 import fcntl
+import hashlib
 import os
 import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import tempfile
@@ -38,7 +40,7 @@ def main(folder: Path, binary: str) -> int:
     if lock is None:
         return BUSY
     _tidy(folder / ADDRESS)
-    sockets = Path(tempfile.mkdtemp(prefix=_PREFIX))  # 0700 and short: socket paths end at about 100 bytes
+    sockets = _sockets(folder)
     keeper = Keeper(folder, binary, sockets, lock)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -131,8 +133,12 @@ class Keeper:
         return False
 
     def _revive(self) -> None:
+        """A server that cannot start just now, as where the disk is full, is tried again: its users stay."""
         if self.server is not None and self.server.poll() is not None and time.monotonic() > self.started + 1.0:
-            self.start()
+            try:
+                self.start()
+            except SystemExit as error:
+                print(error, file=sys.stderr, flush=True)
 
     def _answers(self) -> bool:
         with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
@@ -172,6 +178,22 @@ def _lock(path: Path) -> int | None:
         os.close(held)
         return None
     return held
+
+
+def _sockets(folder: Path) -> Path:
+    """A fresh folder, 0700 and short, as socket paths end at about 100 bytes; always the same one for `folder`.
+
+    So who has used a server finds the next one at the same address.
+    """
+    name = f"{_PREFIX}{os.geteuid()}-{hashlib.blake2b(bytes(folder), digest_size=6).hexdigest()}"
+    sockets = Path(tempfile.gettempdir()) / name
+    sockets.mkdir(mode=0o700, exist_ok=True)
+    found = sockets.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        sys.exit(f"{sockets} is there already and is not this user's own; remove it")
+    for left in sockets.iterdir():  # by a keeper that was killed
+        left.unlink()
+    return sockets
 
 
 def _tidy(address: Path) -> None:

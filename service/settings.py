@@ -79,6 +79,13 @@ class Settings(BaseSettings):
         except ValidationError as error:
             raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
 
+    @field_validator("admin_token")
+    @classmethod
+    def _token_fits_a_header(cls, value: str | None) -> str | None:
+        if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
+            raise ValueError("must be printable ASCII without spaces or line breaks, or no header could hold it")
+        return value
+
     @field_validator("engine_cores")
     @classmethod
     def _cores_are_listed(cls, value: str | None) -> str | None:

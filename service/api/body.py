@@ -12,6 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from service.errors import BadJson, BadRequest, BodyTooLarge, FieldError
 
 MOST_ERRORS: Final = 20  # of a list with ten thousand wrong ids the first few say it all
+MOST_FIELDS: Final = 1000  # of one object; each that is wrong costs more than a search
 
 _SENTENCES: Final = {
     "missing": "is required",
@@ -79,6 +80,8 @@ def parse_json(body: bytes) -> Any:
 
 def check(value: Any, model: type[Body]) -> Body:
     """Raises BadRequest, with a JSON pointer for each wrong field."""
+    if isinstance(value, dict) and len(value) > MOST_FIELDS:
+        raise bad_request([FieldError(pointer="", detail=f"has {len(value)} fields, this request has fewer")])
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -88,7 +91,8 @@ def check(value: Any, model: type[Body]) -> Body:
 def bad_request(errors: Sequence[FieldError]) -> BadRequest:
     """One error for all wrong fields; its sentence tells the first of them."""
     first = errors[0]
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    least = "at least " if len(errors) == MOST_ERRORS + 1 else ""  # who cuts a long list leaves one too many
+    more = f" (and {least}{len(errors) - 1} more)" if len(errors) > 1 else ""
     return BadRequest(f"{first['pointer'] or 'the body'} {first['detail']}{more}", errors[:MOST_ERRORS])
 
 
@@ -106,8 +110,8 @@ def field_error(detail: ErrorDetails) -> FieldError:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        seen: set[str] = set()
+        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
         raise BadJson(f"the name {twice!r} appears twice in one object")
     return found
 

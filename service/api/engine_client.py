@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -28,6 +29,8 @@ from .tally import Tally
 __all__ = ["EngineClient", "EngineLost", "Router", "Served"]
 
 _ALONE: Final = 3  # the attempt that runs in a batch of its own, and the last
+_RECONNECT_S: Final = 0.1  # an engine that ended has closed its socket by then
+_FAIR_S: Final = 0.1  # whoever waits less than that says nothing about a version by giving up
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Errand:
     version: str | None  # asked for by name
     sticky_key: bytes | None  # may be a canary's; None: never
     beams: int  # that it needs at least
+    fair: bool = True  # it waits long enough for its deadline to be the version's fault
     sent_to: str | None = None
     warning: str | None = None
 
@@ -63,6 +67,7 @@ class Router:
         self._shadow = Shadow()
         self._switched = asyncio.Event()
         self._alone = asyncio.Lock()
+        self._reconnecting: set[asyncio.Task[None]] = set()
         self._ids = itertools.count(1)
         self._in_flight = 0
         self._in_flight_limit = in_flight_limit
@@ -114,14 +119,15 @@ class Router:
         clients = {route.socket: client for route, client in zip(wanted, found, strict=True) if client}
         old, self._clients, self.routes = self._clients, clients, routes
         self._shadow.engine = self._client(routes.shadow)
-        self._switched.set()
-        self._switched = asyncio.Event()
+        self._go_on()
         for socket, client in old.items():
             if clients.get(socket) is not client:
                 client.retire()
 
     async def close(self) -> None:
         """Lets go of the engines; queries in flight fail."""
+        for task in self._reconnecting:
+            task.cancel()
         await self._shadow.close()
         clients, self._clients, self.routes = self._clients, {}, Routes(self.routes.epoch, None)
         await asyncio.gather(*(client.close() for client in clients.values()))
@@ -132,7 +138,8 @@ class Router:
         `sticky_key` is what `canary.sticky_key` makes of a request; None keeps it from the canary. Raises Overloaded,
         NotLoaded, NotReady, DeadlineExceeded, EngineCrashed, or what the engine's `Failure` stands for.
         """
-        errand = Errand(version, sticky_key, max(query.k, query.beam_width or 0))
+        fair = query.deadline - time.monotonic() >= _FAIR_S
+        errand = Errand(version, sticky_key, max(query.k, query.beam_width or 0), fair)
         with self._permit():
             served = await self._counted(query, errand)
         if errand.sent_to == self._active_version and version is None:
@@ -144,7 +151,7 @@ class Router:
             served = await self._in_time(query, errand)
         except ServiceError as error:
             if errand.sent_to:
-                self.tally.failed(errand.sent_to, error)
+                self.tally.failed(errand.sent_to, error, blamed=errand.fair or not isinstance(error, DeadlineExceeded))
             raise
         self.tally.answered(served.info.model_version, exhausted=served.answer.exhausted)
         return served
@@ -242,10 +249,41 @@ class Router:
         if client := self._client(route):
             return client
         try:
-            return await EngineClient.connect(route)
+            return await self._connect(route)
         except OSError as error:
             logger.warning("the engine of %s cannot be reached: %s", route.info.model_version, error)
             return None
+
+    async def _connect(self, route: Route) -> EngineClient:
+        client = await EngineClient.connect(route)
+        client.on_lost = partial(self._lost, route, client)
+        return client
+
+    def _lost(self, route: Route, client: EngineClient) -> None:
+        if self._clients.get(route.socket) is client:
+            task = asyncio.create_task(self._reconnect(route, client))
+            self._reconnecting.add(task)
+            task.add_done_callback(self._reconnecting.discard)
+
+    async def _reconnect(self, route: Route, lost: EngineClient) -> None:
+        """Once: where the connection broke and not its engine, the supervisor has nothing new to tell."""
+        await asyncio.sleep(_RECONNECT_S)
+        try:
+            client = await self._connect(route)
+        except OSError:
+            return
+        if self._clients.get(route.socket) is not lost:  # nobody is sent there any more
+            client.retire()
+            return
+        logger.warning("connected to the engine of %s again", route.info.model_version)
+        self._clients[route.socket] = client
+        self._shadow.engine = self._client(self.routes.shadow)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Wakes what waits for an engine."""
+        self._switched.set()
+        self._switched = asyncio.Event()
 
     def _why_late(self) -> str:
         if self.ready:

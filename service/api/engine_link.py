@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import cast
 
 import msgspec
@@ -48,6 +49,7 @@ class EngineClient(asyncio.Protocol):
         self._encoder = msgspec.msgpack.Encoder()
         self._decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
         self._lost = asyncio.Event()
+        self.on_lost: Callable[[], None] = lambda: None  # the connection has ended
 
     @classmethod
     async def connect(cls, route: Route) -> "EngineClient":
@@ -69,17 +71,18 @@ class EngineClient(asyncio.Protocol):
         return reply
 
     async def request(self, message: Asked) -> Reply:
-        """The reply; raises EngineLost, or the ServiceError that a `Failure` stands for.
+        """The reply; raises EngineLost, BodyTooLarge, or the ServiceError that a `Failure` stands for.
 
         The frame is written before anything is awaited: who chose this engine a moment ago still means it. Cancelling
         the call cancels a query in the engine.
         """
         if self.gone:
             raise EngineLost
+        frame = pack(message, self._encoder)
         future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._waiting[message.query_id] = future
         try:
-            self._transport.write(pack(message, self._encoder))
+            self._transport.write(frame)
             return await future
         finally:
             if self._waiting.pop(message.query_id, None) and not self._transport.is_closing():
@@ -117,6 +120,7 @@ class EngineClient(asyncio.Protocol):
             self._broke(error or "it ended within a reply")
         self._lose()
         self._lost.set()
+        self.on_lost()
 
     def _broke(self, why: Exception | str) -> None:
         logger.warning("the connection to the engine of %s broke: %s", self.info.model_version, why)

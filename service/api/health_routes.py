@@ -45,6 +45,8 @@ def create_health_routes(settings: Settings, router: Router) -> APIRouter:
     }
     api.get("/health/live")(live)
     api.get("/health/ready", responses=not_ready)(ready)
+    for path, probe in (("/health/live", live), ("/health/ready", ready)):  # some load balancers ask like that
+        api.head(path, include_in_schema=False)(probe)
     api.get("/metrics", response_class=Response, responses=text)(metrics)
     api.get("/version")(versions)
     return api

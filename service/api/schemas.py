@@ -5,11 +5,22 @@ models here only describe them, and the tests hold the two together.
 """
 
 import math
+from itertools import islice
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, PlainValidator, WithJsonSchema, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    PlainValidator,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from .body import MOST_ERRORS, MOST_FIELDS
 from .problems import Problem
 
 Part = Literal["metadata", "codes", "scores", "explain", "timings"]
@@ -75,6 +86,24 @@ Scalar = Annotated[
 ]
 
 
+def _first_wrong(value: object) -> object:
+    """A long list only up to its first wrong ids: a million of them would be a million errors, told as twenty."""
+    if not isinstance(value, list) or len(value) <= MOST_FIELDS:
+        return value
+    wrong = (place for place, item in enumerate(value) if not isinstance(item, str))
+    last = next(islice(wrong, MOST_ERRORS, None), None)
+    return value if last is None else value[: last + 1]
+
+
+def _few_fields(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > MOST_FIELDS:
+        raise PydanticCustomError("too_many_fields", "must not have more than {most} fields", {"most": MOST_FIELDS})
+    return value
+
+
+ItemIds = Annotated[list[str], BeforeValidator(_first_wrong)]
+
+
 class FieldFilter(BaseModel):
     """What one attribute must be like; all that is given holds together."""
 
@@ -86,6 +115,11 @@ class FieldFilter(BaseModel):
     none_of: list[Scalar] | None = Field(None, min_length=1, description="None of the item's values is among these.")
     gte: float | None = Field(None, description="The item's number is at least this.")
     lte: float | None = Field(None, description="The item's number is at most this.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_small(cls, value: Any) -> Any:
+        return _few_fields(value)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -104,16 +138,16 @@ class RecommendRequest(BaseModel):
 
     model_config = ConfigDict(**_REQUEST, json_schema_extra={"example": REQUEST_EXAMPLE})
 
-    history: list[str] = Field(
+    history: ItemIds = Field(
         description="Item ids, oldest first; unknown ids are counted and skipped, popular items answer if all are."
     )
     k: int = Field(10, ge=1, le=_LARGEST_K, description="How many items; at most the model's largest beam width.")
-    exclude: list[str] = Field([], description="Item ids that must not come back; a warning counts unknown ones.")
+    exclude: ItemIds = Field([], description="Item ids that must not come back; a warning counts unknown ones.")
     exclude_seen: bool = Field(True, description="Whether the items of the history must not come back.")
-    filter: dict[str, FieldFilter] = Field(
+    filter: Annotated[dict[str, FieldFilter], BeforeValidator(_few_fields)] = Field(
         {}, description="Attribute → what it must be like; only items for which all of it holds come back."
     )
-    include_items: list[str] | None = Field(None, description="Only these item ids may come back.")
+    include_items: ItemIds | None = Field(None, description="Only these item ids may come back.")
     diversity: float = Field(
         0.0, ge=0, le=1, description="0: by score alone; 1: no two items whose codes begin with the same token."
     )

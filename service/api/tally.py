@@ -23,11 +23,12 @@ class Tally:
         _answers(version, "exhausted" if exhausted else "complete").inc()
         self._add(version, 0, int(exhausted))
 
-    def failed(self, version: str, error: ServiceError) -> None:
-        """A refusal (4xx) is an answer as good as any."""
+    def failed(self, version: str, error: ServiceError, *, blamed: bool = True) -> None:
+        """A refusal (4xx) is an answer as good as any. What the version is not `blamed` for only Prometheus hears."""
         failed = error.status >= _SERVER_ERROR
         _answers(version, "error" if failed else "refused").inc()
-        self._add(version, int(failed), 0)
+        if blamed:
+            self._add(version, int(failed), 0)
 
     def take(self) -> list[Counts]:
         """Everything since the last call, one report a version."""

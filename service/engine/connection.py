@@ -11,7 +11,7 @@ from typing import Any, cast
 import msgspec
 
 from service import metrics
-from service.frames import Answer, Failure, Frames, Reply, Request, pack
+from service.frames import Answer, Failure, Frames, Reply, Request, pack_reply
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Connection(asyncio.Protocol):
             metrics.REJECTED.labels(reply.code).inc()
         elif isinstance(reply, Answer) and reply.exhausted:
             metrics.EXHAUSTED.inc()
-        self._transport.write(pack(reply, self._encoder))
+        self._transport.write(pack_reply(reply, self._encoder))
 
     async def flush(self) -> None:
         """Closes, and returns when everything that was sent has left."""

@@ -33,7 +33,7 @@ from service.frames import (
     Prepared,
     Reply,
     Request,
-    pack,
+    pack_reply,
     read_frame,
 )
 
@@ -59,7 +59,7 @@ class Connection:
 
     def send(self, reply: Reply) -> None:
         if not self.writer.is_closing():
-            self.writer.write(pack(reply, self.encoder))
+            self.writer.write(pack_reply(reply, self.encoder))
 
 
 class Server:

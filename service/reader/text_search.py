@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ _SYNTAX: Final = frozenset('{}[]:,"')
 _BACKSLASH: Final = ord("\\")
 _TITLES: Final = (b'"title": "', b'"name": "')
 _LOOK_AT_CLOCK: Final = 256  # rows
+_BLOCK_ITEMS: Final = 1024  # changed ones that are folded together, and kept until one of them changes
 
 
 class Chunk(NamedTuple):
@@ -64,6 +65,7 @@ class TextSearch:
         self._kept: dict[int, Chunk] = {}
         self._plain: set[int] = set()  # chunks that are ASCII and hold their items' ids
         self._kept_bytes = 0
+        self._blocks: dict[int, tuple[list[bytes], Chunk]] = {}  # changed items: their metadata, and it folded
 
     def find(self, text: str, limit: int, offset: int = 0) -> Found:
         """The item with this id first, then those with all words in the title, then the others, each by index.
@@ -94,18 +96,26 @@ class TextSearch:
         give_up = time.monotonic() + self._budget_s
         removed, hits = set(self._items.removed_items()), _Hits()
         elsewhere = removed | set(self._items.changed_items())
-        _search(self._changed(removed), words, removed, hits, give_up)
+        for block, items in groupby(sorted(self._items.changed_items()), lambda index: index // _BLOCK_ITEMS):
+            if time.monotonic() > give_up:
+                return hits, True
+            _search(self._changed(block, list(items)), words, removed, hits, give_up)
         for number in range(len(self._cuts) - 1):
             if time.monotonic() > give_up:
                 return hits, True
             _search(self._chunk(number), words, elsewhere, hits, give_up)
         return hits, time.monotonic() > give_up
 
-    def _changed(self, removed: set[int]) -> Chunk:
-        """Of all items whose metadata is not the artifact's."""
-        changed = [index for index in self._items.changed_items() if index not in removed]
-        rows = [_with_id(self._items.item_id(index), self._items.metadata_json(index)) for index in changed]
-        return _folded(changed, rows)
+    def _changed(self, block: int, items: list[int]) -> Chunk:
+        """Of items of one block whose metadata is not the artifact's."""
+        metadata = [self._items.metadata_json(index) for index in items]
+        kept = self._blocks.get(block)
+        if kept and kept[1].items == items and kept[0] == metadata:  # mostly the same objects, so not compared
+            return kept[1]
+        rows = [_with_id(self._items.item_id(index), row) for index, row in zip(items, metadata, strict=True)]
+        chunk = _folded(items, rows)
+        self._blocks[block] = metadata, chunk
+        return chunk
 
     def _chunk(self, number: int) -> Chunk:
         """Trained items number `cuts[number]` up to the next cut."""

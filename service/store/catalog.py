@@ -20,6 +20,7 @@ LARGEST_PART: Final = 10_000  # items told as what changed; above it everything 
 _BATCH: Final = 1000  # items in one command
 _ATTEMPTS: Final = 100
 _PAUSE_S: Final = 0.02
+_MOST_RECORD_BYTES: Final = 1 << 20  # of one item: every replica and engine holds it, and gets it in one message
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(ItemRecord)
@@ -151,9 +152,13 @@ def _merged(before: dict[str, ItemRecord | None], changes: Sequence[ItemChange])
 
 
 def _body(record: ItemRecord) -> bytes:
-    """Raises BadItem for values that MessagePack cannot hold, such as an integer of more than 64 bits."""
+    """Raises BadItem for values that MessagePack cannot hold, such as an integer of more than 64 bits, and for more
+    than is kept of one item."""
     try:
-        return _encoder.encode(msgspec.structs.replace(record, revision=0))
+        body = _encoder.encode(msgspec.structs.replace(record, revision=0))
+        if len(body) > _MOST_RECORD_BYTES:
+            raise ValueError(f"{len(body)} bytes in all, and {_MOST_RECORD_BYTES} are the most")
+        return body
     except (TypeError, ValueError, OverflowError) as error:
         detail = f"item {record.item_id!a} holds a value that cannot be kept: {error}"
         raise BadItem(detail, [FieldError(pointer="", detail=detail)]) from None

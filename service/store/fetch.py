@@ -3,7 +3,7 @@
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -62,12 +62,12 @@ class Fetcher:
         cached = _cached(target, record)
         if cached is not None:
             return cached
-        aside = cache / f".{record.version}.fetching"
+        aside, old = _asides(cache, record.version)
         shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
         aside.mkdir()
         try:
             self._download(record, aside)
-            _put(aside, target, cache / f".{record.version}.old")
+            _put(aside, target, old)
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         _checked_files[target] = _signature(target)
@@ -81,6 +81,18 @@ class Fetcher:
             if newer.upload == record.upload:
                 raise
             _write(read_chunks(self.redis, self.keys, newer), newer, folder)  # it was published anew meanwhile
+
+
+def remove_remains(cache: Path) -> None:
+    """Removes what killed fetches have left, whatever their version, unless a fetch of it is under way."""
+    for path in cache.glob(".*.lock"):
+        remains = [folder for folder in _asides(cache, path.name[1 : -len(".lock")]) if folder.exists()]
+        if not remains:
+            continue
+        with path.open("ab") as lock, suppress(BlockingIOError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for folder in remains:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_chunks(redis: Connection, keys: Keys, record: Record) -> Iterator[tuple[str, bytes]]:
@@ -145,6 +157,11 @@ def _signature(folder: Path) -> Signature:
     """Changes with every file that is written, replaced, added or taken away."""
     files = ((path.name, path.stat()) for path in sorted(folder.iterdir()))
     return tuple((name, stat.st_ino, stat.st_size, stat.st_mtime_ns) for name, stat in files)
+
+
+def _asides(cache: Path, version: str) -> tuple[Path, Path]:
+    """Where a version is while it is fetched, and its earlier files while they are replaced."""
+    return cache / f".{version}.fetching", cache / f".{version}.old"
 
 
 def _put(folder: Path, target: Path, old: Path) -> None:

@@ -251,7 +251,14 @@ class Publisher:
         self.redis.ask(lambda client: client.unlink(*names))
 
     def _discard(self, published: Published) -> None:
+        """Removes an upload's chunks, but not where it was committed and only the answer got lost.
+
+        The lease goes first: without it no commit that is still on its way succeeds.
+        """
         self.redis.ask(lambda client: client.delete(self.keys.lease(published.upload)))
+        known = self.redis.ask(lambda client: client.hget(self.keys.versions, published.version))
+        if known is not None and read_published(known).upload == published.upload:
+            return
         chunks = (
             self.keys.chunk(published.version, published.upload, file, number)
             for file, count in published.chunk_counts.items()

@@ -6,6 +6,7 @@ Each namespace of each Redis has a folder of its own, so that a URL that is mist
 import logging
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -109,3 +110,5 @@ def _replace(target: Path, pieces: Iterable[bytes]) -> None:
         aside.replace(target)
     except OSError as error:
         logger.warning("what is served cannot be written to %s: %s", target, error)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)

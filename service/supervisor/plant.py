@@ -12,6 +12,7 @@ from models.errors import ArtifactError
 from service.cores import listed
 from service.errors import StoreUnavailable
 from service.store import Store
+from service.store.fetch import remove_remains
 
 from .aside import aside
 from .catalog import Feeds
@@ -87,7 +88,11 @@ def _cached(folder: Path, unavailable: StoreUnavailable) -> Artifact:
 
 
 def prune(cache: Path, keep: Iterable[str]) -> None:
-    """Removes fetched versions nobody needs; a process that has one mapped keeps its pages."""
+    """Removes fetched versions nobody needs, and what killed fetches left.
+
+    A process that has a version mapped keeps its pages.
+    """
+    remove_remains(cache)
     kept = set(keep)
     for manifest in cache.glob(f"[!.]*/{MANIFEST}"):
         if manifest.parent.name not in kept:

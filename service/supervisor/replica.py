@@ -65,7 +65,7 @@ class Replica:
         self._deployment: Deployment | None = None
         self._board = Board(replica=uuid4().hex[:12])
         self._feeds = Feeds(Codes(store), self._board)
-        cache = settings.data_dir / "cache"
+        cache = settings.data_dir / "cache" / last.name  # names mean other models in another namespace
         unprivileged = without_secrets(variables)
         cores = shares.engines if shares else None
         self._forks = Forks(unprivileged) if can_fork() else None

@@ -103,12 +103,16 @@ class Workers:
         backoff = Backoff(immediate=True)
         arguments = ["service.api", "--fd", str(self._listener.fileno()), "--control", str(self._control)]
         while True:
-            child = await Child.spawn(arguments, self._environment, [self._listener.fileno()])
-            self._children.add(child)
-            code = await child.wait()
-            self._children.discard(child)
+            try:
+                child = await Child.spawn(arguments, self._environment, [self._listener.fileno()])
+            except OSError as error:  # no memory or no process left, as there may be again
+                reason = f"a worker could not be started: {error.strerror or error}"
+            else:
+                self._children.add(child)
+                reason = f"worker {child.pid} died: {child.last_sentence(await child.wait())}"
+                self._children.discard(child)
             pause_s = backoff.next_s()
-            logger.error("worker %d died: %s; next in %.1f s", child.pid, child.last_sentence(code), pause_s)
+            logger.error("%s; next in %.1f s", reason, pause_s)
             await asyncio.sleep(pause_s)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -138,15 +138,28 @@ def test_it_does_not_outlive_a_killed_user(tmp_path: Path) -> None:
 def test_it_does_not_outlive_a_killed_keeper(tmp_path: Path) -> None:
     user = start_user(tmp_path)
     server = server_of(user)
-    keeper = state_and_parent(server)[1]
-    sockets = Path((tmp_path / "redis" / "keeper.address").read_text()).parent
-    os.kill(keeper, signal.SIGKILL)
+    os.kill(state_and_parent(server)[1], signal.SIGKILL)
     wait_until(lambda: has_ended(server))
-    with embedded_redis(tmp_path) as url:  # whatever the killed ones left in the folder
-        assert server_at(url) != server
-        assert not sockets.exists()
     user.kill()
     user.communicate()
+    with embedded_redis(tmp_path) as url:  # whatever the killed ones left in the folder
+        assert server_at(url) != server
+
+
+def test_users_of_a_killed_keeper_get_their_server_back_at_the_same_address(tmp_path: Path) -> None:
+    with embedded_redis(tmp_path) as url, closing(redis.Redis.from_url(url)) as client:
+        client.set("key", "value")
+        first = server_at(url)
+        os.kill(state_and_parent(first)[1], signal.SIGKILL)
+        wait_until(lambda: has_ended(first))
+        wait_until(lambda: answers(client))
+        assert client.get("key") == b"value"
+        with embedded_redis(tmp_path) as joined:
+            assert joined == url
+            assert server_at(joined) == server_at(url)
+        wait_until(lambda: answers(client))  # this process is still a user, so the server stays
+        last = server_at(url)
+    wait_until(lambda: has_ended(last))
 
 
 def test_a_server_that_takes_its_time_to_end_keeps_the_folder(tmp_path: Path) -> None:

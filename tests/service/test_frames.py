@@ -1,11 +1,13 @@
 import itertools
 import struct
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.frames import MAX_FRAME_BYTES, Frames
+from service.errors import BodyTooLarge
+from service.frames import MAX_FRAME_BYTES, Document, Failure, Frames, Lookup, Reply, pack, pack_reply
 
 
 @given(
@@ -33,3 +35,16 @@ def test_a_part_of_a_message_is_known_to_be_one() -> None:
 def test_a_message_above_the_limit_is_refused_before_it_has_come() -> None:
     with pytest.raises(ValueError, match="above the limit"):
         list(Frames().cut(struct.pack("<I", MAX_FRAME_BYTES + 1)))
+
+
+def test_a_reply_above_the_limit_becomes_a_failure_and_a_request_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.frames.MAX_FRAME_BYTES", 300)
+    encoder = msgspec.msgpack.Encoder()
+    assert msgspec.msgpack.decode(pack_reply(Document(7, b"x" * 200), encoder)[4:], type=Reply) == Document(
+        7, b"x" * 200
+    )
+    failure = msgspec.msgpack.decode(pack_reply(Document(7, b"x" * 400), encoder)[4:], type=Reply)
+    assert isinstance(failure, Failure)
+    assert (failure.query_id, failure.code) == (7, "bad_request")
+    with pytest.raises(BodyTooLarge, match="at most 300"):
+        pack(Lookup(7, "x" * 400), encoder)

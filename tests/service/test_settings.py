@@ -73,6 +73,13 @@ def test_what_kubernetes_puts_in_place_of_the_port_is_explained() -> None:
         Settings(port="tcp://10.0.0.1:8000")
 
 
+@pytest.mark.parametrize("token", ["secret\n", "two words", "schlüssel", "a\x00b"])
+def test_a_token_that_no_header_can_hold_is_refused_and_not_printed(token: str) -> None:
+    with pytest.raises(SettingsError, match="PROREC_ADMIN_TOKEN: must be printable ASCII") as caught:
+        Settings(admin_token=token)
+    assert token not in str(caught.value)
+
+
 def test_secrets_are_not_printed() -> None:
     settings = Settings(redis_url="redis://:hunter2@host", admin_token="hunter2")
     assert "hunter2" not in repr(settings)

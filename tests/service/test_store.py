@@ -22,6 +22,8 @@ from service.errors import (
     VersionExists,
 )
 from service.store import Store
+from service.store.publish import Publisher
+from service.store.records import Published, Record
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
 from tests.service.store_probes import chunk_key, flip_a_byte, stored_keys
 
@@ -149,6 +151,23 @@ def test_an_upload_that_lost_its_lease_does_not_become_a_version(
         store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES), lose)
     assert stored_keys(store) == set()
     assert lost_at_end or told == [0], "it stops at the next batch"
+
+
+def test_a_commit_whose_answers_are_lost_keeps_its_chunks(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, commit = plain_artifact(tmp_path), Publisher._commit
+
+    def unheard(self: Publisher, published: Published, record: Record) -> None:
+        commit(self, published, record)
+        raise StoreUnavailable("no answer came")
+
+    monkeypatch.setattr(Publisher, "_commit", unheard)
+    with pytest.raises(StoreUnavailable):
+        store.publish(artifact)
+    assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(artifact.folder)
+    monkeypatch.undo()
+    store.publish(artifact)
 
 
 def test_publishing_again_repairs_damage(store: Store, tmp_path: Path) -> None:

@@ -124,6 +124,15 @@ def test_what_cannot_be_kept_changes_nothing(bad: dict[str, Any], store: Store) 
     assert store.catalog_records(["b", "\ud800"]) == {}
 
 
+def test_an_item_does_not_grow_without_bound(store: Store) -> None:
+    """Each change is small enough; what all of them leave would fit into no message to an engine in the end."""
+    store.change_items([ItemChange("a", attributes={"one": "x" * 600_000})])
+    with pytest.raises(BadItem, match=r"item 'a' .* bytes in all, and 1048576 are the most"):
+        store.change_items([*off("b"), ItemChange("a", attributes={"two": "x" * 600_000})])
+    assert store.catalog_revision() == 1
+    store.change_items([ItemChange("a", attributes={"one": "", "two": "x" * 600_000})])
+
+
 def test_ten_thousand_items_change_in_one_step(store: Store) -> None:
     store.change_items(off("first"))
     names = [f"item-{number}" for number in range(10_000)]

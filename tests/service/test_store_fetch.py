@@ -1,5 +1,6 @@
 """Fetching versions: what Redis or the disk may have done to them, and the cache."""
 
+import fcntl
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +16,7 @@ from service.errors import (
     UnknownVersion,
 )
 from service.store import Store
-from service.store.fetch import Fetcher
+from service.store.fetch import Fetcher, remove_remains
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
 from tests.service.store_probes import chunk_key, flip_a_byte
 
@@ -162,6 +163,20 @@ def test_fetches_at_the_same_moment_share_one_folder(store: Store, tmp_path: Pat
         fetched: list[Artifact] = list(pool.map(lambda _: store.fetch("v1", tmp_path / "cache"), range(4)))
     assert {one.folder for one in fetched} == {tmp_path / "cache" / "v1"}
     assert contents(fetched[0].folder) == contents(artifact.folder)
+
+
+def test_remains_of_killed_fetches_are_removed_unless_one_is_under_way(tmp_path: Path) -> None:
+    for version in ("v1", "v2"):
+        (tmp_path / f".{version}.lock").touch()
+        for kind in ("fetching", "old"):
+            (tmp_path / f".{version}.{kind}").mkdir()
+            (tmp_path / f".{version}.{kind}" / "junk").write_bytes(b"junk")
+    with (tmp_path / ".v2.lock").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        remove_remains(tmp_path)
+        assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".v2.fetching", ".v2.old"]
+    remove_remains(tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
 def test_remains_of_a_killed_fetch_do_not_harm(store: Store, tmp_path: Path) -> None:

@@ -115,6 +115,11 @@ class LittleEngine:
         for writer in self._writers:
             writer.transport.abort()
 
+    def break_off(self) -> None:
+        """Ends the connections; the engine lives on."""
+        for writer in self._writers:
+            writer.transport.abort()
+
     async def closed(self) -> None:
         await self._server.wait_closed()
         await asyncio.sleep(_ROUNDS_S)  # what was aborted is closed by the loop's next rounds

@@ -235,6 +235,12 @@ async def test_live_asks_nobody(router: Router) -> None:
         assert (await client.get("/health/live")).json() == {"status": "live"}
 
 
+async def test_probes_may_ask_with_head(router: Router) -> None:
+    async with client_of(router) as client:
+        live, ready = await client.head("/health/live"), await client.head("/health/ready")
+    assert (live.status_code, ready.status_code) == (200, 503)
+
+
 FAILED = ModelState("v2", "failed", 0.0, "checksum differs", 9.0)
 LOADED = Routes(1, Route("/nowhere", info()))
 READINESS = [

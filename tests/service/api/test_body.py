@@ -117,6 +117,33 @@ def test_of_many_wrong_fields_the_first_are_told_and_all_are_counted() -> None:
     assert len(caught.value.errors) == MOST_ERRORS
 
 
+@pytest.mark.parametrize("field", ["history", "exclude", "include_items"])
+def test_of_a_million_wrong_ids_the_first_are_enough(field: str) -> None:
+    ids: list[Any] = ["a"] * 5000 + [1] * 300_000
+    with pytest.raises(BadRequest, match=rf"^/{field}/5000 must be a string \(and at least 20 more\)") as caught:
+        parse(json.dumps({"history": [], field: ids}).encode(), RecommendRequest)
+    assert [error["pointer"] for error in caught.value.errors] == [f"/{field}/{5000 + n}" for n in range(MOST_ERRORS)]
+    assert len(parse(json.dumps({"history": ["a"] * 5000}).encode(), RecommendRequest).history) == 5000
+
+
+def test_an_object_of_a_hundred_thousand_fields_is_refused_as_a_whole() -> None:
+    fields: dict[str, Any] = {str(number): {} for number in range(100_000)}
+    for value, pointer_of in (
+        ({"history": [], **fields}, ""),
+        ({"history": [], "filter": fields}, "/filter"),
+        ({"history": [], "filter": {"a": fields}}, "/filter/a"),
+    ):
+        with pytest.raises(BadRequest) as caught:
+            parse(json.dumps(value).encode(), RecommendRequest)
+        assert [error["pointer"] for error in caught.value.errors] == [pointer_of]
+
+
+def test_the_name_that_appears_twice_is_found_among_many() -> None:
+    names = "".join(f'"{number}": 0, ' for number in range(100_000))
+    with pytest.raises(BadJson, match="'99999' appears twice"):
+        parse(f'{{{names}"99999": 1}}'.encode(), RecommendRequest)
+
+
 def test_a_right_body_is_what_it_says() -> None:
     parsed = parse('{"history": ["é", ""], "k": 3, "return": ["codes"]}'.encode(), RecommendRequest)
     assert (parsed.history, parsed.k, parsed.parts, parsed.exclude_seen) == (["é", ""], 3, ["codes"], True)

@@ -12,7 +12,7 @@ from service.api.canary import chosen, sticky_key
 from service.api.control import Counts, ModelState, Routes, Status
 from service.api.engine_client import Router
 from service.api.shadow import overlap
-from service.errors import NotLoaded, NotReady, ServiceError
+from service.errors import DeadlineExceeded, NotLoaded, NotReady, ServiceError
 from service.frames import Answer, Query
 
 from .little_engine import LittleEngine, answer, deadly, engine, failing, silent
@@ -85,6 +85,19 @@ async def test_a_switch_keeps_connections_that_stay(router: Router, folder: Path
         await router.switch(routes(third, other))
         other.reply(answer(other.queries[0]))
         assert (await asked).info.model_version == "v2"
+
+
+async def test_a_connection_that_breaks_is_made_again_while_its_engine_lives(router: Router, folder: Path) -> None:
+    async with engine(folder) as active, engine(folder, version="v2") as reader:
+        await router.switch(Routes(1, active.route, reader=reader.route))
+        for broken in (active, reader):
+            broken.break_off()
+        served = await router.ask(query(router))  # waits until it is
+        assert served.info.model_version == "v1"
+        async with asyncio.timeout(10):
+            while router.reader is None:
+                await asyncio.sleep(0.01)
+    assert len(active.queries) == 1
 
 
 # ---- canary
@@ -244,3 +257,13 @@ async def test_answers_errors_and_short_answers_are_counted_by_version(router: R
     counts = {one.version: one for one in router.tally.take()}
     assert counts == {"v1": Counts("v1", 2, 1, 0), "v2": Counts("v2", 1, 0, 1)}
     assert router.tally.take() == []
+
+
+async def test_a_client_that_hardly_waits_says_nothing_about_a_version(router: Router, folder: Path) -> None:
+    async with engine(folder, silent) as active:
+        await router.switch(routes(active))
+        for patience_s in (0.001, 0.15):
+            hasty = Query(router.next_id(), ["a"], 2, time.monotonic() + patience_s)
+            with pytest.raises(DeadlineExceeded):
+                await router.ask(hasty)
+    assert router.tally.take() == [Counts("v1", 1, 1, 0)]

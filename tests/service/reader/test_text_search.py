@@ -91,6 +91,24 @@ def test_changes_are_found_and_what_they_replaced_is_not(items: LiveItems) -> No
     assert found(items, "item-2").items == []
 
 
+def test_an_item_that_changes_again_is_found_by_what_it_is_now(items: LiveItems) -> None:
+    search = TextSearch(items)
+    for number, title in enumerate(["Blue Kayak", "Yellow Kayak", "Oar"], start=1):
+        items.commit(items.stage([ItemRecord("item-0", number, attributes={"title": title})], {}))
+        found_by = {word: search.find(word, 10).items for word in ("blue", "yellow", "kayak", "oar")}
+        assert found_by == {word: [0] if word in title.casefold() else [] for word in found_by}
+    items.commit(items.stage([ItemRecord("new-1", 4, item={"item_id": "new-1", "title": "Oar"})], {"new-1": (15, 1)}))
+    assert search.find("oar", 10).items == [0, 4]
+
+
+def test_changed_items_are_folded_once(items: LiveItems, monkeypatch: pytest.MonkeyPatch) -> None:
+    items.commit(items.stage([ItemRecord(f"item-{n}", 1, attributes={"title": "Kayak"}) for n in range(4)], {}))
+    search = TextSearch(items)
+    assert search.find("kayak", 10).items == [0, 1, 2, 3]
+    monkeypatch.setattr("service.reader.text_search._folded", None)
+    assert search.find("kayak", 10).items == [0, 1, 2, 3]
+
+
 def test_ids_are_found_where_metadata_does_not_hold_them(tmp_path: Path) -> None:
     items = LiveItems(plain_artifact(tmp_path), spare_items=0)
     assert found(items, "ITEM-3") == ([3], 1)

@@ -1,5 +1,7 @@
 """What was served last survives on the disk."""
 
+import errno
+from collections.abc import Iterator
 from pathlib import Path
 
 from service.catalog.records import ItemRecord
@@ -8,6 +10,7 @@ from service.supervisor.last import (
     CATALOG_FILE,
     FILE,
     LastCatalog,
+    _replace,
     last_folder,
     remember,
     remember_catalog,
@@ -53,6 +56,18 @@ def test_a_disk_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     remember(tmp_path / "file" / "last", Deployment("v1", 1))
     assert remembered(tmp_path / "file" / "last") is None
+
+
+def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
+    remember(tmp_path, Deployment("v1", 1))
+
+    def pieces() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    _replace(tmp_path / FILE, pieces())
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert remembered(tmp_path) == Deployment("v1", 1)
 
 
 def test_each_redis_and_namespace_has_its_own(tmp_path: Path) -> None:

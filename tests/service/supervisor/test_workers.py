@@ -1,6 +1,7 @@
 """The control socket: what workers are told, and whose word a switch waits for."""
 
 import asyncio
+import errno
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import pytest
 
 from service.api.control import Acknowledge, Order, Report, Retry, Route, Routes, Status, encode, read_order
 from service.frames import EngineInfo
+from service.supervisor.processes import Child
 from service.supervisor.workers import Workers
 
 pytestmark = pytest.mark.anyio
@@ -38,14 +40,14 @@ class Worker:
 
 
 @asynccontextmanager
-async def control(acknowledge_s: float = 60.0) -> AsyncIterator[tuple[Workers, Path]]:
-    """The supervisor's side, with no processes of its own."""
+async def control(acknowledge_s: float = 60.0, workers: int = 0) -> AsyncIterator[tuple[Workers, Path]]:
+    """The supervisor's side, by default with no processes of its own."""
     with tempfile.TemporaryDirectory(prefix="t-") as folder, socket.socket() as listener:
         path = Path(folder) / "control"
-        workers = Workers(listener, path, {}, 0, acknowledge_s)
-        await workers.start()
-        yield workers, path
-        await workers.stop(1.0)
+        told = Workers(listener, path, {}, workers, acknowledge_s)
+        await told.start()
+        yield told, path
+        await told.stop(1.0)
         await asyncio.sleep(0.01)  # the loop's next round closes what has ended
 
 
@@ -159,3 +161,20 @@ async def test_a_worker_may_ask_for_another_attempt() -> None:
         worker.say(Retry())
         await asked.wait()
         await worker.close()
+
+
+async def test_a_worker_that_cannot_be_started_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = asyncio.Event()
+
+    async def spawn(*_: object) -> Child:
+        if not failed:
+            failed.append(OSError(errno.EAGAIN, "no more processes"))
+            raise failed[0]
+        tried.set()
+        raise failed[0]
+
+    failed: list[OSError] = []
+    monkeypatch.setattr(Child, "spawn", spawn)
+    async with control(workers=1):
+        async with asyncio.timeout(10):
+            await tried.wait()
