@@ -115,8 +115,10 @@ class LittleEngine:
         for writer in self._writers:
             writer.transport.abort()
 
-    def break_off(self) -> None:
-        """Ends the connections; the engine lives on."""
+    async def break_off(self) -> None:
+        """Ends the connections, of which there must be some; the engine lives on."""
+        while not self._writers:
+            await asyncio.sleep(_ROUNDS_S)
         for writer in self._writers:
             writer.transport.abort()
 

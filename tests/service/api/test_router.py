@@ -90,9 +90,12 @@ async def test_a_switch_keeps_connections_that_stay(router: Router, folder: Path
 async def test_a_connection_that_breaks_is_made_again_while_its_engine_lives(router: Router, folder: Path) -> None:
     async with engine(folder) as active, engine(folder, version="v2") as reader:
         await router.switch(Routes(1, active.route, reader=reader.route))
-        for broken in (active, reader):
-            broken.break_off()
-        served = await router.ask(query(router))  # waits until it is
+        async with asyncio.timeout(10):
+            await asyncio.gather(active.break_off(), reader.break_off())
+            while router.ready:
+                await asyncio.sleep(0)
+        patient = Query(router.next_id(), ["a"], 2, time.monotonic() + 5.0)
+        served = await router.ask(patient)
         assert served.info.model_version == "v1"
         async with asyncio.timeout(10):
             while router.reader is None:
