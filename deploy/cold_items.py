@@ -134,13 +134,14 @@ def _gzip_text(path: Path) -> Iterator[io.TextIOWrapper]:
 def last_events(interactions: Interactions, cold: NDArray[np.bool_]) -> dict[str, list[Ask]]:
     """Every user's last event, by what its item is: "added" or "known".
 
-    Only last ones: nothing that a user did afterwards has been trained on.
+    Only last ones: nothing that a user did afterwards has been trained on. And known ones only of users with three
+    known events: of fewer, training holds none back.
     """
     asks: dict[str, list[Ask]] = {"added": [], "known": []}
     for start, end in zip(interactions.offsets[:-1].tolist(), interactions.offsets[1:].tolist(), strict=True):
         *before, target = interactions.events[start:end].tolist()
         history = [interactions.item_ids[item] for item in before if not cold[item]]
-        if history:
+        if len(history) >= (1 if cold[target] else 2):
             asks["added" if cold[target] else "known"].append(Ask(history, interactions.item_ids[target]))
     return asks
 

@@ -28,6 +28,7 @@ from .ridge import fit_ridge
 
 TOLERANCE = 1e-4
 _RIDGE = 1e-2
+_LEAST_VARIANCE = 1e-6  # where all items have one text
 _STATES = 32
 _BEAMS = 32
 _CANDIDATES = 64
@@ -115,7 +116,7 @@ def fit_code_writer(
 ) -> CodeWriter:
     """Fitted on items of training events: what the item encoder gives them, `integrated` [n, D_I], the vectors [n, D]
     they have learned, and their codes int64 [n, L]."""
-    strength = _RIDGE * float(integrated.var(dim=0).mean())
+    strength = _RIDGE * max(float(integrated.var(dim=0, unbiased=False).mean()), _LEAST_VARIANCE)
     vector = fit_ridge(integrated, vectors, strength)
     writer = CodeWriter(generator, vector, states, torch.from_numpy(centroids)).eval()
     some = torch.randperm(len(codes), generator=torch.Generator().manual_seed(0))[:_MEASURED]

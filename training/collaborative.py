@@ -181,9 +181,9 @@ def training_windows(split: Split, history_length: int) -> Windows:
     return Windows.cut(split.train, history_length)
 
 
-def fused_embeddings(model: Collaborative, config: TrainingConfig, counts: NDArray[np.int64]) -> "Embeddings":
-    """What stage II and the quantizer take from a trained stage I; cold items get their E_C from E_T."""
-    warm = torch.from_numpy(counts > 0)
+def fused_embeddings(model: Collaborative, config: TrainingConfig, trained: NDArray[np.bool_]) -> "Embeddings":
+    """What stage II and the quantizer take from a trained stage I; items not `trained` get their E_C from E_T."""
+    warm = torch.from_numpy(trained)
     with torch.no_grad():
         adapted = model.adaptation(model.semantic)
         collaborative = model.items().detach().clone()
@@ -194,7 +194,7 @@ def fused_embeddings(model: Collaborative, config: TrainingConfig, counts: NDArr
 
 
 def collaborative_from_text(model: Collaborative, warm: Tensor) -> nn.Linear:
-    """E_T → E_C, by a ridge regression over the items that occur in training events, bool [N]."""
+    """E_T → E_C, by a ridge regression over the items that were trained, bool [N]."""
     with torch.no_grad():
         return fit_ridge(model.adaptation(model.semantic[warm]), model.items()[warm], _RIDGE)
 

@@ -47,7 +47,9 @@ class TrainingConfig(BaseModel):
     export_text_encoder: bool = Field(
         True, description="put the text encoder into the artifact, so that new items can be given as text"
     )
-    tie_seed: int | None = Field(None, description="shuffle events of one user at one timestamp with this seed")
+    tie_seed: int | None = Field(
+        None, ge=0, lt=2**63, description="shuffle events of one user at one timestamp with this seed"
+    )
     recommender: Literal["temporal", "din"] = Field("temporal", description="network of stage I")
     integrated: Integrated = Field(
         "concat",
@@ -147,7 +149,7 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
             target = target.get(part, {}) if isinstance(target, dict) else {}
         if not equals or not isinstance(target, dict) or last not in target:
             raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")
-        target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple) else value
+        target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple | list) else value
     return validated(values)
 
 
@@ -160,6 +162,9 @@ def validated(values: dict[str, Any]) -> TrainingConfig:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise ConfigError(f"{name}={first['input']!r}: {first['msg']}") from None
+    widths = config.beam_widths
+    if not widths or widths[0] < 1 or list(widths) != sorted(set(widths)):
+        raise ConfigError(f"beam_widths={list(widths)}: they must be above 0, each larger than the one before")
     if config.default_beam_width not in config.beam_widths:
         raise ConfigError(f"default_beam_width={config.default_beam_width} is not one of {config.beam_widths}")
     if config.freeze_stage1 and (config.model.generator != "temporal" or not config.start_from_stage1):

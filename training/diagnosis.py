@@ -22,6 +22,7 @@ from .ranking import chunks, masked_items, sampled_rows
 
 _K = 10
 _ITEMS = 1000
+_ROWS_AT_ONCE = 64
 _ROWS_AT_ONCE = 4096
 
 
@@ -57,7 +58,8 @@ def domination(tokens: NDArray[np.int32], modalities: dict[str, NDArray[np.float
     Means over up to a thousand items that have code neighbours.
     """
     sample = np.sort(np.random.default_rng(0).permutation(len(tokens))[:_ITEMS])
-    order = {name: _nearest_first(table, sample) for name, table in modalities.items()}
+    most = int(np.bincount(tokens[:, 0]).max())  # sharers of a first token, of which longer prefixes have fewer
+    order = {name: _nearest_first(table, sample, most) for name, table in modalities.items()}
     return [
         {"neighbours": size, "chance": size / (len(tokens) - 1)} | shares
         for level in range(1, tokens.shape[1])
@@ -65,12 +67,14 @@ def domination(tokens: NDArray[np.int32], modalities: dict[str, NDArray[np.float
     ]
 
 
-def _nearest_first(table: NDArray[np.float32], rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Other items by cosine, int64 [len(rows), N - 1]."""
-    unit = F.normalize(torch.from_numpy(table), dim=1)
-    scores = unit[torch.from_numpy(rows)] @ unit.T
-    scores[torch.arange(len(rows)), torch.from_numpy(rows)] = -torch.inf
-    return scores.argsort(dim=1, descending=True)[:, :-1].numpy()
+def _nearest_first(table: NDArray[np.float32], rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """The `most` nearest other items by cosine, int64 [len(rows), most]."""
+    unit, parts = F.normalize(torch.from_numpy(table), dim=1), []
+    for part in torch.from_numpy(rows).split(_ROWS_AT_ONCE):
+        scores = unit[part] @ unit.T
+        scores[torch.arange(len(part)), part] = -torch.inf
+        parts.append(scores.topk(min(most, len(unit) - 1), dim=1).indices)
+    return torch.cat(parts).numpy()
 
 
 def _explained(

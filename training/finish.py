@@ -58,6 +58,7 @@ class Finish:
         self.run = run
         self.model, self.task = run.stage2()
         self.counts = run.split.train.counts(run.item_count)
+        self.trained = run.split.train.trained(run.item_count)
         self.encoder = self._item_encoder()
         self.tables = self.task.search_tables(self._tables())
         self.weight = self.task.best_weight(self.tables)
@@ -80,9 +81,9 @@ class Finish:
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
 
     def _item_encoder(self) -> ItemEncoderPart:
-        """Fitted on what the items of training events have become."""
+        """Fitted on what the items that were trained have become."""
         run, model = self.run, self.model
-        warm = torch.from_numpy(self.counts > 0)
+        warm = torch.from_numpy(self.trained)
         events = Events.of(run.split.valid, run.item_count, model.user_states)
         network = fit_item_encoder(
             run.stage1()[0],
@@ -111,9 +112,9 @@ class Finish:
         return fit_code_writer(model.generator, integrated, vectors, codes, states, run.codebooks()[0])
 
     def _tables(self) -> Inputs:
-        """What the artifact's items are: learned, or where training never saw them in an event, from their text."""
+        """What the artifact's items are: learned, or where training learned nothing about them, from their text."""
         tables = self.model.tables()
-        cold = np.flatnonzero(self.counts == 0)
+        cold = np.flatnonzero(~self.trained)
         if len(cold):
             encoded = self.encoder.network.encode(self.run.raw_semantic()[cold])
             tables["item_output"][cold] = encoded.item_output

@@ -39,6 +39,7 @@ EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST_TIME_S = 2**63 // 1_000_000 - 1
+_LONGEST_NUMBER = 64  # characters
 _LINES_PER_PROGRESS = 8192
 
 
@@ -76,6 +77,17 @@ class Sequences:
     def counts(self, item_count: int) -> NDArray[np.int64]:
         """How often each item occurs; int64 [item_count]."""
         return np.bincount(self.items, minlength=item_count).astype(np.int64)
+
+    def trained(self, item_count: int) -> NDArray[np.bool_]:
+        """Items that a network learns something about, bool [item_count].
+
+        A user's only training event is neither a history nor a target, so an item that has no other kind stays what it
+        was at the start: with as little known of it as of an item without events.
+        """
+        used = np.repeat(np.diff(self.offsets) >= 2, np.diff(self.offsets))
+        found = np.zeros(item_count, dtype=np.bool_)
+        found[self.items[used]] = True
+        return found
 
 
 @dataclass(frozen=True)
@@ -238,8 +250,9 @@ def parse_time_us(text: str) -> int:
     """Seconds as text, with or without a fraction → microseconds; raises ValueError with a sentence."""
     if len(text) <= 12 and text.isascii() and text.isdigit():
         return int(text) * 1_000_000
-    if not _NUMBER.fullmatch(text):
-        raise ValueError(f"The timestamp {text!r} is not a finite number.")
+    if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
+        shown = text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}…"
+        raise ValueError(f"The timestamp {shown!r} is not a finite number.")
     seconds = float(text)
     if abs(seconds) > _LARGEST_TIME_S:
         raise ValueError(f"The timestamp {text!r} is too large to be seconds.")
@@ -352,6 +365,7 @@ def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None) -
     by_time: tuple[NDArray[Any], ...] = (time_us, user)
     if tie_seed is not None:
         by_time = (_tie_keys(log, tie_seed), *by_time)
+    _warn_of_repeats(item, time_us, user)
     order = np.lexsort(by_time)  # last key first; stable
     return Interactions(
         user_ids=list(log.users),
@@ -361,6 +375,16 @@ def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None) -
         events=item[order],
         timestamps=time_us[order] // 1_000_000,
     )
+
+
+def _warn_of_repeats(item: NDArray[np.int32], time_us: NDArray[np.int64], user: NDArray[np.int32]) -> None:
+    """A row that is there twice makes a held-out event one that was seen."""
+    order = np.lexsort((item, time_us, user))
+    same = np.ones(max(0, len(order) - 1), dtype=np.bool_)
+    for column in (user, time_us, item):
+        same &= column[order[1:]] == column[order[:-1]]
+    if repeats := int(same.sum()):
+        logger.warning("%d events repeat another's user, item and time; they are kept", repeats)
 
 
 def _tie_keys(log: EventLog, seed: int) -> NDArray[np.uint64]:

@@ -40,8 +40,13 @@ class Trial:
 
 
 def choose_gain(trials: list[Trial]) -> float:
-    """The largest gain at which known items lose at most a twentieth of their recall against the smallest one."""
+    """The largest gain at which known items lose at most a twentieth of their recall against the smallest one.
+
+    The smallest, where no known item is found at all.
+    """
     allowed = trials[0].known * (1 - _LOSS_ALLOWED)
+    if not allowed:
+        return trials[0].gain  # nothing is known that could be lost
     return max(trial.gain for trial in trials if trial.known >= allowed)
 
 

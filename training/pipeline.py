@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
+from models.errors import ArtifactError
 from models.item_text import item_text
 
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
@@ -52,7 +53,10 @@ class Run:
     shared: Path | None = None
 
     def __post_init__(self) -> None:
-        check_model_version(self.out.name)
+        try:
+            check_model_version(self.out.name)
+        except ArtifactError as error:
+            raise ConfigError(f"--out {self.out}: {error}") from None
         self.folder = WorkFolder(self.work, self.config, self.shared)
         self.progress: dict[str, Progress] = {}
         self._read: dict[str, Arrays] = {}
@@ -147,8 +151,8 @@ class Run:
     def embeddings(self) -> Embeddings:
         """E_C, E_T and the integrated embedding of every item."""
         stage1 = self.stage1()[0]
-        counts = self.split.train.counts(self.item_count)
-        fuse: Callable[[], Arrays] = lambda: vars(fused_embeddings(stage1, self.config, counts))  # noqa: E731
+        warm = self.split.train.trained(self.item_count)
+        fuse: Callable[[], Arrays] = lambda: vars(fused_embeddings(stage1, self.config, warm))  # noqa: E731
         return Embeddings(**self._arrays("embeddings", self.settings.embeddings(), fuse))
 
     def codes(self) -> CodeTable:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -52,7 +52,9 @@ class Plan(BaseModel):
     test: bool = False
     diagnosis_users: int = Field(2000, ge=1, description="validation users for beam widths and level accuracy")
     regret_users: int = Field(64, ge=1, description="validation users whose whole catalog is scored for the regret")
-    beam_widths: tuple[int, ...] = Field((5, 10, 20, 50, 100), min_length=1, description="compared with one another")
+    beam_widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
+        (5, 10, 20, 50, 100), min_length=1, description="compared with one another"
+    )
     run: tuple[PlannedRun, ...] = Field(min_length=1)
 
     def changed(self, settings: Sequence[str], seeds: Sequence[int]) -> "Plan":

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .errors import TrainingError
 from .interactions import Holdout
 
 _USERS_PER_CHUNK = 64
@@ -35,7 +36,8 @@ def masked_items(history: NDArray[np.int32], target: int) -> NDArray[np.int32]:
 def full_ranks(holdout: Holdout, scores: Scores, *, mask_history: bool, limit: int | None = None) -> NDArray[np.int64]:
     """0-based rank of each target among all items, int64 [M], for all rows or a sample of `limit`.
 
-    Of items with the target's own score half, rounded up, count as better, so that equal scores win nothing.
+    Of items with the target's own score half, rounded up, count as better, so that equal scores win nothing. Raises
+    TrainingError for a target without a finite score, to which no item would compare as better.
     """
     return np.concatenate(
         [_ranks(holdout, rows, scores, mask_history) for rows in chunks(sampled_rows(holdout, limit), _USERS_PER_CHUNK)]
@@ -52,6 +54,8 @@ def _ranks(holdout: Holdout, rows: NDArray[np.int64], scores: Scores, mask_histo
             masked = torch.from_numpy(masked_items(history, target).astype(np.int64))
             table[place, masked.to(table.device)] = -torch.inf
     wanted = table.gather(1, torch.from_numpy(targets.astype(np.int64))[:, None].to(table.device))
+    if not bool(torch.isfinite(wanted).all()):
+        raise TrainingError("an item's score is not finite; try a lower learning rate")
     better, same = (table > wanted).sum(dim=1), (table == wanted).sum(dim=1) - 1
     ranks: NDArray[np.int64] = (better + (same + 1) // 2).cpu().numpy()
     return ranks

@@ -5,16 +5,21 @@ file for each finished run; what is there is not done again.
 """
 
 import csv
+import hashlib
 import json
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from models.errors import ModelError
 
+from .config import TrainingConfig
 from .errors import ConfigError, TrainingError
 from .interactions import find_dataset
 from .plan import Job, Plan
@@ -25,17 +30,24 @@ from .work_folder import write_once
 _LOG = logging.getLogger(__name__)
 Result = dict[str, Any]
 
+_MEASURED = {"test", "diagnosis_users", "regret_users", "beam_widths"}
+
 
 def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("auto",), title: str = "Study") -> Path:
     """Runs what is not done yet, one run at a time on each device; returns the report.
 
+    What is done counts as done where the plan wants the same of it; where it wants other figures (the test set, other
+    beam widths) the run is measured anew, its training being there.
+
     Raises ConfigError before anything is written where `data` is no dataset folder or the plan cannot be used, and
     TrainingError at the end, naming them, where runs have failed; the others are in the report.
     """
-    find_dataset(data)
-    jobs = plan.jobs()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ConfigError("a study does not run under torchrun; name its devices with --device")
+    source, jobs = _digest(find_dataset(data)), plan.jobs()
     (folder / "results").mkdir(parents=True, exist_ok=True)
-    done = {job.key: result for job in jobs if (result := _finished(job, folder)) is not None}
+    wanted = {"data": source, "measured": plan.model_dump(mode="json", include=_MEASURED)}
+    done = {job.key: result for job in jobs if (result := _finished(job, folder, wanted)) is not None}
     _LOG.info("%d of %d runs are done", len(done), len(jobs))
     failed: dict[str, str] = {}
     for job, outcome in _outcomes([job for job in jobs if job.key not in done], plan, data, folder, devices):
@@ -43,8 +55,9 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
             failed[job.key] = outcome
             _LOG.error("run %s failed: %s", job.key, outcome)
             continue
-        done[job.key] = outcome
-        write_once(_result_path(job, folder), json.dumps(outcome))
+        done[job.key] = outcome | wanted
+        _result_path(job, folder).unlink(missing_ok=True)  # of other figures
+        write_once(_result_path(job, folder), json.dumps(done[job.key]))
         write_table(done, jobs, folder / "results.csv")
         write_report(done, jobs, folder / "report.html", title)
         _LOG.info("run %s is done (%d of %d)", job.key, len(done), len(jobs))
@@ -60,14 +73,29 @@ def _result_path(job: Job, folder: Path) -> Path:
     return folder / "results" / f"{job.key}.json"
 
 
-def _finished(job: Job, folder: Path) -> Result | None:
+def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
     path = _result_path(job, folder)
     if not path.exists():
         return None
     result: Result = json.loads(path.read_text())
-    if result["recipe"] != json.loads(json.dumps(job.config.recipe())):
+    try:
+        recipe = TrainingConfig.model_validate(result["recipe"]).recipe()  # settings added since have their default
+    except ValidationError:
+        recipe = {}
+    if recipe != job.config.recipe():
         raise ConfigError(f"{path} is of other settings than the plan's run {job.run.name}; rename the run")
-    return result
+    if result.get("data", wanted["data"]) != wanted["data"]:
+        raise ConfigError(f"{path} is of other data; choose another --out")
+    return result if all(result.get(name) == value for name, value in wanted.items()) else None
+
+
+def _digest(paths: tuple[Path, ...]) -> str:
+    """SHA-256 of a dataset's files."""
+    whole = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return whole.hexdigest()
 
 
 def _outcomes(
@@ -84,7 +112,8 @@ def _outcomes(
     with ProcessPoolExecutor(len(devices), context, _take_device, (free,)) as pool:
         running = {pool.submit(_attempt_on_mine, job, plan, data, folder): job for job in jobs}
         for future in as_completed(running):
-            yield running[future], future.result()
+            error = future.exception()  # such as that of a process that was killed
+            yield running[future], future.result() if error is None else f"{type(error).__name__}: {error}"
 
 
 def _attempt(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> Result | str:
@@ -93,6 +122,9 @@ def _attempt(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> Res
         return run_job(job, plan, data, folder, device)
     except (TrainingError, ModelError) as error:
         return str(error)
+    except Exception as error:  # such as a full disk or a GPU without memory: the others may still succeed
+        _LOG.exception("run %s", job.key)
+        return f"{type(error).__name__}: {error}"
 
 
 _mine = "auto"

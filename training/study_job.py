@@ -55,7 +55,8 @@ def run_job(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> dict
             measured = [_by_scores("sasrec", at, part, trained[1]) for at, part in holdouts.items()]
         case "prorec":
             measured, result = _prorec(run, plan, holdouts)
-    group = item_groups(run.split.train.counts(run.item_count))
+    train = run.split.train
+    group = item_groups(train.counts(run.item_count), train.trained(run.item_count))
     rows = [row for one in measured for row in _rows(one, holdouts[one.holdout], group)]
     curves = {name: {"history": p.history, "samples_per_s": p.samples_per_s, "seconds": p.seconds}
               for name, p in run.progress.items()}  # fmt: skip
@@ -93,17 +94,17 @@ def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Me
 
 
 def _modalities(run: Run) -> dict[str, NDArray[np.float32]]:
-    """Embeddings of either modality that has not seen the other: of SASRec where there is one, and of the text."""
+    """Embeddings of either modality: of SASRec, else of stage I, which has seen the text; and of the text."""
     plain = run.sasrec()
     item = (plain or run.stage1())[0].items().detach().numpy()
     return {"collaborative": item, "semantic": run.prepare()}
 
 
-def item_groups(counts: NDArray[np.int64]) -> dict[str, NDArray[np.bool_]]:
-    """Items by training events, bool [N]: head, the fifth with most of them; cold, without any; tail, the others."""
+def item_groups(counts: NDArray[np.int64], trained: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
+    """Items, bool [N]: head, the fifth with most training events; cold, those not `trained`; tail, the others."""
     head = np.zeros(len(counts), dtype=bool)
     head[np.argsort(-counts, kind="stable")[: round(_HEAD_SHARE * len(counts))]] = True
-    cold = counts == 0
+    cold = ~trained
     return {"head": head & ~cold, "tail": ~head & ~cold, "cold": cold}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from .config import TrainingConfig
 from .errors import ConfigError
@@ -92,8 +93,11 @@ class WorkFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
-        begun = TrainingConfig.model_validate_json(path.read_text())
-        if begun.recipe() != self.config.recipe():
+        try:
+            begun = TrainingConfig.model_validate_json(path.read_text()).recipe()
+        except ValidationError:  # of a version with other settings
+            begun = {}
+        if begun != self.config.recipe():
             raise ConfigError(f"{self.path} was begun with other settings; remove it or choose another --out")
 
 

@@ -1,5 +1,6 @@
 """The benchmark of items added after training: what is taken out, who is asked for, and what adding does."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,16 @@ def test_users_are_asked_for_by_their_last_event(ring: Interactions) -> None:
     assert {ask.target for ask in asks["added"]} <= gone
     assert not {ask.target for ask in asks["known"]} & gone
     assert not {item for group in asks.values() for ask in group for item in ask.history} & gone
+
+
+def test_a_known_item_is_asked_for_only_where_training_held_it_back(ring: Interactions) -> None:
+    cold = hold_out(ITEMS, 0.2, seed=0)
+    kept = np.add.reduceat(~cold[ring.events], ring.offsets[:-1])
+    last = ring.events[ring.offsets[1:] - 1]
+    assert len(last_events(ring, cold)["known"]) == int((~cold[last] & (kept >= 3)).sum())
+    of_two = replace(ring, offsets=np.arange(0, len(ring.events) + 1, 2), user_ids=[])
+    nothing_is_cold = np.zeros(ITEMS, dtype=np.bool_)
+    assert last_events(of_two, nothing_is_cold)["known"] == []
 
 
 def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) -> None:

@@ -45,6 +45,17 @@ def writer(part: ItemEncoderPart, integrated: NDArray[np.float32]) -> CodeWriter
     )
 
 
+def test_items_that_all_have_one_text_can_be_fitted(part: ItemEncoderPart, integrated: NDArray[np.float32]) -> None:
+    package = tiny_package()
+    assert isinstance(package.generator, TemporalGenerator)
+    same = torch.from_numpy(integrated[:1]).expand(32, -1)
+    for count in (1, 32):
+        vectors, codes = torch.from_numpy(package.item_output[:count]), torch.from_numpy(package.codes.tokens[:count])
+        states = torch.randn(100, WIDTH, generator=torch.Generator().manual_seed(0))
+        fitted = fit_code_writer(package.generator, same[:count], vectors, codes.long(), states, part.codebooks[0])
+        assert np.isfinite(fitted.ceiling)
+
+
 def log_probability(writer: CodeWriter, users: Tensor, codes: Tensor) -> Tensor:
     """users [M, D], codes [M, C, L] → [M, C], one whole code at a time."""
     flat = codes.flatten(0, 1)

@@ -19,6 +19,7 @@ def test_an_override_reaches_inside() -> None:
 
 def test_a_list_is_written_with_commas() -> None:
     assert load_config("small", ["beam_widths=10,50"]).beam_widths == (10, 50)
+    assert load_config("small", ["beam_widths=10,50", "beam_widths=50,60"]).beam_widths == (50, 60), "the last one wins"
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,12 @@ def test_a_list_is_written_with_commas() -> None:
         ("stage1.epochs=0", r"stage1.epochs='0'"),
         ("model.width=33", "not a multiple of heads"),
         ("default_beam_width=3", "is not one of"),
+        ("beam_widths=128,20,50", r"beam_widths=\[128, 20, 50\]: they must be above 0, each larger"),
+        ("beam_widths=20,50,50", "each larger than the one before"),
+        ("beam_widths=0,50", "above 0"),
+        ("beam_widths=-5,50", "above 0"),
+        ("tie_seed=-1", "tie_seed='-1'"),
+        (f"tie_seed={10**70}", "tie_seed"),
         ("text_encoder=/nowhere/x.npy", "no such file"),
     ],
 )

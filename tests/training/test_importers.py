@@ -478,6 +478,16 @@ def test_a_wrong_amazon_line_names_file_and_line(tmp_path: Path, name: str, row:
     assert names(tmp_path) == ["src"]
 
 
+def test_halves_of_surrogate_pairs_do_not_reach_the_dataset(tmp_path: Path) -> None:
+    """JSON may hold them, escaped; no file and no id may."""
+    metadata = ['{"asin": "B1", "title": "cut \\ud83d", "brand": "\\ud83d\\ude00"}']
+    import_folder(write_amazon(tmp_path / "src", [review_2014("U1", "B1", 1)], metadata), tmp_path / "out")
+    assert items(tmp_path / "out") == {"B1": {"item_id": "B1", "title": "cut ?", "brand": "\U0001f600"}}
+    bad = write_amazon(tmp_path / "bad", [review_2014("U1", "B1", 1), review_2014("U\ud83d", "B1", 1)], metadata)
+    with pytest.raises(DataError, match=r"reviews\.json:2: The reviewerID is not valid Unicode"):
+        import_folder(bad, tmp_path / "other")
+
+
 def test_amazon_files_must_be_unambiguous(tmp_path: Path) -> None:
     src = write_amazon(tmp_path / "src", [review_2014("U1", "B1", 1)], ['{"asin": "B1"}'])
     (src / "photo.jpg").write_bytes(b"\xff\xd8\xff")

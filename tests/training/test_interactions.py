@@ -106,6 +106,7 @@ def test_unlisted_items_follow_the_listed_ones_and_one_warning_counts_them(
         (EVENTS + "u,a,-inf\n", 4, "'-inf' is not a finite number"),
         (EVENTS + "u,a,1_000\n", 4, "'1_000' is not a finite number"),
         (EVENTS + "u,a,٣\n", 4, "'٣' is not a finite number"),
+        (EVENTS + f"u,a,{'9' * 100_000}x\n", 4, f"'{'9' * 64}…' is not a finite number"),
         (EVENTS + "u,a,1e999\n", 4, "too large to be seconds"),
         (EVENTS + "u,a,1700000000000000000\n", 4, "too large to be seconds"),
         (EVENTS + 'u,"a\nu,b",1\n', 4, "holds a line break"),
@@ -239,6 +240,25 @@ def test_counts_are_of_training_events_only() -> None:
     split = leave_one_out(interactions_of({"u": "aabcd", "v": "ba"}))
     assert split.train.counts(4).tolist() == [3, 2, 0, 0]
     assert split.train.counts(4).dtype == np.int64
+
+
+def test_an_items_only_event_being_its_users_only_one_teaches_nothing() -> None:
+    """The split leaves u with "ab", v with its "c" alone, w with "d"; e was never seen in training."""
+    split = leave_one_out(interactions_of({"u": "abab", "v": "c", "w": "dae"}))
+    assert split.train.counts(5).tolist() == [1, 1, 1, 1, 0]
+    assert split.train.trained(5).tolist() == [True, True, False, False, False]
+
+
+def test_repeated_events_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("once", "twice"):
+        (tmp_path / name).mkdir()
+    read_dataset(write_folder(tmp_path / "once"))
+    assert not caplog.records
+    rows = [("u", "a", "1"), ("u", "b", "1"), ("u", "a", "1"), ("v", "a", "1"), ("u", "b", "2"), ("u", "a", "1")]
+    lines = "".join(",".join(row) + "\n" for row in rows)
+    read = read_dataset(write_folder(tmp_path / "twice", "user_id,item_id,timestamp\n" + lines))
+    assert "2 events repeat another's user, item and time" in caplog.text
+    assert len(read.events) == len(rows)
 
 
 @settings(max_examples=100, deadline=None)

@@ -24,6 +24,9 @@ def test_a_strong_ridge_predicts_the_mean() -> None:
 def test_the_gain_is_the_largest_that_costs_known_items_little() -> None:
     trials = [Trial(1.0, 0.0, 0.200), Trial(1.5, 0.1, 0.195), Trial(2.0, 0.2, 0.190), Trial(2.5, 0.3, 0.170)]
     assert choose_gain(trials) == 2.0
+    assert choose_gain([Trial(1.0, 0.1, 0.0), Trial(3.0, 0.5, 0.0)]) == 1.0, (
+        "no known item is found, so none can be lost"
+    )
 
 
 def test_vectors_move_away_from_the_mean() -> None:

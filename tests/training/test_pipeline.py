@@ -8,7 +8,6 @@ import torch
 from typer.testing import CliRunner
 
 from models.artifact import Artifact
-from models.errors import ModelError
 from models.item_encoder import ItemEncoder
 from training.__main__ import app
 from training.config import TrainingConfig, load_config
@@ -194,7 +193,7 @@ def test_a_loss_that_diverges_is_said(ring: Path, tmp_path: Path) -> None:
 
 
 def test_an_odd_version_name_is_refused_before_any_work(ring: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="must be 1–64"):
+    with pytest.raises(ConfigError, match="must be 1–64"):
         Run(ring / "data", tmp_path / "ümlaut", config_for(ring))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,8 +1,10 @@
 import numpy as np
+import pytest
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.errors import TrainingError
 from training.interactions import Holdout
 from training.ranking import full_ranks, sampled_rows
 
@@ -66,3 +68,11 @@ def test_histories_reach_the_method_oldest_first() -> None:
 
     full_ranks(holdout(), method, mask_history=True)
     assert seen == [[0, 1], [3]]
+
+
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), -float("inf")])
+def test_a_target_without_a_finite_score_is_no_hit(score: float) -> None:
+    table = torch.zeros(2, 4)
+    table[1, holdout().target[1]] = score
+    with pytest.raises(TrainingError, match="not finite"):
+        full_ranks(holdout(), lambda _: table, mask_history=False)

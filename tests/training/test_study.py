@@ -1,8 +1,10 @@
 """A plan of small trainings, from its file to the table and the report."""
 
 import csv
+import gzip
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 
 from training.__main__ import app
 from training.errors import ConfigError, TrainingError
+from training.interactions import find_dataset
 from training.plan import Plan, packaged_plans, read_plan
 from training.study import run_study
 from training.study_job import item_groups
@@ -140,6 +143,54 @@ def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Pat
         run_study(read_plan(str(write_plan(ring, other))), ring / "data", studied)
 
 
+POPULARITY = '[[run]]\nname = "popularity"\nkind = "popularity"\n'
+
+
+def test_a_plan_that_wants_other_figures_gets_them(ring: Path, tmp_path: Path) -> None:
+    for test in (False, True, False):
+        run_study(read_plan(str(write_plan(ring, POPULARITY, test=test))), ring / "data", tmp_path)
+        assert {row["split"] for row in rows(tmp_path)} == ({"valid", "test"} if test else {"valid"})
+
+
+def test_figures_of_other_data_are_refused(ring: Path, tmp_path: Path) -> None:
+    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    run_study(plan, ring / "data", tmp_path / "study")
+    shutil.copytree(ring / "data", tmp_path / "data")
+    run_study(plan, tmp_path / "data", tmp_path / "study")
+    events, _ = find_dataset(tmp_path / "data")[::-1]
+    events.write_bytes(gzip.compress(b"") + events.read_bytes())
+    with pytest.raises(ConfigError, match="is of other data"):
+        run_study(plan, tmp_path / "data", tmp_path / "study")
+
+
+@pytest.mark.parametrize("devices", [["cpu"], ["cpu", "cpu"]])
+def test_an_error_nobody_foresaw_is_that_of_its_run_alone(ring: Path, tmp_path: Path, devices: list[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "in-the-way-shuffled-0.work").touch()
+    runs = '[[run]]\nname = "in-the-way"\nkind = "sasrec"\n' + POPULARITY
+    with pytest.raises(TrainingError, match="1 of 2 runs failed: in-the-way-shuffled-0"):
+        run_study(read_plan(str(write_plan(ring, runs))), ring / "data", tmp_path, devices)
+    assert {row["run"] for row in rows(tmp_path)} == {"popularity"}
+
+
+def test_a_result_of_a_version_with_fewer_settings_still_counts(ring: Path, tmp_path: Path) -> None:
+    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    run_study(plan, ring / "data", tmp_path)
+    path = tmp_path / "results" / "popularity-shuffled-0.json"
+    result = json.loads(path.read_text())
+    del result["recipe"]["item_text"]
+    path.write_text(json.dumps(result))
+    before = path.stat().st_mtime_ns
+    run_study(plan, ring / "data", tmp_path)
+    assert path.stat().st_mtime_ns == before
+
+
+def test_torchrun_is_refused(ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match="torchrun"):
+        run_study(read_plan(str(write_plan(ring, POPULARITY))), ring / "data", tmp_path)
+
+
 def test_a_run_that_fails_does_not_hold_up_the_others(ring: Path, tmp_path: Path) -> None:
     runs = '[[run]]\nname = "bad"\nset = ["stage1.learning_rate=1e30"]\n[[run]]\nname = "fine"\nkind = "sasrec"\n'
     with pytest.raises(TrainingError, match="1 of 2 runs failed: bad-shuffled-0"):
@@ -201,7 +252,8 @@ def test_an_unknown_plan_names_those_there_are() -> None:
 def test_groups_are_head_tail_and_cold() -> None:
     import numpy as np
 
-    groups = item_groups(np.array([9, 0, 3, 1, 8, 2, 0, 1, 1, 1]))
+    counts = np.array([9, 0, 3, 1, 8, 2, 0, 1, 1, 1])
+    groups = item_groups(counts, counts > 0)
     assert groups["head"].tolist() == [True, False, False, False, True] + [False] * 5
     assert groups["cold"].sum() == 2
     assert (groups["head"].astype(int) + groups["tail"] + groups["cold"] == 1).all()

@@ -98,6 +98,8 @@ def _parse_record(text: str) -> dict[str, Any]:
 def _text(record: dict[str, Any], *names: str) -> str:
     for name in names:
         if isinstance(value := record.get(name), str):
+            if _whole(value) != value:
+                raise ValueError(f"The {name} is not valid Unicode.")
             return value
     raise ValueError(f"The object has no text in {' or '.join(names)}.")
 
@@ -116,8 +118,13 @@ def _title(value: object) -> str | None:
 
 def _clean(value: object) -> str | None:
     parts = value if isinstance(value, list) else [value]
-    texts = [html.unescape(part).strip() for part in parts if isinstance(part, str)]
+    texts = [_whole(html.unescape(part)).strip() for part in parts if isinstance(part, str)]
     return " ".join(filter(None, texts)) or None
+
+
+def _whole(text: str) -> str:
+    """The text with ? for each half of a surrogate pair, which JSON may hold and no file."""
+    return text if text.isascii() else text.encode(errors="replace").decode()
 
 
 def _paths(value: object) -> list[list[str]]:
