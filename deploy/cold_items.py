@@ -156,7 +156,10 @@ def trained(work: Path, name: str, preset: str, changes: list[str]) -> Artifact:
         source, target = first / part, run.work / part
         if source.exists() and not target.exists():
             target.parent.mkdir(exist_ok=True)
-            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, target)
+            aside = target.with_name(f"{target.name}.copying")
+            shutil.rmtree(aside, ignore_errors=True)  # of a run that was killed
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, aside)
+            aside.rename(target)
     return run.export()
 
 

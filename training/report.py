@@ -107,7 +107,8 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
     }  # fmt: skip
     return [
         ("Which modality explains the codes", "Items that share the first tokens of a code: the share of them that are "
-         "among the item's nearest in each modality, trained or encoded without the other.",
+         "among the item's nearest by collaborative vectors (SASRec's; stage I's, which know the text, where no SASRec "
+         "was trained) and by text.",
          figures.lines(_domination(first), "tokens shared", "share explained", whole_numbers=True)),
         ("Code use and collisions by level", "",
          figures.lines({title: {name: _by_level([level[part] for level in levels]) for name, levels in use.items()}

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import cached_property
 from typing import Any
 
 from .config import TrainingConfig
@@ -22,9 +23,12 @@ class StepSettings:
 
     def text(self) -> dict[str, Any]:
         """Of the raw text embeddings: they do not depend on anybody's events."""
-        items = hashlib.sha256(json.dumps(self._split.interactions.items).encode()).hexdigest()
         name = self._config.text_encoder
-        return {"items": self.data if name.endswith(".npy") else items, "text_encoder": name}
+        return {"items": self.data if name.endswith(".npy") else self._items, "text_encoder": name}
+
+    @cached_property
+    def _items(self) -> str:
+        return hashlib.sha256(json.dumps(self._split.interactions.items).encode()).hexdigest()
 
     @staticmethod
     def _recommender(config: TrainingConfig) -> dict[str, Any]:

@@ -79,6 +79,10 @@ class Recommender:
 def _in_row(error: ServiceError, place: int) -> ServiceError:
     """With pointers that start at the batch."""
     if isinstance(error, BadRequest):
+        first = error.errors[0]["pointer"] if error.errors else ""
+        named, sentence = first or "the body", str(error)
+        if sentence.startswith(named):
+            error.args = (f"/requests/{place}{first}{sentence.removeprefix(named)}",)
         error.errors = [
             FieldError(pointer=f"/requests/{place}{wrong['pointer']}", detail=wrong["detail"]) for wrong in error.errors
         ]

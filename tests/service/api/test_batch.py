@@ -54,6 +54,9 @@ async def test_a_bad_request_fails_no_other(router: Router, folder: Path) -> Non
     assert [[error["pointer"] for error in one.get("errors", [])] for one in problems] == [
         ["/requests/1/history/0"], ["/requests/2"], ["/requests/3/history"], [], [],
     ]  # fmt: skip
+    assert [one["detail"].partition(" ")[0] for one in problems[:3]] == [
+        "/requests/1/history/0", "/requests/2", "/requests/3/history",
+    ]  # fmt: skip
     assert {one["request_id"] for one in problems} == {got.headers["X-Request-Id"]}
     BatchAnswer.model_validate_json(got.content)
 
