@@ -82,8 +82,10 @@ class Settings(BaseSettings):
     @field_validator("admin_token")
     @classmethod
     def _token_fits_a_header(cls, value: str | None) -> str | None:
-        if value is not None and not (value.isascii() and value.isprintable() and " " not in value):
-            raise ValueError("must be printable ASCII without spaces or line breaks, or no header could hold it")
+        if value is not None and not (value.isascii() and value.isprintable() and value == value.strip()):
+            raise ValueError(
+                "must be printable ASCII that neither begins nor ends with a space: no other fits a header"
+            )
         return value
 
     @field_validator("engine_cores")
