@@ -32,8 +32,6 @@ _AGAIN_S: Final = 1.0
 
 logger = logging.getLogger(__name__)
 
-_outlived: list[subprocess.Popen[bytes]] = []  # keepers this process started that others still use
-
 
 @contextmanager
 def embedded_redis(data_dir: Path) -> Iterator[str]:
@@ -137,6 +135,8 @@ class _Membership:
         self._awake.close()
         if self._user is not None:
             _leave(self._user, self._joining.keeper)
+        elif self._joining.keeper is not None:  # started a moment ago; it ends when nobody joins
+            _reap(self._joining.keeper)
 
     def _stay(self) -> None:
         """Until `end`. The keeper says nothing to a user that stays, so what can be read is the end of its life."""
@@ -176,6 +176,11 @@ def _prepare(folder: Path) -> Path:
     return folder.resolve()
 
 
+def _reap(keeper: subprocess.Popen[bytes]) -> None:
+    """Waits aside for a keeper that outlives this process's use of it, as it stays our child."""
+    threading.Thread(target=keeper.wait, name="reaper", daemon=True).start()
+
+
 def _leave(user: socket.socket, keeper: subprocess.Popen[bytes] | None) -> None:
     """Returns at once where others use the server, and when it has ended where this was the last user."""
     with suppress(OSError), user:
@@ -183,6 +188,6 @@ def _leave(user: socket.socket, keeper: subprocess.Popen[bytes] | None) -> None:
         user.settimeout(_STOP_TIMEOUT_S)
         shared = user.recv(1) == redis_keeper.SHARED
         if keeper is not None and shared:
-            _outlived.append(keeper)
+            _reap(keeper)
         elif keeper is not None:
             keeper.wait(_STOP_TIMEOUT_S)
