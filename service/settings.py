@@ -67,7 +67,9 @@ class Settings(BaseSettings):
     spare_items: int = Field(65_536, ge=0, description="items that can be added live to one model")
     rollback_window_s: float = Field(0.0, ge=0, description="watch a new version that long; 0: no automatic rollback")
     rollback_error_percent: float = Field(5.0, ge=0, le=100, description="of its answers; above it roll back")
-    rollback_exhausted_percent: float = Field(50.0, ge=0, le=100, description="of its answers; above it roll back")
+    rollback_exhausted_percent: float = Field(
+        50.0, ge=0, le=100, description="of its answers, more than under the version before; above it roll back"
+    )
     rollback_min_requests: int = Field(100, ge=1, description="answers before a rate counts")
     drain_timeout_s: float = Field(30.0, ge=0, description="how long requests in flight may take at the end")
     log_format: Literal["text", "json"] = "text"

@@ -19,18 +19,40 @@ __all__ = ["AUTOMATIC", "Limits", "Probation"]
 _DEATHS = 3
 _AGAIN_S = 1.0  # after Redis was asked in vain
 _PERCENT = 100.0
+_REMEMBERED = 10_000  # answers of the version that serves, before older ones weigh less
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """When a version is sent back, as in `Settings`; a window of 0 s: never."""
+    """When a version is sent back, as in `Settings`; a window of 0 s: never.
+
+    Answers short of items count where they are more than under the version before: narrow filters find few in any.
+    """
 
     window_s: float
     error_percent: float
     exhausted_percent: float
     min_requests: int
+
+
+class _Shortness:
+    """How many of a version's answers were short of items, the latest ones first and foremost."""
+
+    def __init__(self) -> None:
+        self.answers = 0.0
+        self._exhausted = 0.0
+
+    @property
+    def percent(self) -> float:
+        return _PERCENT * self._exhausted / self.answers
+
+    def count(self, counts: Counts) -> None:
+        if self.answers > _REMEMBERED:
+            self.answers, self._exhausted = self.answers / 2, self._exhausted / 2
+        self.answers += counts.answers
+        self._exhausted += counts.exhausted
 
 
 class Probation:
@@ -45,6 +67,8 @@ class Probation:
         self._version: str | None = None  # watched now
         self._until = 0.0
         self._answers = self._errors = self._exhausted = self._deaths = 0
+        self._serving = _Shortness()
+        self._usual = 0.0  # percent of answers short of items under the version before
         self._tasks = Tasks()
 
     def expect(self, deployment: Deployment) -> None:
@@ -52,6 +76,9 @@ class Probation:
         before, self._deployment = self._deployment, deployment
         if before is not None and deployment.version != before.version:
             self._version = None
+            if self._serving.answers >= self._limits.min_requests:
+                self._usual = self._serving.percent
+            self._serving = _Shortness()
             self._arrival = None if "rollback" in deployment.reason else deployment.version
 
     def switched(self, version: str) -> None:
@@ -63,6 +90,8 @@ class Probation:
 
     def count(self, counts: Counts) -> None:
         """One worker's report."""
+        if self._deployment and counts.version == self._deployment.version:
+            self._serving.count(counts)
         if self._watches(counts.version):
             self._answers += counts.answers
             self._errors += counts.errors
@@ -87,16 +116,14 @@ class Probation:
     def _judge(self) -> None:
         if self._answers < self._limits.min_requests:
             return
-        verdicts = [
-            (self._errors, self._limits.error_percent, "errors"),
-            (self._exhausted, self._limits.exhausted_percent, "short of items"),
-        ]
-        for count, limit, what in verdicts:
-            percent = _PERCENT * count / self._answers
-            if percent > limit:
-                of = f"{percent:.1f} % of {self._answers} answers of {self._version}"
-                self._send_back(f"{of} were {what}, the limit is {limit:g} %")
-                return
+        errors, short = (_PERCENT * count / self._answers for count in (self._errors, self._exhausted))
+        of = f"% of {self._answers} answers of {self._version} were"
+        if errors > self._limits.error_percent:
+            self._send_back(f"{errors:.1f} {of} errors, the limit is {self._limits.error_percent:g} %")
+        elif short - self._usual > self._limits.exhausted_percent:
+            before = f"{self._usual:.1f} % under the version before"
+            limit = f"the limit is {self._limits.exhausted_percent:g} % more"
+            self._send_back(f"{short:.1f} {of} short of items and {before}, {limit}")
 
     def _send_back(self, why: str) -> None:
         assert self._version is not None

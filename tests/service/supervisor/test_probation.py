@@ -54,7 +54,57 @@ async def test_too_many_errors_send_a_new_version_back(published: Store) -> None
 async def test_too_many_short_answers_send_a_new_version_back(published: Store) -> None:
     probation = watching(published)
     probation.count(Counts("v2", 100, 0, 51))
-    assert "51.0 % of 100 answers of v2 were short of items" in (await rolled_back(published)).reason
+    reason = "51.0 % of 100 answers of v2 were short of items and 0.0 % under the version before, the limit is 50 % more"
+    assert (await rolled_back(published)).reason.endswith(reason)
+
+
+async def test_a_shop_of_narrow_filters_can_have_a_new_version(published: Store) -> None:
+    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
+    probation.expect(published.activate("v1"))
+    probation.switched("v1")
+    probation.count(Counts("v1", 200, 0, 120))
+    probation.expect(published.activate("v2"))
+    probation.count(Counts("v1", 10, 0, 0))  # on its way out
+    probation.switched("v2")
+    probation.count(Counts("v2", 50, 0, 50))
+    probation.count(Counts("v2", 50, 0, 50))
+    assert not probation.judging
+    assert found(published).version == "v2"
+
+
+async def test_what_few_answers_said_of_the_version_before_is_not_trusted(published: Store) -> None:
+    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
+    probation.expect(published.activate("v1"))
+    probation.switched("v1")
+    probation.count(Counts("v1", 5, 0, 5))
+    probation.expect(published.activate("v2"))
+    probation.switched("v2")
+    probation.count(Counts("v2", 100, 0, 60))
+    assert "60.0 %" in (await rolled_back(published)).reason
+
+
+async def test_only_the_version_before_says_what_is_usual(published: Store) -> None:
+    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
+    for version, short in (("v1", 120), ("v2", 0), ("v1", 0)):
+        probation.expect(published.activate(version))
+        probation.switched(version)
+        probation.count(Counts(version, 200, 0, short))
+    probation.expect(published.activate("v2"))
+    probation.switched("v2")
+    probation.count(Counts("v2", 100, 0, 60))
+    assert "and 0.0 % under the version before" in (await rolled_back(published)).reason
+
+
+async def test_what_the_version_before_did_long_ago_weighs_less_than_what_it_did_last(published: Store) -> None:
+    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
+    probation.expect(published.activate("v1"))
+    probation.switched("v1")
+    for short in (10_000, 10_000, 0, 0, 0, 0, 0):
+        probation.count(Counts("v1", 10_000, 0, short))
+    probation.expect(published.activate("v2"))
+    probation.switched("v2")
+    probation.count(Counts("v2", 100, 0, 60))
+    assert "60.0 %" in (await rolled_back(published)).reason
 
 
 async def test_an_engine_that_keeps_ending_sends_a_new_version_back(published: Store) -> None:
