@@ -51,10 +51,9 @@ def lines(found: dict[str, Any]) -> list[str]:
         *clients["doubts"],
         *(_finding(name, value) for name, value in found["findings"].items()),
     ]
-    return [
-        *shown,
-        "the SLO held" if found["slo"]["held"] else "the SLO did not hold: " + "; ".join(found["slo"]["breaches"]),
-    ]
+    until = ", until the test was interrupted" if found["interrupted"] else ""
+    breaches = "; ".join(found["slo"]["breaches"])
+    return [*shown, f"the SLO did not hold: {breaches}" if breaches else f"the SLO held{until}"]
 
 
 def _doubts(busy: float, late_ms: float) -> list[str]:

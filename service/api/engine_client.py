@@ -157,11 +157,12 @@ class Router:
         return served
 
     async def _in_time(self, query: Query, errand: Errand) -> Served:
+        left_s = query.deadline - time.monotonic()
         try:
-            async with asyncio.timeout(query.deadline - time.monotonic()):
+            async with asyncio.timeout(left_s):
                 return await self._attempts(query, errand)
         except TimeoutError:
-            raise DeadlineExceeded(self._why_late()) from None
+            raise DeadlineExceeded(self._why_late(left_s)) from None
 
     @contextmanager
     def _permit(self) -> Iterator[None]:
@@ -285,7 +286,7 @@ class Router:
         self._switched.set()
         self._switched = asyncio.Event()
 
-    def _why_late(self) -> str:
+    def _why_late(self, left_s: float) -> str:
         if self.ready:
-            return "no answer came before the deadline"
+            return f"no answer came within the {max(left_s, 0) * 1000:.0f} ms that timeout_ms left for it"
         return "the engine ended, and no successor was ready before the deadline"

@@ -141,6 +141,7 @@ def test_an_interrupted_test_prints_what_it_has(loaded_replica: Replica, number:
     printed, errors = process.communicate(timeout=20)
     assert process.returncode == 0, printed + errors
     assert "interrupted: answered" in printed
+    assert "the SLO held, until the test was interrupted" in printed
     assert "answered 0" not in printed
 
 

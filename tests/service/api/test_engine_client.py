@@ -183,7 +183,7 @@ async def test_a_cancelled_call_cancels_the_query(router: Router, folder: Path) 
 async def test_a_passed_deadline_is_an_error_and_cancels_the_query(router: Router, folder: Path) -> None:
     async with engine(folder, silent) as little:
         await router.switch(routes(little))
-        with pytest.raises(DeadlineExceeded):
+        with pytest.raises(DeadlineExceeded, match=r"within the \d+ ms that timeout_ms left"):
             await router.ask(query(router, "a", timeout_s=0.05))
         await little.wait_for(lambda: bool(little.cancelled))
 
