@@ -28,6 +28,9 @@ class ModelConfig(BaseModel):
     decoder_layers: int = Field(1, ge=1, description="depth layers, or decoder layers")
     history_length: int = Field(50, ge=1, le=4096, description="T, newest history items the network reads")
     dropout: float = Field(0.2, ge=0.0, lt=1.0, description="while training")
+    decoder_dropout: float | None = Field(
+        None, ge=0.0, lt=1.0, description="the same inside the decoder; without it `dropout` there too"
+    )
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:

@@ -175,6 +175,8 @@ class CodeDecoder(nn.Module):
     def __init__(self, config: ModelConfig, *, cross: bool) -> None:
         super().__init__()
         shape = (config.code_length, config.tokens_per_level, config.width)
+        if config.decoder_dropout is not None:
+            config = config.model_copy(update={"dropout": config.decoder_dropout})
         self.token = nn.Parameter(torch.randn(shape) * 0.02)
         self.level = nn.Parameter(torch.randn(config.code_length + 1, config.width) * 0.02)
         self.blocks = nn.ModuleList(Block(config, cross=cross) for _ in range(config.decoder_layers))

@@ -12,6 +12,7 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
+_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout"}
 Quantizer = Literal["kmeans", "balanced", "rqvae"]
 Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
 
@@ -114,19 +115,21 @@ PRESETS: dict[str, TrainingConfig] = {
     # Amazon Beauty on two cores.
     "small": TrainingConfig(
         item_text=True,
+        ranking_weight=1.0,
         model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
-                     decoder_layers=1, history_length=50, dropout=0.4),
+                     decoder_layers=1, history_length=50, dropout=0.4, decoder_dropout=0.1),
         stage1=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
-        stage2=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
+        stage2=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2, averaging="ema"),
         sasrec=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
     ),
     # The same, with a network of the size of the published tables; many hours on two cores.
     "paper": TrainingConfig(
         item_text=True,
+        ranking_weight=1.0,
         model=_model(code_length=4, tokens_per_level=256, width=256, heads=4, feed_forward=1024, encoder_layers=3,
-                     decoder_layers=2, history_length=50, dropout=0.4),
+                     decoder_layers=2, history_length=50, dropout=0.4, decoder_dropout=0.1),
         stage1=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
-        stage2=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
+        stage2=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2, averaging="ema"),
         sasrec=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
     ),
 }  # fmt: skip
@@ -134,7 +137,7 @@ PRESETS: dict[str, TrainingConfig] = {
 
 def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
     """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`), and
-    an empty value switches `sasrec` or `tie_seed` off.
+    an empty value switches `sasrec`, `tie_seed` or `model.decoder_dropout` off.
 
     Raises ConfigError naming the setting and the value it refused.
     """
@@ -149,13 +152,15 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
             target = target.get(part, {}) if isinstance(target, dict) else {}
         if not equals or not isinstance(target, dict) or last not in target:
             raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")
-        target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple | list) else value
+        if last in _OPTIONAL and not value:
+            target[last] = None
+        else:
+            target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple | list) else value
     return validated(values)
 
 
 def validated(values: dict[str, Any]) -> TrainingConfig:
     """The configuration these values describe; ConfigError for one that cannot be used."""
-    values |= {name: None for name in ("tie_seed", "sasrec") if values.get(name) == ""}
     try:
         config = TrainingConfig.model_validate(values)
     except ValidationError as error:
@@ -167,6 +172,8 @@ def validated(values: dict[str, Any]) -> TrainingConfig:
         raise ConfigError(f"beam_widths={list(widths)}: they must be above 0, each larger than the one before")
     if config.default_beam_width not in config.beam_widths:
         raise ConfigError(f"default_beam_width={config.default_beam_width} is not one of {config.beam_widths}")
+    if config.ranking_weight and not config.item_weight and not config.freeze_stage1:
+        raise ConfigError(f"ranking_weight={config.ranking_weight:g} needs an item head: item_weight above 0")
     if config.freeze_stage1 and (config.model.generator != "temporal" or not config.start_from_stage1):
         raise ConfigError("freeze_stage1=true needs model.generator=temporal and start_from_stage1=true")
     if config.text_encoder.endswith(".npy") and not Path(config.text_encoder).is_file():

@@ -69,3 +69,9 @@ def test_the_choices_of_a_setting_are_listed() -> None:
 def test_help_says_how_settings_are_listed(command: str) -> None:
     words = CliRunner().invoke(app, [command, "--help"], terminal_width=200).stdout.split()
     assert "'python -m training settings' lists all, with defaults." in " ".join(words).replace(" │ │ ", " ")
+
+
+def test_a_ranking_is_learned_only_from_an_item_head_that_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"ranking_weight=0\.5 needs an item head"):
+        load_config("quickstart", ["ranking_weight=0.5", "item_weight=0"])
+    load_config("quickstart", ["ranking_weight=0.5", "item_weight=0", "freeze_stage1=true"])
