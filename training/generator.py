@@ -12,6 +12,7 @@ target among other items' E_C and E_T by InfoNCE. The paper's outline names the 
 global contrastive task (arXiv 2406.14017) and costs nothing at serving time.
 """
 
+import logging
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -44,6 +45,7 @@ RESCORE_WEIGHTS: Final = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 
 _VALIDATION_WEIGHTS: Final = (10.0, 100.0)
 _USERS_AT_ONCE: Final = 256
+_LOG = logging.getLogger(__name__)
 
 
 class GeneratorModel(nn.Module):
@@ -218,7 +220,10 @@ class GeneratorTask:
 
     def best_weight(self, tables: Inputs) -> float:
         """Of RESCORE_WEIGHTS, by NDCG@10 on a sample of validation users; the smallest of equals."""
-        return -max((self.ndcg(weight, tables), -weight) for weight in RESCORE_WEIGHTS)[1]
+        found = {weight: self.ndcg(weight, tables) for weight in RESCORE_WEIGHTS}
+        shown = ", ".join(f"{weight:g}: {ndcg:.4f}" for weight, ndcg in found.items())
+        _LOG.info("rescoring: validation NDCG@10 by weight: %s", shown)
+        return max(found, key=lambda weight: (found[weight], -weight))
 
     def search_tables(self, tables: Inputs | None = None) -> Inputs:
         """What items are, by default as the model has learned it, and what prefixes are worth then."""

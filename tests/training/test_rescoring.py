@@ -1,5 +1,6 @@
 """Which weight of rescoring counts while stage II is trained, and which one an artifact gets."""
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -50,12 +51,14 @@ def test_without_an_item_head_codes_alone_are_validated(tmp_path: Path, monkeypa
 
 
 def test_an_artifact_gets_the_best_weight_and_of_equals_the_smallest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = task_of(tmp_path)
     tables = task.search_tables()
     ndcg_by_weight(monkeypatch, task, {1.0: 0.1, 100.0: 0.3})
-    assert task.best_weight(tables) == 100.0
+    with caplog.at_level(logging.INFO, logger="training"):
+        assert task.best_weight(tables) == 100.0
+    assert "by weight: 0: 0.0000, 1: 0.1000, 3: 0.0000, 10: 0.0000, 30: 0.0000, 100: 0.3000" in caplog.text
     ndcg_by_weight(monkeypatch, task, {3.0: 0.3, 30.0: 0.3})
     assert task.best_weight(tables) == 3.0
 
