@@ -20,12 +20,12 @@ class RankingTeacher:
         self._tokens_per_level = trie.tokens_per_level
         self._leaf_item = torch.from_numpy(trie.leaf_item).long().to(device)
         starts = [start.astype(np.int64) for start in trie.child_start]
-        first_leaves = trie.first_leaves()
-        states = [np.searchsorted(first, trie.item_leaf, side="right") - 1 for first in first_leaves[:-1]]
+        states = [np.searchsorted(first, trie.item_leaf, side="right") - 1 for first in trie.first_leaves()[:-1]]
         self._offsets = [torch.arange(width, device=device) for width in trie.branching]
         self._tokens = [torch.from_numpy(tokens).long().to(device) for tokens in trie.child_token]
-        self._starts, self._first_leaves, self._states = (
-            [torch.from_numpy(array).to(device) for array in arrays] for arrays in (starts, first_leaves[1:], states)
+        parents = [np.repeat(np.arange(start.size - 1), np.diff(start)) for start in starts]
+        self._starts, self._parents, self._states = (
+            [torch.from_numpy(array).to(device) for array in arrays] for arrays in (starts, parents, states)
         )
 
     def targets(self, user_state: Tensor, item: Tensor, target: Tensor) -> list[Tensor]:
@@ -34,19 +34,19 @@ class RankingTeacher:
         Row p of level l is the distribution of the next token after the first l tokens of target p's code. No gradient.
         """
         with torch.no_grad():
-            scores = (user_state @ item[self._leaf_item].T).float()
-            # Differences of running sums: in float32 those of unlikely subtrees would be rounding.
-            before = torch.nn.functional.pad(scores.softmax(dim=1).double().cumsum(dim=1), (1, 0))
-            return [self._level(level, before, target) for level in range(len(self._tokens))]
+            mass = [(user_state @ item[self._leaf_item].T).float().softmax(dim=1)]  # of the children of each level
+            for level in range(len(self._tokens) - 1, 0, -1):
+                above = mass[0].new_zeros(len(target), len(self._starts[level]) - 1)
+                mass.insert(0, above.index_add_(1, self._parents[level], mass[0]))
+            return [self._level(level, mass[level], target) for level in range(len(self._tokens))]
 
-    def _level(self, level: int, before: Tensor, target: Tensor) -> Tensor:
-        """before float64 [P, N + 1]: probability of all leaves before each."""
+    def _level(self, level: int, mass: Tensor, target: Tensor) -> Tensor:
+        """mass [P, S_{l+1}]: probability of all leaves below each child."""
         state = self._states[level][target]
         child = self._starts[level][state][:, None] + self._offsets[level]
         real = child < self._starts[level][state + 1][:, None]
         child = torch.where(real, child, 0)
-        bounds = self._first_leaves[level]
-        mass = (before.gather(1, bounds[child + 1]) - before.gather(1, bounds[child])) * real
-        mass = mass / mass.sum(dim=1, keepdim=True).clamp(min=torch.finfo(mass.dtype).tiny)
+        share = mass.gather(1, child) * real
+        share = share / share.sum(dim=1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)
         empty = torch.zeros(len(target), self._tokens_per_level, device=mass.device)
-        return empty.scatter_add_(1, self._tokens[level][child], mass.float())
+        return empty.scatter_add_(1, self._tokens[level][child], share)

@@ -26,3 +26,12 @@ def test_a_token_is_as_likely_as_the_items_below_it() -> None:
             alike = (every[:, :level] == every[one, :level]).all(axis=1)
             wanted = [probability[row, alike & (every[:, level] == token)].sum() for token in range(TOKENS)]
             np.testing.assert_allclose(found[row], np.array(wanted) / sum(wanted), atol=1e-6)
+
+
+def test_below_a_prefix_that_nobody_would_take_its_items_share_all_there_is() -> None:
+    every = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.int32)
+    item = torch.tensor([[30.0], [29.0], [-20.0], [-21.0]])
+    trie = CodeTrie.build(CodeTable(every, 2))
+    taught = RankingTeacher(trie, torch.device("cpu")).targets(torch.ones(1, 1), item, torch.tensor([3]))
+    share = 1 / (1 + np.exp(-1))
+    np.testing.assert_allclose(taught[1][0], [share, 1 - share], atol=1e-4)
