@@ -22,6 +22,7 @@ from .errors import TrainingError
 from .machine import Machine
 from .scalars import Scalars, open_scalars
 
+_LONG_S = 100.0  # told in minutes
 _WARM_UP_STEPS = 100
 _BETAS = (0.9, 0.98)  # of AdamW, as transformers are trained
 _LOG = logging.getLogger(__name__)
@@ -202,9 +203,11 @@ class _Loop:
         bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{value:.4f}", best=f"{progress.best:.4f}",
                         samples_s=f"{progress.samples_per_s:.0f}")  # fmt: skip
         if self.machine.leads:
+            left = progress.seconds / number * (self.stage.epochs - number)  # validation not counted
             _LOG.info(
-                "%s: epoch %d, loss %.4f, validation NDCG@10 %.4f, %.0f samples/s",
-                self.name, number, loss, value, progress.samples_per_s,
+                "%s: epoch %d of %d, loss %.4f, validation NDCG@10 %.4f, %.0f samples/s, at most %s more",
+                self.name, number, self.stage.epochs, loss, value, progress.samples_per_s,
+                f"{left / 60:.0f} min" if left >= _LONG_S else f"{left:.0f} s",
             )  # fmt: skip
 
     def _save(self) -> None:

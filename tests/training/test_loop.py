@@ -1,6 +1,7 @@
 """The loop itself: resumption, pieces, averaging, data parallelism, and what it leaves behind."""
 
 import gc
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -191,3 +192,14 @@ def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
         )
         assert two["step"] == one["step"]
         assert np.asarray(two["history"])[:, 1] == pytest.approx(np.asarray(one["history"])[:, 1], rel=1e-4)
+
+
+def test_every_evaluation_says_how_far_training_is(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    setting = Setting(tmp_path, "stage1.epochs=4", "stage1.evaluate_every=2", "stage1.patience=9")
+    with caplog.at_level("INFO", logger="training"):
+        fit(setting.task(), setting.windows, setting.stage, SEED, "stage1", tmp_path)
+    half, end = (line for line in caplog.messages if line.startswith("stage1: epoch"))
+    assert half.startswith("stage1: epoch 2 of 4, ")
+    assert re.search(r"at most \d+ s more$", half)
+    assert end.startswith("stage1: epoch 4 of 4, ")
+    assert end.endswith("at most 0 s more")
