@@ -72,6 +72,10 @@ class Progress:
     def samples_per_s(self) -> float:
         return self.samples / self.seconds if self.seconds else 0.0
 
+    def left_s(self, epochs: int) -> float:
+        """Seconds of training until `epochs` are over, if every epoch takes as long as those before."""
+        return self.seconds / max(1, self.epoch) * (epochs - self.epoch)
+
 
 class _TaskLoss(nn.Module):
     """A task's loss as a module's forward, which is what data parallelism wraps."""
@@ -203,11 +207,11 @@ class _Loop:
         bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{value:.4f}", best=f"{progress.best:.4f}",
                         samples_s=f"{progress.samples_per_s:.0f}")  # fmt: skip
         if self.machine.leads:
-            left = progress.seconds / number * (self.stage.epochs - number)  # validation not counted
+            left_s = progress.left_s(self.stage.epochs)
             _LOG.info(
                 "%s: epoch %d of %d, loss %.4f, validation NDCG@10 %.4f, %.0f samples/s, at most %s more",
                 self.name, number, self.stage.epochs, loss, value, progress.samples_per_s,
-                f"{left / 60:.0f} min" if left >= _LONG_S else f"{left:.0f} s",
+                f"{left_s / 60:.0f} min" if left_s >= _LONG_S else f"{left_s:.0f} s",
             )  # fmt: skip
 
     def _save(self) -> None:

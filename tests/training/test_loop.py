@@ -18,7 +18,7 @@ from training.collaborative import Collaborative, CollaborativeTask
 from training.config import StageConfig, TrainingConfig, load_config
 from training.errors import ConfigError
 from training.interactions import Split, leave_one_out, read_dataset
-from training.loop import fit
+from training.loop import Progress, fit
 from training.machine import Machine
 from training.pipeline import Run
 
@@ -203,3 +203,4 @@ def test_every_evaluation_says_how_far_training_is(tmp_path: Path, caplog: pytes
     assert re.search(r"at most \d+ s more$", half)
     assert end.startswith("stage1: epoch 4 of 4, ")
     assert end.endswith("at most 0 s more")
+    assert Progress(epoch=2, seconds=100.0).left_s(10) == 400.0
