@@ -4,11 +4,9 @@ import asyncio
 import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
-from pathlib import Path
 from types import FrameType
 
 import uvloop
@@ -24,6 +22,7 @@ from service.store import Store
 from .announce import Announce
 from .last import last_folder
 from .replica import Replica
+from .scratch import scratch_folder
 from .unfit import refuse_unfit
 
 __all__ = ["serve"]
@@ -59,9 +58,9 @@ def _serve(settings: Settings, listener: socket.socket, shares: Shares | None, *
     with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
         where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
         last = last_folder(settings.data_dir, "embedded" if embedded else str(store.redis), settings.namespace)
-        with tempfile.TemporaryDirectory(prefix="prorec-", ignore_cleanup_errors=True) as folder:
+        with scratch_folder() as folder:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                replica = partial(Replica, settings, listener, store, Path(folder), last, shares)
+                replica = partial(Replica, settings, listener, store, folder, last, shares)
                 runner.run(_live(replica, Announce(_address(listener), where)))
             # What is left is short, and a second Ctrl-C must not leave half of it.
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,0 +1,101 @@
+"""What a replica leaves in the folder for temporary files: nothing, however it ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from service.supervisor.scratch import scratch_folder
+
+REPLICA = """
+import os, sys, time
+from service.supervisor.scratch import scratch_folder
+with scratch_folder() as folder:
+    (folder / "engine.sock").touch()
+    if "child" in sys.argv and not os.fork():
+        time.sleep(600)
+    print(folder, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    yield tmp_path
+    tempfile.tempdir = None
+
+
+class Other:
+    """Another replica, in a process group of its own."""
+
+    def __init__(self, *words: str) -> None:
+        command = [sys.executable, "-c", REPLICA, *words]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert self._process.stdout is not None
+        self.folder = Path(self._process.stdout.readline().strip())
+
+    def kill(self) -> None:
+        """The replica alone."""
+        self._process.kill()
+        self._process.wait()
+
+    def end(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+@pytest.fixture
+def other(temporary: Path) -> Iterator[Other]:
+    assert tempfile.gettempdir() == str(temporary)
+    replica = Other()
+    yield replica
+    replica.end()
+
+
+def test_a_folder_ends_with_its_replica(temporary: Path) -> None:
+    with scratch_folder() as folder:
+        assert folder.is_dir()
+    assert list(temporary.iterdir()) == []
+
+
+def test_of_a_killed_replica_the_next_one_removes_it(temporary: Path, other: Other) -> None:
+    other.kill()
+    assert (other.folder / "engine.sock").exists()
+    with scratch_folder() as folder:
+        assert [path.name for path in temporary.iterdir()] == [folder.name]
+
+
+def test_that_of_a_replica_that_lives_stays(other: Other) -> None:
+    with scratch_folder():
+        assert (other.folder / "engine.sock").exists()
+
+
+@pytest.mark.usefixtures("temporary")
+def test_while_an_engine_outlives_its_replica_the_folder_stays() -> None:
+    other = Other("child")
+    try:
+        other.kill()
+        with scratch_folder():
+            assert (other.folder / "engine.sock").exists()
+    finally:
+        other.end()
+
+
+def test_what_is_no_replicas_stays(temporary: Path) -> None:
+    (temporary / "prorec-notes").mkdir()
+    (temporary / "else").mkdir()
+    (temporary / "else" / "owner.lock").touch()
+    with scratch_folder():
+        pass
+    assert sorted(path.name for path in temporary.rglob("*")) == ["else", "owner.lock", "prorec-notes"]
