@@ -35,6 +35,7 @@ _DOWN: Final = (
     RedisClusterException,
     OSError,
 )
+_NO_CHANGES: Final = ("MISCONF ", "NOREPLICAS ")  # its disk fails or is full; too few replicas follow
 
 _Sentinel: Any = Sentinel  # redis-py gives these no types
 _Cluster: Any = RedisCluster
@@ -86,6 +87,8 @@ class Connection:
         """What an error that Redis answers means; one inside a script has no class of its own."""
         if isinstance(error, redis.exceptions.OutOfMemoryError) or "-OOM " in str(error):
             return StoreUnavailable(f"Redis at {self} is full: its maxmemory is reached")
+        if any(why in str(error) for why in _NO_CHANGES):
+            return StoreUnavailable(f"Redis at {self} takes no changes now: {_first_line(error)}")
         if "-READONLY " in str(error):
             return StoreUnavailable(f"Redis at {self} does not answer: it is a replica now, and takes no changes")
         return StoreError(f"Redis at {self} answers with an error: {_first_line(error)}")

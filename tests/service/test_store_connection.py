@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -107,6 +108,38 @@ def test_a_wrong_password_is_told_and_not_printed(tmp_path: Path) -> None:
             assert str(caught.value) == f"Redis at {url} refuses this user: password missing or wrong, or no rights"
         with closing(Store.connect(f"unix://:opensesame@{path}", "prorec")) as store:
             store.ping()
+
+
+def without_disk(server: Any, folder: Path) -> None:
+    """As with a full disk: the last try to save has failed."""
+    folder.mkdir()
+    server.config_set("dir", str(folder))
+    server.config_set("save", "3600 1")
+    folder.rmdir()
+    server.bgsave()
+    wait_until(lambda: server.info("persistence")["rdb_last_bgsave_status"] == "err")
+
+
+def without_replicas(server: Any, _: Path) -> None:
+    server.config_set("min-replicas-to-write", 1)
+
+
+@pytest.mark.parametrize("trouble", [without_disk, without_replicas])
+def test_a_server_that_takes_no_changes_may_be_asked_again_later(
+    tmp_path: Path, trouble: Callable[[Any, Path], None]
+) -> None:
+    artifact = plain_artifact(tmp_path / "models", "v1")
+    with embedded_redis(tmp_path / "redis") as url, closing(Store.connect(url, "prorec")) as store:
+        store.publish(artifact)
+        trouble(store.redis.client, tmp_path / "gone")
+        for change in (
+            partial(store.activate, "v1"),
+            partial(store.publish, plain_artifact(tmp_path / "models", "v2")),
+        ):
+            with pytest.raises(StoreUnavailable, match=f"^Redis at {url} takes no changes now: .*(MISCONF|NOREPLICAS)"):
+                change()
+        assert [one.version for one in store.versions()] == ["v1"]
+        store.redis.client.config_set("save", "")  # or it would not end without having saved
 
 
 def test_either_protocol_gives_the_same_answers(redis_server: str, store: Store, tmp_path: Path) -> None:
