@@ -76,10 +76,11 @@ class Probation:
         before, self._deployment = self._deployment, deployment
         if before is not None and deployment.version != before.version:
             self._version = None
-            if self._serving.answers >= self._limits.min_requests:
+            back = "rollback" in deployment.reason  # what is left in one is no measure
+            if not back and self._serving.answers >= self._limits.min_requests:
                 self._usual = self._serving.percent
             self._serving = _Shortness()
-            self._arrival = None if "rollback" in deployment.reason else deployment.version
+            self._arrival = None if back else deployment.version
 
     def switched(self, version: str) -> None:
         """Every worker sends its queries to `version` from now on."""

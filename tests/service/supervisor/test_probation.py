@@ -1,5 +1,6 @@
 """A version that answers badly is sent back, in a real Redis, and no other is."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -23,13 +24,26 @@ def published(store: Store, tmp_path: Path) -> Store:
     return store
 
 
-def watching(store: Store, limits: Limits = LIMITS) -> Probation:
-    """A replica that has served v1 and has just switched to v2."""
+def serving(store: Store, limits: Limits = LIMITS) -> Probation:
+    """A replica that serves v1."""
     probation = Probation(limits, lambda version, reason: store.rollback(if_active=version, reason=reason))
-    for version in ("v1", "v2"):
-        probation.expect(store.activate(version))
-        probation.switched(version)
+    switch(probation, store.activate("v1"))
     return probation
+
+
+def watching(store: Store, limits: Limits = LIMITS, *, before: Sequence[Counts] = ()) -> Probation:
+    """A replica that has served v1, with what workers reported then, and has just switched to v2."""
+    probation = serving(store, limits)
+    for counts in before:
+        probation.count(counts)
+    switch(probation, store.activate("v2"))
+    return probation
+
+
+def switch(probation: Probation, deployment: Deployment) -> None:
+    assert deployment.version is not None
+    probation.expect(deployment)
+    probation.switched(deployment.version)
 
 
 async def rolled_back(store: Store) -> Deployment:
@@ -59,9 +73,7 @@ async def test_too_many_short_answers_send_a_new_version_back(published: Store) 
 
 
 async def test_a_shop_of_narrow_filters_can_have_a_new_version(published: Store) -> None:
-    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
-    probation.expect(published.activate("v1"))
-    probation.switched("v1")
+    probation = serving(published)
     probation.count(Counts("v1", 200, 0, 120))
     probation.expect(published.activate("v2"))
     probation.count(Counts("v1", 10, 0, 0))  # on its way out
@@ -72,39 +84,36 @@ async def test_a_shop_of_narrow_filters_can_have_a_new_version(published: Store)
     assert found(published).version == "v2"
 
 
-async def test_what_few_answers_said_of_the_version_before_is_not_trusted(published: Store) -> None:
-    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
-    probation.expect(published.activate("v1"))
-    probation.switched("v1")
-    probation.count(Counts("v1", 5, 0, 5))
-    probation.expect(published.activate("v2"))
-    probation.switched("v2")
+@pytest.mark.parametrize(
+    "before",
+    [
+        [Counts("v1", 5, 0, 5)],  # too few to be trusted
+        [Counts("v1", 10_000, 0, short) for short in (10_000, 10_000, 0, 0, 0, 0, 0)],  # long ago
+    ],
+)
+async def test_what_is_usual_is_what_many_answers_said_last(published: Store, before: list[Counts]) -> None:
+    probation = watching(published, before=before)
     probation.count(Counts("v2", 100, 0, 60))
     assert "60.0 %" in (await rolled_back(published)).reason
 
 
 async def test_only_the_version_before_says_what_is_usual(published: Store) -> None:
-    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
-    for version, short in (("v1", 120), ("v2", 0), ("v1", 0)):
-        probation.expect(published.activate(version))
-        probation.switched(version)
-        probation.count(Counts(version, 200, 0, short))
-    probation.expect(published.activate("v2"))
-    probation.switched("v2")
+    probation = watching(published, before=[Counts("v1", 200, 0, 120)])
+    probation.count(Counts("v2", 200, 0, 0))
+    switch(probation, published.activate("v1"))
+    probation.count(Counts("v1", 200, 0, 0))
+    switch(probation, published.activate("v2"))
     probation.count(Counts("v2", 100, 0, 60))
     assert "and 0.0 % under the version before" in (await rolled_back(published)).reason
 
 
-async def test_what_the_version_before_did_long_ago_weighs_less_than_what_it_did_last(published: Store) -> None:
-    probation = Probation(LIMITS, lambda version, reason: published.rollback(if_active=version, reason=reason))
-    probation.expect(published.activate("v1"))
-    probation.switched("v1")
-    for short in (10_000, 10_000, 0, 0, 0, 0, 0):
-        probation.count(Counts("v1", 10_000, 0, short))
-    probation.expect(published.activate("v2"))
-    probation.switched("v2")
+async def test_a_version_that_was_sent_back_does_not_say_what_is_usual(published: Store) -> None:
+    probation = watching(published, before=[Counts("v1", 200, 0, 0)])
+    probation.count(Counts("v2", 100, 0, 100))
+    switch(probation, await rolled_back(published))
+    switch(probation, published.activate("v2"))
     probation.count(Counts("v2", 100, 0, 60))
-    assert "60.0 %" in (await rolled_back(published)).reason
+    assert "and 0.0 % under the version before" in (await rolled_back(published)).reason
 
 
 async def test_an_engine_that_keeps_ending_sends_a_new_version_back(published: Store) -> None:
