@@ -35,7 +35,7 @@ def fit_prefix_output(trie: CodeTrie, item_output: NDArray[np.float32], user_sta
     fit = torch.linalg.solve(gram, states.T).T.float()  # [C, D]
     by_leaf = torch.from_numpy(item_output[trie.leaf_item]).to(states.device)
     shared = [torch.from_numpy(np.diff(first) > 1).to(states.device) for first in trie.first_leaves()[1:-1]]
-    parents = [torch.from_numpy(_parent_of(starts)).to(states.device) for starts in trie.child_start[1:]]
+    parents = [torch.from_numpy(parent_of(starts)).to(states.device) for starts in trie.child_start[1:]]
     vectors = [by_leaf.new_zeros(int(mask.sum()), by_leaf.shape[1]) for mask in shared]
     at_once = max(1, _SCORES_AT_ONCE // trie.item_count)
     for some, part in zip(states.float().split(at_once), fit.split(at_once), strict=True):
@@ -59,7 +59,7 @@ def _rows(trie: CodeTrie) -> tuple[NDArray[np.int32], ...]:
     return tuple(rows)
 
 
-def _parent_of(starts: NDArray[np.int32]) -> NDArray[np.int64]:
+def parent_of(starts: NDArray[np.int32]) -> NDArray[np.int64]:
     """The state above each child, of the S states whose children begin at `starts` int32 [S + 1]."""
     return np.repeat(np.arange(starts.size - 1), np.diff(starts))
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from models.trie import CodeTrie
 
+from .prefix_values import parent_of
+
 
 class RankingTeacher:
     """Probabilities of tokens, from scores of all items."""
@@ -23,7 +25,7 @@ class RankingTeacher:
         states = [np.searchsorted(first, trie.item_leaf, side="right") - 1 for first in trie.first_leaves()[:-1]]
         self._offsets = [torch.arange(width, device=device) for width in trie.branching]
         self._tokens = [torch.from_numpy(tokens).long().to(device) for tokens in trie.child_token]
-        parents = [np.repeat(np.arange(start.size - 1), np.diff(start)) for start in starts]
+        parents = [parent_of(start) for start in trie.child_start]
         self._starts, self._parents, self._states = (
             [torch.from_numpy(array).to(device) for array in arrays] for arrays in (starts, parents, states)
         )
