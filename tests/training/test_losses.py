@@ -3,11 +3,16 @@ import torch
 from training.losses import info_nce, item_loss, rows_of
 
 
-def test_the_full_loss_is_the_cross_entropy_over_all_items() -> None:
+def test_the_full_loss_and_its_gradients_are_those_of_the_cross_entropy_over_all_items() -> None:
     torch.manual_seed(0)
-    states, table, targets = torch.randn(5, 4), torch.randn(7, 4), torch.tensor([0, 6, 3, 3, 1])
-    expected = -torch.log_softmax(states @ table.T, dim=1)[range(5), targets].sum()
-    assert torch.isclose(item_loss(states, targets, rows_of(table), len(table), full_up_to=7, sampled=3), expected)
+    states, table = torch.randn(300, 4, requires_grad=True), torch.randn(70, 4, requires_grad=True)
+    targets = torch.randint(70, (300,))
+    expected = -torch.log_softmax(states @ table.T, dim=1)[range(300), targets].sum()
+    loss = item_loss(states, targets, rows_of(table), len(table), full_up_to=70, sampled=3)
+    assert torch.isclose(loss, expected)
+    wanted, found = (torch.autograd.grad(3 * one, (states, table)) for one in (expected, loss))
+    for one, other in zip(wanted, found, strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
 
 
 def test_the_sampled_loss_estimates_the_full_one() -> None:
