@@ -2,8 +2,9 @@
 
 It shares nothing with the exported graph but the rules:
 
-*  A beam's code score is the sum over levels of the log-softmax over all `V` tokens; the trie masks afterwards. Its
-   score is that plus the weight of rescoring times the value of its state, which for a leaf is the item score.
+*  A beam's code score is the sum over levels of the log-softmax over the children that its state has in the trie,
+   those included that this request may not have: a leaf's is the log-probability of its item among all items. Its score
+   is that plus the weight of rescoring times the value of its state, which for a leaf is the item score.
 *  Below the root, only the most promising children are valued: S times as many as beams, by what they are expected to
    score if the item head thinks of a token as the decoder does: parent's score + (1 + weight) · log-probability.
 *  Ties go to the lower candidate index (beam first, then child), and after the shortlist to the more promising one.
@@ -54,6 +55,18 @@ def log_softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), dtype=np.float32)
 
 
+def sibling_log_probs(
+    trie: CodeTrie, level: int, states: NDArray[np.int32], logits: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """states [K] of `level`, logits [K, V] → log-probabilities float32 [K, V], minus infinity where no child is."""
+    found = np.full_like(logits, -np.inf)
+    starts = trie.child_start[level]
+    for row, state in enumerate(states):
+        tokens = trie.child_token[level][starts[state] : starts[state + 1]]
+        found[row, tokens] = log_softmax(logits[row, tokens])
+    return found
+
+
 def legal_states(trie: CodeTrie, legal_leaf: NDArray[np.bool_]) -> list[NDArray[np.bool_]]:
     """Which states of levels 1 … L have a legal leaf below them; bool [S_{l+1}] a level."""
     alive = [legal_leaf]
@@ -87,7 +100,7 @@ def beam_search(
     for level in range(trie.code_length):
         if not len(states):
             break  # no legal leaf at all
-        log_probs = log_softmax(logits(level, prefixes))
+        log_probs = sibling_log_probs(trie, level, states, logits(level, prefixes))
         beams, children = _children(trie, level, states, alive[level])
         tokens = trie.child_token[level][children]
         steps = log_probs[beams, tokens]

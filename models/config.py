@@ -32,6 +32,13 @@ class ModelConfig(BaseModel):
         None, ge=0.0, lt=1.0, description="the same inside the decoder; without it `dropout` there too"
     )
 
+    gate_width: int | None = Field(
+        None,
+        ge=8,
+        description="inner width of a product of what the decoder has written and of the user state, by which a token"
+        " means to each user what it means after this prefix; without it their sum alone decides",
+    )
+
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
         if self.width % self.heads:

@@ -21,7 +21,7 @@ input, so the catalog can change under a fixed graph:
 
     item        int32 [B, K]    item indices, best first, -1 where no legal leaf is left
     score       float32 [B, K]  what the order follows
-    code_score  float32 [B, K]  log-probability of the code
+    code_score  float32 [B, K]  log-probability of the code among those of all items
     prefix_score  float32 [B, K, L]  log-probability of the code's first 1 … L tokens; means nothing where item is -1
 
 Arrays of items and states may be longer than what is used.

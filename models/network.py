@@ -212,6 +212,26 @@ class CodeDecoder(nn.Module):
         return torch.stack([F.embedding(codes[:, level], self.token[level]) for level in range(codes.shape[1])], dim=1)
 
 
+class UserGate(nn.Module):
+    """A bilinear gated unit (Shazeer 2020, arXiv 2002.05202) whose sides read the decoder's state and the user state.
+
+    Below a prefix a token stands for few items, and what they are to a user is another linear function of the user
+    state after every prefix. A sum of both states cannot say that, and a feed-forward layer over it learns it badly.
+    """
+
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
+        super().__init__()
+        self.state = nn.Linear(width, inner)
+        self.user = nn.Linear(width, inner)
+        self.down = nn.Linear(inner, width, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, states: Tensor, user_state: Tensor) -> Tensor:
+        """states [B, K, D], user_state [B, D] → [B, K, D]."""
+        mixed: Tensor = self.down(self.dropout(self.state(states) * self.user(user_state)[:, None]))
+        return mixed
+
+
 class Generator(nn.Module, ABC):
     """What both generators share: output vectors of tokens, and scores of levels and items."""
 
@@ -222,6 +242,8 @@ class Generator(nn.Module, ABC):
         shape = (config.code_length, config.tokens_per_level, config.width)
         self.token_output = nn.Parameter(torch.randn(shape) * 0.02)
         self.project = nn.Linear(config.width, config.width)
+        dropout = config.dropout if config.decoder_dropout is None else config.decoder_dropout
+        self.gate = UserGate(config.width, config.gate_width, dropout) if config.gate_width else None
 
     @abstractmethod
     def encode(self, history: Tensor, tables: dict[str, Tensor]) -> Context:
@@ -251,7 +273,17 @@ class Generator(nn.Module, ABC):
     def logits(self, level: int, states: Tensor, user_state: Tensor) -> Tensor:
         """The decoder's state corrects the user state, so with zero correction and token vectors that add up to item
         embeddings the levels' logits add up to the item score. states [B, K, D], user_state [B, D] → [B, K, V]."""
-        return (self.project(states) + user_state[:, None]) @ self.token_output[level].T
+        corrected = self.project(states) + user_state[:, None]
+        if self.gate is not None:
+            corrected = corrected + self.gate(states, user_state)
+        return corrected @ self.token_output[level].T
+
+    def without_correction(self) -> None:
+        """Makes the user state alone decide, as before the decoder has learned anything."""
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.down.weight)
 
 
 class TemporalGenerator(Generator):

@@ -49,11 +49,11 @@ class SearchGraph(nn.Module):
         encoded = self.network.encode(inputs["history"], inputs)
         guide = Guide(encoded.user_state, self.config.code_length, inputs)
         logits, written = self.network.start(encoded)
-        beams = _first(F.log_softmax(logits[:, 0], dim=-1), width, guide, inputs)
+        beams = _first(logits[:, 0], width, guide, inputs)
         trail = [beams]
         for level in range(1, self.config.code_length):
             logits, written = self.network.step(level, beams.token, beams.parent, encoded, written)
-            beams = _next(level, beams, F.log_softmax(logits, dim=-1), width, guide, inputs)
+            beams = _next(level, beams, logits, width, guide, inputs)
             trail.append(beams)
         item = torch.where(beams.score > _ILLEGAL, _pick(inputs["leaf_item"], beams.state), -1)
         return item, beams.score, beams.code_score, _prefix_scores(trail)
@@ -109,13 +109,13 @@ class Guide:
         return weight * torch.where(row < 0, shared, alone)
 
 
-def _first(log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
-    """Level 0, where every row is at the root and its children are 0 … W - 1; log_probs [B, V]."""
+def _first(logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
+    """Level 0, where every row is at the root and its children are 0 … W - 1; logits [B, V]."""
     offset, tokens = inputs["child_offset_0"], inputs["child_token_0"]
     exists = offset < inputs["child_start_0"][1]
     child = torch.where(exists, offset, 0)
     legal = F.embedding(inputs["slot"], inputs["alive_0"]).index_select(1, child) > 0
-    code = log_probs.index_select(1, tokens.index_select(0, child))
+    code = _log_probs(logits.index_select(1, tokens.index_select(0, child)), exists)
     value = guide.of_all(0, child)
     total = torch.where(exists & legal, code + value, _ILLEGAL)
     dead = torch.where(inputs["dead_parent_0"] == 0, inputs["dead_offset_0"], offset.shape[0]).long()
@@ -125,8 +125,8 @@ def _first(log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor
     return Beams(state, _pick(tokens, state), torch.zeros_like(place), code, value.gather(1, place), score)
 
 
-def _next(level: int, beams: Beams, log_probs: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
-    """One level further; log_probs [B, K, V].
+def _next(level: int, beams: Beams, logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
+    """One level further; logits [B, K, V].
 
     First by what is known of all children, their tokens' log-probabilities and their parents' values; of the best of
     them the values of their own.
@@ -140,13 +140,13 @@ def _next(level: int, beams: Beams, log_probs: Tensor, width: int, guide: Guide,
     child = torch.where(exists, first + offset, 0).long()
     slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
     legal = exists & (_pick_many(alive.flatten(), child + slot[:, None, None]) > 0)
-    step = log_probs.gather(2, _pick_many(tokens, child).long())
+    step = _log_probs(logits.gather(2, _pick_many(tokens, child).long()), exists)
     expected = beams.score[..., None] + (1 + inputs["rescore_weight"]) * step
     total = torch.where(legal, expected, _ILLEGAL).flatten(1)
     dead = _dead_places(beams.state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
     rough, near = _best(total, dead, shortlist(level) * width)
     # Looked up rather than divided: the exporter makes eight operations of a division of integers.
-    beam = torch.arange(log_probs.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
+    beam = torch.arange(logits.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
     parent = F.embedding(near, beam[:, None]).squeeze(-1)
     state = child.flatten(1).gather(1, near).to(torch.int32)
     code = _where_filled(rough, beams.code_score.gather(1, parent) + step.flatten(1).gather(1, near))
@@ -154,6 +154,11 @@ def _next(level: int, beams: Beams, log_probs: Tensor, width: int, guide: Guide,
     score, place = torch.topk(code + value, width, dim=1)
     state, parent, code, value = (part.gather(1, place) for part in (state, parent, code, value))
     return Beams(state, _pick(tokens, state), parent, code, value, score)
+
+
+def _log_probs(logits: Tensor, exists: Tensor) -> Tensor:
+    """Of the children of each state, among one another; every state has one. logits [..., C], exists bool [..., C]."""
+    return F.log_softmax(torch.where(exists, logits, _ILLEGAL), dim=-1)
 
 
 def _where_filled(score: Tensor, code_score: Tensor) -> Tensor:

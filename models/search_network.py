@@ -6,11 +6,11 @@ Every number equals that of `models.network`, but for rounding; what is arranged
    each beam sees its own ancestors through a mask, so nothing is reordered and a row's beams are one product.
 *  What the first decoder layer reads depends on level and token alone. Its residual, queries, keys and values are
    looked up, as long as V is small enough for such tables.
-*  The projection before the token output vectors is multiplied into them, and the user state's share is computed once
-   a row instead of once a beam.
+*  What the user state alone decides, the user's side of a gate too, is computed once a row instead of once a beam.
+   Without a gate the projection before the token output vectors is multiplied into them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -31,11 +31,13 @@ class Encoded:
     user_state  [B, D]
     memory      keys and values [B, M, D] for each decoder layer; empty for the temporal generator
     hidden      [B, 1, 1, M], added to the scores of memory; None without memory
+    gate        [B, 1, G], the user's side of the gate; None where the network has none
     """
 
     user_state: Tensor
     memory: tuple[tuple[Tensor, Tensor], ...] = ()
     hidden: Tensor | None = None
+    gate: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -118,20 +120,25 @@ class SearchNetwork(nn.Module):
         decoder = generator.decoder
         self.blocks = nn.ModuleList(SearchBlock(cast("Block", block)) for block in decoder.blocks)
         self.level, self.token, self.norm = decoder.level, decoder.token, decoder.norm
+        self.gate = generator.gate
         self.tabled = config.tokens_per_level <= table_tokens
         with torch.no_grad():
             if self.tabled:
                 self._make_tables()
+            keep(self, "project", generator.project.weight)
             for level, vectors in enumerate(generator.token_output):
-                keep(self, f"state_output_{level}", vectors @ generator.project.weight)
+                if self.gate is None:
+                    keep(self, f"state_output_{level}", vectors @ generator.project.weight)
                 keep(self, f"output_bias_{level}", vectors @ generator.project.bias)
                 keep(self, f"user_output_{level}", vectors)
 
     def encode(self, history: Tensor, tables: dict[str, Tensor]) -> Encoded:
         """history int [B, T], padded with -1 on the left; `tables` as in `models.graph`."""
         if isinstance(self.encoder, MemorySearchEncoder):
-            return cast("Encoded", self.encoder(history, tables, self._layers()))
-        return cast("Encoded", self.encoder(history, tables))
+            encoded = cast("Encoded", self.encoder(history, tables, self._layers()))
+        else:
+            encoded = cast("Encoded", self.encoder(history, tables))
+        return encoded if self.gate is None else replace(encoded, gate=self.gate.user(encoded.user_state)[:, None])
 
     def start(self, encoded: Encoded) -> tuple[Tensor, Written]:
         """Logits [B, 1, V] of level 0."""
@@ -204,11 +211,14 @@ class SearchNetwork(nn.Module):
 
     def _logits(self, level: int, x: Tensor, beams: int, encoded: Encoded) -> Tensor:
         """x [B · K, D] → [B, K, V]"""
-        state, user, bias = (
-            cast("Tensor", getattr(self, f"{name}_{level}")) for name in ("state_output", "user_output", "output_bias")
-        )
-        mine = F.linear(self.norm(x), state).reshape(-1, beams, state.shape[0])
-        return mine + F.linear(encoded.user_state, user, bias)[:, None]
+        user, bias = (cast("Tensor", getattr(self, f"{name}_{level}")) for name in ("user_output", "output_bias"))
+        normed = self.norm(x)
+        if self.gate is None:
+            state = F.linear(normed, cast("Tensor", getattr(self, f"state_output_{level}")))
+            return state.reshape(-1, beams, user.shape[0]) + F.linear(encoded.user_state, user, bias)[:, None]
+        inner = self.gate.state(normed).reshape(-1, beams, self.gate.state.out_features) * encoded.gate
+        state = F.linear(normed, cast("Tensor", self.project)) + self.gate.down(inner.flatten(0, 1))
+        return F.linear(state.reshape(-1, beams, state.shape[1]) + encoded.user_state[:, None], user, bias)
 
 
 _TABLES = ("residual", "query", "key", "value")

@@ -12,7 +12,8 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
-_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout"}
+_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "decoder"}
+_OPTIONAL_STAGES = {"sasrec", "decoder"}
 Quantizer = Literal["kmeans", "balanced", "rqvae"]
 Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
 
@@ -84,6 +85,11 @@ class TrainingConfig(BaseModel):
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
     stage2: StageConfig = StageConfig()
+    decoder: StageConfig | None = Field(
+        None,
+        description="the end of stage II: the code decoder learns on alone, from an item head that is finished;"
+        " validated by codes alone",
+    )
     beam_widths: tuple[int, ...] = Field((20, 50, 128), description="a search graph is exported for each")
     default_beam_width: int = Field(50, description="one of them, for requests that name none")
     sasrec: StageConfig | None = Field(None, description="also train SASRec on the same data, for the table")
@@ -117,9 +123,11 @@ PRESETS: dict[str, TrainingConfig] = {
         item_text=True,
         ranking_weight=1.0,
         model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
-                     decoder_layers=1, history_length=50, dropout=0.4, decoder_dropout=0.1),
+                     decoder_layers=1, history_length=50, dropout=0.4, decoder_dropout=0.1, gate_width=512),
         stage1=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
-        stage2=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2, averaging="ema"),
+        stage2=StageConfig(epochs=8, batch_size=256, patience=4, evaluate_every=2, averaging="ema"),
+        decoder=StageConfig(epochs=12, batch_size=256, learning_rate=2e-3, patience=4, evaluate_every=3,
+                            averaging="ema"),
         sasrec=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
     ),
     # The same, with a network of the size of the published tables; many hours on two cores.
@@ -127,9 +135,11 @@ PRESETS: dict[str, TrainingConfig] = {
         item_text=True,
         ranking_weight=1.0,
         model=_model(code_length=4, tokens_per_level=256, width=256, heads=4, feed_forward=1024, encoder_layers=3,
-                     decoder_layers=2, history_length=50, dropout=0.4, decoder_dropout=0.1),
+                     decoder_layers=2, history_length=50, dropout=0.4, decoder_dropout=0.1, gate_width=1024),
         stage1=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
-        stage2=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2, averaging="ema"),
+        stage2=StageConfig(epochs=60, batch_size=256, patience=8, evaluate_every=2, averaging="ema"),
+        decoder=StageConfig(epochs=40, batch_size=256, learning_rate=2e-3, patience=4, evaluate_every=3,
+                            averaging="ema"),
         sasrec=StageConfig(epochs=150, batch_size=256, patience=8, evaluate_every=2),
     ),
 }  # fmt: skip
@@ -137,7 +147,7 @@ PRESETS: dict[str, TrainingConfig] = {
 
 def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
     """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`), and
-    an empty value switches `sasrec`, `tie_seed` or `model.decoder_dropout` off.
+    an empty value switches `sasrec`, `decoder`, `tie_seed`, `model.decoder_dropout` or `model.gate_width` off.
 
     Raises ConfigError naming the setting and the value it refused.
     """
@@ -149,6 +159,8 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
         target = values
         *path, last = name.split(".")
         for part in path:
+            if part in _OPTIONAL_STAGES and values[part] is None:
+                values[part] = StageConfig().model_dump()  # its first setting switches it on
             target = target.get(part, {}) if isinstance(target, dict) else {}
         if not equals or not isinstance(target, dict) or last not in target:
             raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")

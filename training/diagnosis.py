@@ -93,15 +93,18 @@ def _explained(
     return float(np.mean(sizes or [0])), {name: float(np.mean(found or [0])) for name, found in shares.items()}
 
 
-def level_accuracy(model: GeneratorModel, tables: Inputs, holdout: Holdout, users: int) -> list[float]:
-    """Share of users whose target's token is the most probable one of its level, the tokens before it given."""
-    rows = sampled_rows(holdout, users)
+def level_accuracy(task: GeneratorTask, tables: Inputs, users: int) -> list[float]:
+    """Share of users whose target's token is the most probable one of its siblings, the tokens before it given."""
+    model, holdout = task.model, task.split.valid
     hits = []
-    for part in chunks(rows):
-        codes = model.codes[torch.from_numpy(holdout.target[part]).long()]
+    for part in chunks(sampled_rows(holdout, users)):
+        target = torch.from_numpy(holdout.target[part]).long()
         with torch.no_grad():
-            logits, _ = model.generator.teacher_forced(_context(model, tables, holdout, part), codes)
-        hits.append(torch.stack([one.argmax(dim=1) == codes[:, level] for level, one in enumerate(logits)], dim=1))
+            context = _context(model, tables, holdout, part)
+            logits, _ = model.generator.teacher_forced(context, model.codes[target])
+        choices = task.siblings(target.device).of(target)
+        right = [choice.scores(one).argmax(dim=1) == choice.taken for one, choice in zip(logits, choices, strict=True)]
+        hits.append(torch.stack(right, dim=1))
     return [float(share) for share in torch.cat(hits).float().mean(dim=0)]
 
 
@@ -159,7 +162,7 @@ def beam_regret(
     """
     valid = task.split.valid
     rows = sampled_rows(valid, users)
-    every = list(_score_catalog(task.model, tables, valid, rows))
+    every = list(_score_catalog(task, tables, rows))
     return {
         name: _regret(
             eager_search(task.model, task.trie, valid, config, tables, each, limit=users),
@@ -185,25 +188,25 @@ def _regret(
     }
 
 
-def _score_catalog(
-    model: GeneratorModel, tables: Inputs, holdout: Holdout, rows: NDArray[np.int64]
-) -> Iterator[_Exhaustive]:
+def _score_catalog(task: GeneratorTask, tables: Inputs, rows: NDArray[np.int64]) -> Iterator[_Exhaustive]:
+    model, holdout = task.model, task.split.valid
     vectors = torch.from_numpy(np.array(tables["item_output"]))
+    every = torch.arange(len(vectors))
     for row in rows.tolist():
         with torch.no_grad():
             context = _context(model, tables, holdout, np.array([row]))
-            parts = [_code_scores(model, context, codes) for codes in model.codes.split(_ROWS_AT_ONCE)]
+            parts = [_code_scores(task, context, items) for items in every.split(_ROWS_AT_ONCE)]
             item_score = (vectors @ context.user_state[0]).numpy()
         code_score = torch.cat(parts).numpy()
         code_score[masked_items(holdout.history(row), holdout.target[row])] = -np.inf
         yield _Exhaustive(code_score, item_score)
 
 
-def _code_scores(model: GeneratorModel, context: Context, codes: Tensor) -> Tensor:
-    """Log-probability of every code, [P]."""
-    logits, _ = model.generator.teacher_forced(context.repeat(len(codes)), codes)
-    levels = [F.log_softmax(one, dim=1).gather(1, codes[:, n : n + 1]) for n, one in enumerate(logits)]
-    return torch.cat(levels, dim=1).sum(dim=1)
+def _code_scores(task: GeneratorTask, context: Context, items: Tensor) -> Tensor:
+    """Log-probability of every item's code for one user, [P]."""
+    logits, _ = task.model.generator.teacher_forced(context.repeat(len(items)), task.model.codes[items])
+    choices = task.siblings(items.device).of(items)
+    return torch.stack([choice.log_prob(one) for one, choice in zip(logits, choices, strict=True)]).sum(dim=0)
 
 
 def diagnose(
@@ -212,7 +215,7 @@ def diagnose(
 ) -> dict[str, Any]:  # fmt: skip
     """Everything above that needs the network."""
     return {
-        "level_accuracy": level_accuracy(task.model, tables, task.split.valid, users),
+        "level_accuracy": level_accuracy(task, tables, users),
         "beam_recall": beam_recall(task, tables, config, weight, widths, users),
         "beam_regret": beam_regret(task, tables, config, weight, regret_users),
     }

@@ -1,7 +1,7 @@
 """Stage II: the generator learns to write the next item's code, and is distilled from stage I while it does.
 
-Loss = next-token cross-entropy over the L levels + item head + λ · IKD. A share of the cross-entropy follows what the
-item head itself would write (`training.ranking_teacher`).
+Loss = next-token cross-entropy over the L levels, each token among its siblings (`training.siblings`), + item head
++ λ · IKD. A share of the cross-entropy follows what the item head itself would write (`training.ranking_teacher`).
 
 Start: item embeddings are stage I's, its temporal network is copied, the tokens' output vectors are the additive
 parts of the item embeddings, and the decoder's correction is zero. Residual quantization makes user state · item
@@ -39,10 +39,12 @@ from .package import holdout_rows
 from .prefix_values import fit_prefix_output, user_state_count
 from .ranking import chunks, sampled_rows
 from .ranking_teacher import RankingTeacher
+from .siblings import Choice, Siblings
 
 RESCORE_WEIGHTS: Final = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What is tried, each by a search of its own; between neighbours the difference is small."""
 
+_OF_DECODER: Final = ("generator.decoder", "generator.token_output", "generator.project", "generator.gate", "distil")
 _VALIDATION_WEIGHTS: Final = (10.0, 100.0)
 _USERS_AT_ONCE: Final = 256
 _LOG = logging.getLogger(__name__)
@@ -59,7 +61,7 @@ class GeneratorModel(nn.Module):
     def __init__(self, config: TrainingConfig, embeddings: Embeddings, codes: CodeTable) -> None:
         super().__init__()
         width = config.model.width
-        self._frozen = config.freeze_stage1
+        self.frozen = False
         self.generator = build_generator(config.model)
         self.item = nn.Parameter(torch.from_numpy(embeddings.collaborative.copy()))
         self.project = nn.Linear(embeddings.integrated.shape[1], width, bias=False)
@@ -117,18 +119,16 @@ class GeneratorModel(nn.Module):
         with torch.no_grad():
             self.generator.token_output.copy_(parts)
             if isinstance(self.generator, TemporalGenerator):
-                nn.init.zeros_(self.generator.project.weight)
-                nn.init.zeros_(self.generator.project.bias)
+                self.generator.without_correction()
                 self.generator.decoder.token.copy_(parts)
                 if stage1.temporal is not None:
                     self.generator.temporal.load_state_dict(stage1.temporal.state_dict())
-                if self._frozen:
-                    self._freeze(self.generator)
 
-    def _freeze(self, generator: TemporalGenerator) -> None:
-        """Keeps what makes user states and item scores; nothing but stage I is in them yet."""
-        for tensor in (self.item, self.token_input, *self.project.parameters(), *generator.temporal.parameters()):
-            tensor.requires_grad_(False)
+    def freeze(self) -> None:
+        """Keeps what makes user states and item scores; decoder, tokens' output vectors and distillation learn on."""
+        self.frozen = True
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name.startswith(_OF_DECODER))
 
     def tables(self) -> Inputs:
         """item_input and item_output float32 [N, D], item_code int32 [N, L]."""
@@ -151,7 +151,14 @@ class GeneratorTask:
         self.split = split
         self.codes = codes
         self.trie = CodeTrie.build(codes)
-        self.teacher: RankingTeacher | None = None
+        self._weights = _VALIDATION_WEIGHTS if config.item_weight else (0.0,)
+        self._siblings: Siblings | None = None
+        self._teacher: RankingTeacher | None = None
+
+    def leave_to_decoder(self) -> None:
+        """From now on only the decoder learns, and is validated by what it writes."""
+        self.model.freeze()
+        self._weights = (0.0,)
 
     def samples(self, batch: Batch) -> int:
         """Predictions that the whole batch teaches."""
@@ -159,11 +166,10 @@ class GeneratorTask:
 
     def loss(self, batch: Batch) -> Tensor:
         context, target = self.model.predict(batch)
-        codes = self.model.codes[target]
-        logits, summary = self.model.generator.teacher_forced(context, codes)
-        loss = self._code_loss(logits, codes, self._teaching(context.user_state, target))
+        logits, summary = self.model.generator.teacher_forced(context, self.model.codes[target])
+        loss = self._code_loss(logits, context.user_state, target)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
-        if self.config.item_weight and not self.config.freeze_stage1:
+        if self.config.item_weight and not self.model.frozen:
             rows, item_count = rows_of(self.model.item), len(self.model.item)
             head = item_loss(context.user_state, target, rows, item_count, limit, sampled)
             loss = loss + self.config.item_weight * head
@@ -171,25 +177,32 @@ class GeneratorTask:
             loss = loss + self.config.ikd_weight * self._distillation(summary, target)
         return loss / self.samples(batch)
 
-    def _teaching(self, user_state: Tensor, target: Tensor) -> list[Tensor] | None:
-        """What the item head would write, [P, V] a level; None where it is not asked."""
-        if not self.config.ranking_weight or len(self.model.item) > self.config.softmax_items:
-            return None
-        if self.teacher is None:
-            self.teacher = RankingTeacher(self.trie, target.device)
-        return self.teacher.targets(user_state, self.model.item, target)
+    def siblings(self, device: torch.device) -> Siblings:
+        """Of the codes, on a device."""
+        if self._siblings is None or self._siblings.device != device:
+            self._siblings = Siblings(self.trie, device)
+        return self._siblings
 
-    def _code_loss(self, logits: list[Tensor], codes: Tensor, taught: list[Tensor] | None) -> Tensor:
-        smoothing, share = self.config.label_smoothing, self.config.ranking_weight
+    def _code_loss(self, logits: list[Tensor], user_state: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy of every token among its siblings, summed."""
+        choices = self.siblings(target.device).of(target)
+        wanted = self._wanted(choices, user_state)
         levels = [
-            F.cross_entropy(part, codes[:, level], label_smoothing=smoothing, reduction="sum")
-            for level, part in enumerate(logits)
+            F.cross_entropy(choice.scores(part), one, reduction="sum")
+            for part, choice, one in zip(logits, choices, wanted, strict=True)
         ]
-        loss = torch.stack(levels).sum()
-        if taught is None:
-            return loss
-        soft = [F.cross_entropy(part, wanted, reduction="sum") for part, wanted in zip(logits, taught, strict=True)]
-        return (1 - share) * loss + share * torch.stack(soft).sum()
+        return torch.stack(levels).sum()
+
+    def _wanted(self, choices: list[Choice], user_state: Tensor) -> list[Tensor]:
+        """Targets of every level, [P, C]: the codes, and in part what the item head would write."""
+        share = self.config.ranking_weight
+        own = [choice.smoothed(self.config.label_smoothing) for choice in choices]
+        if not share or len(self.model.item) > self.config.softmax_items:
+            return own
+        if self._teacher is None:
+            self._teacher = RankingTeacher(self.trie, user_state.device)
+        taught = self._teacher.targets(user_state, self.model.item, choices)
+        return [(1 - share) * one + share * other for one, other in zip(own, taught, strict=True)]
 
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of the summary token against the target's embedding, once per modality, summed."""
@@ -206,9 +219,9 @@ class GeneratorTask:
 
     def validate(self) -> float:
         """NDCG@10 of the beam search, history masked, at the better of two weights, as the final one is decided after
-        training; of codes alone where there is no item head."""
-        weights, tables = _VALIDATION_WEIGHTS if self.config.item_weight else (0.0,), self.search_tables()
-        return max(self.ndcg(weight, tables) for weight in weights)
+        training; of codes alone where there is no item head, or where it does not learn any more."""
+        tables = self.search_tables()
+        return max(self.ndcg(weight, tables) for weight in self._weights)
 
     def ndcg(self, weight: float, tables: Inputs) -> float:
         """Of a sample of validation users, history masked."""

@@ -179,11 +179,18 @@ class Run:
         model = GeneratorModel(self.config, self.embeddings(), codes)
         if self.config.start_from_stage1:
             model.start_from(self.stage1()[0], codes)
+        if self.config.freeze_stage1:
+            model.freeze()
         task = GeneratorTask(model, self.config, self.split, codes)
         windows = training_windows(self.split, self.config.model.history_length)
         with self.folder.step("stage2", self.settings.stage2()) as folder:
             progress = fit(task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine)
         self._report("stage2", progress)
+        if self.config.decoder is not None:
+            task.leave_to_decoder()
+            with self.folder.step("decoder", self.settings.decoder()) as folder:
+                progress = fit(task, windows, self.config.decoder, self.config.seed, "decoder", folder, self.machine)
+            self._report("decoder", progress)
         return model, task
 
     def export(self) -> Artifact:

@@ -54,5 +54,10 @@ class StepSettings:
         return self.embeddings() | sizes | {"quantizer": self._config.quantizer}
 
     def stage2(self) -> dict[str, Any]:
+        """Of stage II, but for its end."""
+        return {name: value for name, value in self.decoder().items() if name != "decoder"}
+
+    def decoder(self) -> dict[str, Any]:
+        """Of stage II to its end."""
         recipe = {name: value for name, value in self._config.recipe().items() if name not in _AFTER_TRAINING}
         return recipe | {"data": self.data}

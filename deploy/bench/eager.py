@@ -50,7 +50,7 @@ class EagerSearch:
         for level in range(self._network.config.code_length):
             logits, cache = self._network.step(level, tokens, context, cache)
             child = self._children(level, state)
-            total = score[..., None] + F.log_softmax(logits, dim=-1).masked_fill(child < 0, _ILLEGAL)
+            total = score[..., None] + F.log_softmax(logits.masked_fill(child < 0, _ILLEGAL), dim=-1)
             score, place = total.flatten(1).topk(beams, dim=1)
             beam, tokens = place // total.shape[2], place % total.shape[2]
             state = child.flatten(1).gather(1, place).clamp(min=0)

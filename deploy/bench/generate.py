@@ -162,6 +162,7 @@ class GenerateSearch:
                 return_dict_in_generate=True,
                 output_scores=True,
                 prefix_allowed_tokens_fn=self._follows(),
+                renormalize_logits=True,  # over the tokens allowed, as the engine does
                 **{_CACHE: BeamCache()},
             )
         words = found.sequences[:, 1:].reshape(len(history), beams, -1)

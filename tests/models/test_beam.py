@@ -29,12 +29,15 @@ def search(trie: CodeTrie, seed: int, width: int, legal: NDArray[np.bool_] | Non
 
 def brute_force(trie: CodeTrie, seed: int, legal: NDArray[np.bool_]) -> list[tuple[float, int]]:
     logits, found = random_logits(seed), []
+    codes = np.array([[*trie.walk(leaf)][::-1] for leaf in range(trie.item_count)])
     for leaf in np.flatnonzero(legal).tolist():
         code = np.array([*trie.walk(leaf)][::-1], dtype=np.int32)
         total = 0.0
         for level in range(LENGTH):
-            row = logits[level][prefix_row(code[None, :level])]
-            total += float(log_softmax(row)[0, code[level]])
+            row = logits[level][prefix_row(code[None, :level])][0]
+            alike = codes[(codes[:, :level] == code[:level]).all(axis=1)]
+            siblings = np.unique(alike[:, level])
+            total += float(log_softmax(row[siblings])[siblings == code[level]][0])
         found.append((total, leaf))
     return sorted(found, reverse=True)
 
@@ -52,6 +55,20 @@ def test_a_beam_as_wide_as_the_catalog_is_exhaustive(items: int, seed: int, shar
     np.testing.assert_allclose(result.score, [score for score, _ in expected], atol=1e-4)
 
 
+@given(items=st.integers(1, 100), seed=st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_code_scores_are_log_probabilities_of_items(items: int, seed: int) -> None:
+    trie = CodeTrie.build(random_codes(items, LENGTH, TOKENS, seed))
+    legal = np.arange(items) % 2 == 0
+    every = search(trie, seed, width=items)
+    assert abs(np.exp(every.code_score.astype(np.float64)).sum() - 1) < 1e-5
+    known = dict(zip(every.item.tolist(), every.code_score.tolist(), strict=True))
+    some = search(trie, seed, width=items, legal=legal)  # what a request may not have does not make the rest likelier
+    assert {item: known[item] for item in some.item.tolist()} == dict(
+        zip(some.item.tolist(), some.code_score.tolist(), strict=True)
+    )
+
+
 @given(items=st.integers(1, 100), seed=st.integers(0, 2**31), width=st.integers(1, 8), excluded=st.integers(0, 99))
 @settings(max_examples=80, deadline=None)
 def test_a_narrow_beam_fills_its_places_with_legal_leaves(items: int, seed: int, width: int, excluded: int) -> None:
@@ -65,7 +82,7 @@ def test_a_narrow_beam_fills_its_places_with_legal_leaves(items: int, seed: int,
 
 
 def test_ties_go_to_the_lower_candidate() -> None:
-    trie = CodeTrie.build(random_codes(30, LENGTH, TOKENS, seed=3))
+    trie = CodeTrie.build(random_codes(TOKENS**LENGTH, LENGTH, TOKENS, seed=3))  # every code, so all are equally likely
     result = beam_search(trie, lambda _level, prefixes: np.zeros((len(prefixes), TOKENS), dtype=np.float32), 30)
     assert result.leaf.tolist() == list(range(30))
 

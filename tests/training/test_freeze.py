@@ -26,6 +26,19 @@ def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: P
     assert model.generator.project.weight.abs().sum() > 0  # zero at the start, so what is there was learned
 
 
+def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
+    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
+    settings = ring_settings(text)
+    shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
+    longer = Run(data, tmp_path / "longer", load_config("quickstart", [*settings, "decoder.epochs=1"]), shorter.shared)
+    before, after = (run.stage2()[0].state_dict() for run in (shorter, longer))
+    assert longer.progress["decoder"].step > 0
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = ("generator.decoder.", "generator.token_output", "generator.project", "distil_")
+    assert changed == {name for name in before if name.startswith(decoder)}
+    assert longer.progress["decoder"].best == longer.stage2()[1].ndcg(0.0, longer.stage2()[1].search_tables())
+
+
 def test_what_cannot_be_frozen_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"needs model\.generator=temporal"):
         load_config("quickstart", ["freeze_stage1=true", "model.generator=encoder_decoder"])

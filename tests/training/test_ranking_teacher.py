@@ -6,6 +6,7 @@ import torch
 from models.codes import CodeTable
 from models.trie import CodeTrie
 from training.ranking_teacher import RankingTeacher
+from training.siblings import Siblings
 
 ITEMS, LEVELS, TOKENS, WIDTH = 60, 3, 5, 4
 
@@ -18,20 +19,25 @@ def test_a_token_is_as_likely_as_the_items_below_it() -> None:
     item = torch.randn(ITEMS, WIDTH, generator=generator)
     states = 3 * torch.randn(7, WIDTH, generator=generator)
     target = torch.tensor([0, 59, 3, 3, 17, 20, 41])
-    taught = RankingTeacher(CodeTrie.build(codes), torch.device("cpu")).targets(states, item, target)
+    trie = CodeTrie.build(codes)
+    choices = Siblings(trie, torch.device("cpu")).of(target)
+    taught = RankingTeacher(trie, torch.device("cpu")).targets(states, item, choices)
     probability = (states @ item.T).double().softmax(dim=1).numpy()
     assert len(taught) == LEVELS
     for level, found in enumerate(taught):
         for row, one in enumerate(target.tolist()):
             alike = (every[:, :level] == every[one, :level]).all(axis=1)
             wanted = [probability[row, alike & (every[:, level] == token)].sum() for token in range(TOKENS)]
-            np.testing.assert_allclose(found[row], np.array(wanted) / sum(wanted), atol=1e-6)
+            spread = np.zeros(TOKENS)
+            np.add.at(spread, choices[level].token[row], found[row])
+            np.testing.assert_allclose(spread, np.array(wanted) / sum(wanted), atol=1e-6)
 
 
 def test_below_a_prefix_that_nobody_would_take_its_items_share_all_there_is() -> None:
     every = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.int32)
     item = torch.tensor([[30.0], [29.0], [-20.0], [-21.0]])
     trie = CodeTrie.build(CodeTable(every, 2))
-    taught = RankingTeacher(trie, torch.device("cpu")).targets(torch.ones(1, 1), item, torch.tensor([3]))
+    choices = Siblings(trie, torch.device("cpu")).of(torch.tensor([3]))
+    taught = RankingTeacher(trie, torch.device("cpu")).targets(torch.ones(1, 1), item, choices)
     share = 1 / (1 + np.exp(-1))
     np.testing.assert_allclose(taught[1][0], [share, 1 - share], atol=1e-4)
