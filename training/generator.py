@@ -14,7 +14,7 @@ global contrastive task (arXiv 2406.14017) and costs nothing at serving time.
 
 import logging
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import torch
@@ -129,6 +129,14 @@ class GeneratorModel(nn.Module):
         self.frozen = True
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(_OF_DECODER))
+
+    def train(self, mode: bool = True) -> Self:
+        """What is frozen says in training what it says when it serves, without dropout."""
+        super().train(mode)
+        if self.frozen:
+            for name, part in self.generator.named_children():
+                part.train(mode and f"generator.{name}".startswith(_OF_DECODER))
+        return self
 
     def tables(self) -> Inputs:
         """item_input and item_output float32 [N, D], item_code int32 [N, L]."""
