@@ -31,11 +31,15 @@ def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
     settings = ring_settings(text)
     shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
     longer = Run(data, tmp_path / "longer", load_config("quickstart", [*settings, "decoder.epochs=1"]), shorter.shared)
-    before, after = (run.stage2()[0].state_dict() for run in (shorter, longer))
+    before, model = shorter.stage2()[0].state_dict(), longer.stage2()[0]
+    after = model.state_dict()
     assert longer.progress["decoder"].step > 0
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     decoder = ("generator.decoder.", "generator.token_output", "generator.project", "distil_")
     assert changed == {name for name in before if name.startswith(decoder)}
+    model.train()
+    assert model.generator.decoder.training
+    assert not model.generator.temporal.training  # type: ignore[union-attr]
     assert longer.progress["decoder"].best == longer.stage2()[1].ndcg(0.0, longer.stage2()[1].search_tables())
 
 
