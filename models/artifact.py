@@ -33,7 +33,6 @@ MANIFEST = "manifest.json"
 WEIGHTS = "search.weights"
 GOLDEN = "golden.json"
 ITEM_ENCODER = "item_encoder.onnx"
-CODE_WRITER = "code_writer.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
 TOKENIZER = "tokenizer.json"
 _VERSION_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")

@@ -43,36 +43,6 @@ def free_codes(embeddings: NDArray[np.float32], codebooks: NDArray[np.float32], 
     return codes
 
 
-def first_free(candidates: NDArray[np.int32], taken: Taken) -> NDArray[np.int32]:
-    """The first free code of each row's candidates int32 [M, C, L], all different; int32 [M, L], -1 where none is free.
-
-    An earlier row chooses before a later one.
-    """
-    rows, choices, length = candidates.shape
-    codes = np.full((rows, length), -1, dtype=np.int32)
-    busy = taken(candidates.reshape(-1, length)).reshape(rows, choices)
-    given: set[bytes] = set()
-    for row in range(rows):
-        for choice in np.flatnonzero(~busy[row]).tolist():
-            code = candidates[row, choice]
-            if (key := code.tobytes()) not in given:
-                given.add(key)
-                codes[row] = code
-                break
-    return codes
-
-
-def taken_or_among(taken: Taken, codes: NDArray[np.int32]) -> Taken:
-    """Whether a code is taken or one of `codes` int32 [n, L]."""
-    rows = {code.tobytes() for code in codes}
-
-    def either(asked: NDArray[np.int32]) -> NDArray[np.bool_]:
-        among = np.fromiter((code.tobytes() in rows for code in asked), dtype=np.bool_, count=len(asked))
-        return np.logical_or(taken(asked), among)
-
-    return either
-
-
 class _Places:
     """Which last tokens are free below each prefix, asked once a prefix and kept up as codes are given out."""
 

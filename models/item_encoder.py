@@ -11,15 +11,12 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .artifact import CODE_WRITER, ITEM_ENCODER, Artifact
+from .artifact import ITEM_ENCODER, Artifact
 from .errors import ItemEncodingError, NoItemEncoderError
-from .free_codes import Taken, first_free, free_codes, taken_or_among
+from .free_codes import Taken, free_codes
 
 OUTPUTS = ("integrated", "item_output", "item_input")
-CANDIDATES = "candidates"
 _ROWS_PER_RUN = 4096
-ROWS_PER_WRITING = 16
-"""What the code writer's graph takes at once, no more and no fewer."""
 
 
 @dataclass(frozen=True)
@@ -58,24 +55,6 @@ class ItemGraph:
         return EncodedItems(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-class CodeWriterGraph:
-    """The exported generator as it writes codes for new items."""
-
-    def __init__(self, path: Path) -> None:
-        self.session = _open(path)
-
-    def __call__(self, integrated: NDArray[np.float32]) -> NDArray[np.int32]:
-        """Integrated embeddings float32 [M, D_I] → codes to try, int32 [M, C, L], the most probable first."""
-        parts = [self.session.run([CANDIDATES], {"integrated": part})[0] for part in np.split(*padded_rows(integrated))]
-        return np.asarray(np.concatenate(parts)[: len(integrated)], dtype=np.int32)
-
-
-def padded_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-    """Rows [M, D] repeated up to a multiple of ROWS_PER_WRITING, and how many runs that makes."""
-    runs = -(-len(rows) // ROWS_PER_WRITING)
-    return np.resize(rows, (runs * ROWS_PER_WRITING, rows.shape[1])), runs
-
-
 def _open(path: Path) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -84,7 +63,7 @@ def _open(path: Path) -> ort.InferenceSession:
 
 
 class ItemEncoder:
-    """The item encoder of one artifact; without a `writer`, codes are the nearest ones."""
+    """The item encoder of one artifact."""
 
     def __init__(
         self,
@@ -92,13 +71,11 @@ class ItemEncoder:
         semantic_width: int,
         codebooks: NDArray[np.float32],
         token_input: NDArray[np.float32] | None,
-        writer: CodeWriterGraph | None = None,
     ) -> None:
         self.graph = graph
         self.semantic_width = semantic_width
         self.codebooks = codebooks
         self.token_input = token_input
-        self.writer = writer
 
     @classmethod
     def open(cls, artifact: Artifact) -> "ItemEncoder":
@@ -109,9 +86,8 @@ class ItemEncoder:
                 f"the model {manifest.model_version} has no item encoder, so no item can be added to it"
             )
         token_input = artifact.array("token_input") if manifest.config.generator == "temporal" else None
-        writer = CodeWriterGraph(artifact.folder / CODE_WRITER) if CODE_WRITER in manifest.files else None
         graph = ItemGraph(artifact.folder / ITEM_ENCODER)
-        return cls(graph, manifest.semantic_width, artifact.array("codebooks"), token_input, writer)
+        return cls(graph, manifest.semantic_width, artifact.array("codebooks"), token_input)
 
     def encode(self, semantic: NDArray[np.float32]) -> EncodedItems:
         """Text embeddings float32 [M, D_S] as the text encoder gives them.
@@ -134,15 +110,8 @@ class ItemEncoder:
         return np.asarray(encoded.item_input + parts.sum(axis=1), dtype=np.float32)
 
     def propose(self, integrated: NDArray[np.float32], taken: Taken) -> NDArray[np.int32]:
-        """A free code for each of M items float32 [M, D_I]; int32 [M, L], all different.
+        """The free code nearest to each of M items float32 [M, D_I] (`free_codes`); int32 [M, L], all different.
 
-        The most probable free code that the generator writes for the item; where it has none to offer, or there is no
-        writer, a free one near the nearest (`free_codes`). Raises CodeError when no code is free any more.
+        Raises CodeError when no code is free any more.
         """
-        if self.writer is None:
-            return free_codes(integrated, self.codebooks, taken)
-        codes = first_free(self.writer(integrated), taken)
-        left = codes[:, 0] < 0
-        if left.any():
-            codes[left] = free_codes(integrated[left], self.codebooks, taken_or_among(taken, codes[~left]))
-        return codes
+        return free_codes(integrated, self.codebooks, taken)

@@ -79,7 +79,8 @@ class TrainingConfig(BaseModel):
     )
     start_from_stage1: bool = Field(True, description="stage II begins with what stage I learned, not at random")
     freeze_stage1: bool = Field(
-        False, description="stage II trains the code decoder alone; the item head stays the one of stage I"
+        False,
+        description="stage II trains the code decoder alone, on states without dropout; the item head stays stage I's",
     )
     softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
     model: ModelConfig = ModelConfig()

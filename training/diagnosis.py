@@ -22,7 +22,7 @@ from .ranking import chunks, masked_items, sampled_rows
 
 _K = 10
 _ITEMS = 1000
-_ROWS_AT_ONCE = 64
+_ITEMS_AT_ONCE = 64
 _ROWS_AT_ONCE = 4096
 
 
@@ -70,7 +70,7 @@ def domination(tokens: NDArray[np.int32], modalities: dict[str, NDArray[np.float
 def _nearest_first(table: NDArray[np.float32], rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
     """The `most` nearest other items by cosine, int64 [len(rows), most]."""
     unit, parts = F.normalize(torch.from_numpy(table), dim=1), []
-    for part in torch.from_numpy(rows).split(_ROWS_AT_ONCE):
+    for part in torch.from_numpy(rows).split(_ITEMS_AT_ONCE):
         scores = unit[part] @ unit.T
         scores[torch.arange(len(part)), part] = -torch.inf
         parts.append(scores.topk(min(most, len(unit) - 1), dim=1).indices)

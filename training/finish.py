@@ -10,17 +10,15 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.codes import CodeTable
 from models.graph import Inputs
-from models.network import TemporalGenerator
 from models.prefix_output import PrefixOutput
 
-from .code_writer import CodeWriter, fit_code_writer
 from .collaborative import Collaborative, CollaborativeTask
 from .config import TrainingConfig
 from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank_by_scores
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split
-from .item_encoder import ItemEncoderNetwork, ItemEncoderPart, fit_item_encoder
+from .item_encoder import ItemEncoderPart, fit_item_encoder
 from .item_gain import Events
 from .package import Evaluate, Package, write_artifact
 from .text import Standardisation
@@ -99,17 +97,7 @@ class Finish:
             run.codebooks(),
             model.token_input.detach().numpy() if model.temporal else None,
             run.raw_semantic()[:_PROOF_ITEMS],
-            self._code_writer(network, warm, events.queries),
         )
-
-    def _code_writer(self, network: ItemEncoderNetwork, warm: torch.Tensor, states: torch.Tensor) -> CodeWriter | None:
-        """None where codes have one token or a user is more than one state."""
-        run, model = self.run, self.model
-        if not isinstance(model.generator, TemporalGenerator) or run.config.model.code_length == 1:
-            return None
-        integrated = torch.from_numpy(network.encode(run.raw_semantic()[warm.numpy()]).integrated)
-        vectors, codes = model.item.detach()[warm], model.codes[warm]
-        return fit_code_writer(model.generator, integrated, vectors, codes, states, run.codebooks()[0])
 
     def _tables(self) -> Inputs:
         """What the artifact's items are: learned, or where training learned nothing about them, from their text."""

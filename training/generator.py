@@ -44,7 +44,10 @@ from .siblings import Choice, Siblings
 RESCORE_WEIGHTS: Final = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
 """What is tried, each by a search of its own; between neighbours the difference is small."""
 
-_OF_DECODER: Final = ("generator.decoder", "generator.token_output", "generator.project", "generator.gate", "distil")
+_OF_DECODER: Final = (
+    *(f"generator.{name}" for name in ("decoder", "begin", "token_output", "project", "gate")),
+    "distil",
+)
 _VALIDATION_WEIGHTS: Final = (10.0, 100.0)
 _USERS_AT_ONCE: Final = 256
 _LOG = logging.getLogger(__name__)
@@ -160,11 +163,13 @@ class GeneratorTask:
         self.codes = codes
         self.trie = CodeTrie.build(codes)
         self._weights = _VALIDATION_WEIGHTS if config.item_weight else (0.0,)
+        self._kept: Inputs | None = None  # tables that do not change any more
         self._siblings: Siblings | None = None
         self._teacher: RankingTeacher | None = None
 
     def leave_to_decoder(self) -> None:
         """From now on only the decoder learns, and is validated by what it writes."""
+        self._kept = self.search_tables()
         self.model.freeze()
         self._weights = (0.0,)
 
@@ -228,7 +233,7 @@ class GeneratorTask:
     def validate(self) -> float:
         """NDCG@10 of the beam search, history masked, at the better of two weights, as the final one is decided after
         training; of codes alone where there is no item head, or where it does not learn any more."""
-        tables = self.search_tables()
+        tables = self._kept or self.search_tables()
         return max(self.ndcg(weight, tables) for weight in self._weights)
 
     def ndcg(self, weight: float, tables: Inputs) -> float:

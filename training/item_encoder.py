@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from models.artifact import ITEM_ENCODER
 from models.item_encoder import OUTPUTS, EncodedItems, ItemGraph
 
-from .code_writer import CodeWriter
 from .collaborative import AdaptationLayer, Collaborative, collaborative_from_text, history_input, integrate
 from .config import Integrated
 from .errors import ExportError
@@ -124,14 +123,12 @@ class ItemEncoderPart:
     token_input  float32 [L, V, D], what each token of its code adds to an item's part in a history; None for the
                  encoder–decoder
     semantic     float32 [R, D_S], raw embeddings on which the exported networks must prove themselves
-    writer       what writes codes for new items; None: they get the nearest free ones
     """
 
     network: ItemEncoderNetwork
     codebooks: NDArray[np.float32]
     token_input: NDArray[np.float32] | None
     semantic: NDArray[np.float32]
-    writer: CodeWriter | None = None
 
 
 def export_item_encoder(network: ItemEncoderNetwork, semantic: NDArray[np.float32], folder: Path) -> None:

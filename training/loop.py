@@ -97,13 +97,17 @@ def fit(
     name: str,
     folder: Path,
     machine: Machine | None = None,
+    *,
+    from_start: bool = False,
 ) -> Progress:
     """Trains until the epochs are over or validation stops improving; leaves the best weights in the model.
+
+    With `from_start` those it begins with may be the best; else they are not looked at.
 
     Every step draws its randomness from (seed, step, process), so a run that was killed and resumed from
     `folder`/`name`.safetensors ends with the same weights as one that was not: on a CPU to the bit.
     """
-    return _Loop(task, windows, stage, seed, name, folder, machine or Machine()).run()
+    return _Loop(task, windows, stage, seed, name, folder, machine or Machine()).run(from_start=from_start)
 
 
 class _Loop:
@@ -125,8 +129,10 @@ class _Loop:
         self.steps = batch_count(windows, stage.batch_size)
         self.saved_at = time.monotonic()
 
-    def run(self) -> Progress:
+    def run(self, *, from_start: bool) -> Progress:
         progress, stage = self.progress, self.stage
+        if from_start and not progress.step:
+            progress.best = self._validated()
         done = progress.epoch * self.steps + progress.batches
         shown = None if self.machine.leads else True  # None: on a terminal only
         scalars = open_scalars(self.machine, self.folder / "tensorboard" / self.name, progress.step)
@@ -192,13 +198,17 @@ class _Loop:
 
     def _evaluate(self, loss: float) -> None:
         progress = self.progress
-        with self.average.applied(), torch.no_grad():
-            self.model.eval()
-            value = self.machine.leaders(self.task.validate() if self.machine.leads else 0.0)
+        with self.average.applied():
+            value = self._validated()
             progress.history.append((progress.epoch, loss, value))
             if value > progress.best:
                 progress.best, progress.best_epoch = value, progress.epoch
                 self.best = _copy(self.model)
+
+    def _validated(self) -> float:
+        with torch.no_grad():
+            self.model.eval()
+            return self.machine.leaders(self.task.validate() if self.machine.leads else 0.0)
 
     def _tell(self, bar: "tqdm[None]", scalars: Scalars) -> None:
         progress = self.progress

@@ -25,6 +25,8 @@ def item_loss(states: Tensor, targets: Tensor, rows: Rows, item_count: int, full
     arXiv 1412.2007).
     """
     if item_count <= full_up_to:
+        if torch.is_autocast_enabled(states.device.type):  # which torch's chunks do not know
+            return F.cross_entropy(states @ rows(None).T, targets, reduction="sum")
         # In chunks of positions: scores of all of them at once would cost more to write and read than to compute.
         return F.linear_cross_entropy(states, rows(None), targets, reduction="sum", options=LinearCrossEntropyOptions())
     sample = torch.randint(item_count, (sampled,), device=states.device)

@@ -18,7 +18,6 @@ from models.network import Generator
 from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 
-from .code_writer import export_code_writer
 from .export import GraphSearch, export_graphs, prove_parity
 from .interactions import Holdout
 from .item_encoder import ItemEncoderPart, export_item_encoder
@@ -122,9 +121,6 @@ def _write_encoders(writer: ArtifactWriter, package: Package) -> None:
         writer.array("codebooks", package.item_encoder.codebooks)
         if package.item_encoder.token_input is not None:
             writer.array("token_input", package.item_encoder.token_input)
-        if package.item_encoder.writer is not None:
-            integrated = package.item_encoder.network.encode(package.item_encoder.semantic).integrated
-            export_code_writer(package.item_encoder.writer, integrated, writer.folder)
 
 
 def search_rows(trie: CodeTrie, histories: Sequence[NDArray[np.int32]], *, exclude_seen: bool) -> list[SearchRow]:

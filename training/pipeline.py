@@ -189,7 +189,10 @@ class Run:
         if self.config.decoder is not None:
             task.leave_to_decoder()
             with self.folder.step("decoder", self.settings.decoder()) as folder:
-                progress = fit(task, windows, self.config.decoder, self.config.seed, "decoder", folder, self.machine)
+                progress = fit(
+                    task, windows, self.config.decoder, self.config.seed, "decoder", folder, self.machine,
+                    from_start=True,
+                )  # fmt: skip
             self._report("decoder", progress)
         return model, task
 

@@ -21,6 +21,7 @@ class RankingTeacher:
     def __init__(self, trie: CodeTrie, device: torch.device) -> None:
         self._leaf_item = torch.from_numpy(trie.leaf_item).long().to(device)
         self._parents = [torch.from_numpy(parent_of(starts)).to(device) for starts in trie.child_start]
+        self._states = trie.states()
 
     def targets(self, user_state: Tensor, item: Tensor, choices: list[Choice]) -> list[Tensor]:
         """user_state [P, D], item vectors [N, D], every level of P codes → per level, float32 [P, C].
@@ -29,9 +30,9 @@ class RankingTeacher:
         """
         with torch.no_grad():
             mass = [(user_state @ item[self._leaf_item].T).float().softmax(dim=1)]  # of the children of each level
-            for parents in self._parents[:0:-1]:
-                above = mass[0].new_zeros(len(user_state), int(parents[-1]) + 1)
-                mass.insert(0, above.index_add_(1, parents, mass[0]))
+            for level in range(len(self._parents) - 1, 0, -1):
+                above = mass[0].new_zeros(len(user_state), self._states[level])
+                mass.insert(0, above.index_add_(1, self._parents[level], mass[0]))
             return [_share(below, choice) for below, choice in zip(mass, choices, strict=True)]
 
 

@@ -116,7 +116,7 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
                                             ("prefix shared, before codes were made unique", "shared_before"),
                                             ("prefix shared, final codes", "shared"))},
                        "level", "share", whole_numbers=True)),
-        ("Accuracy by level", "Most probable token is the target's, the tokens before it given.",
+        ("Accuracy by level", "Most probable of its siblings is the target's token, the tokens before it given.",
          figures.lines({"": {name: _by_level(result["level_accuracy"]) for name, result in first.items()}}, "level",
                        "share of users", whole_numbers=True)),
         ("Beam width", "Recall@10, and how often the target is anywhere in the beam.",

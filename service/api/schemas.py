@@ -168,7 +168,7 @@ class RecommendRequest(BaseModel):
 class Scores(BaseModel):
     model_config = _ANSWER
 
-    code: float = Field(description="Log-probability of the item's code.")
+    code: float = Field(description="Log-probability of the item's code among those of all items.")
     item: float = Field(description="What rescoring added.")
 
 
@@ -177,7 +177,8 @@ class ExplainedLevel(BaseModel):
 
     token: int
     log_prob: float | None = Field(
-        description="Of the token, given those before it; null where popularity answered and no model did."
+        description="Of the token among those that items have after those before it; null where popularity answered and"
+        " no model did."
     )
 
 

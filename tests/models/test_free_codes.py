@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 
 from models.errors import CodeError
-from models.free_codes import Taken, first_free, free_codes, taken_or_among
+from models.free_codes import Taken, free_codes
 
 NOBODY: NDArray[np.int32] = np.empty((0, 2), dtype=np.int32)
 
@@ -89,16 +89,3 @@ def test_pieces_of_a_large_request_do_not_share_codes() -> None:
     codes = free_codes(np.repeat(points(1, width=2), 200, axis=0), books, lambda asked: asked[:, 0] % 2 == 0)
     assert len(np.unique(codes)) == 200
     assert (codes % 2 == 1).all()
-
-
-def test_the_first_free_candidate_is_taken_and_only_once() -> None:
-    candidates = np.array(
-        [[[0, 0], [1, 1], [2, 2]], [[0, 0], [1, 1], [2, 2]], [[0, 0], [1, 1], [0, 0]]], dtype=np.int32
-    )
-    codes = first_free(candidates, owned(np.array([[0, 0]])))
-    assert codes.tolist() == [[1, 1], [2, 2], [-1, -1]]
-
-
-def test_codes_given_out_count_as_taken() -> None:
-    either = taken_or_among(owned(np.array([[0, 0]])), np.array([[1, 1]], dtype=np.int32))
-    assert either(np.array([[0, 0], [1, 1], [2, 2]], dtype=np.int32)).tolist() == [True, True, False]

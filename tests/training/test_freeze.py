@@ -28,9 +28,9 @@ def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: P
 
 def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
     text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    settings = ring_settings(text)
+    settings = [*ring_settings(text), "stage2.epochs=1"]
     shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
-    longer = Run(data, tmp_path / "longer", load_config("quickstart", [*settings, "decoder.epochs=1"]), shorter.shared)
+    longer = Run(data, tmp_path / "longer", load_config("quickstart", [*settings, "decoder.epochs=4"]), shorter.shared)
     before, model = shorter.stage2()[0].state_dict(), longer.stage2()[0]
     after = model.state_dict()
     assert longer.progress["decoder"].step > 0
@@ -41,6 +41,19 @@ def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
     assert model.generator.decoder.training
     assert not model.generator.temporal.training  # type: ignore[union-attr]
     assert longer.progress["decoder"].best == longer.stage2()[1].ndcg(0.0, longer.stage2()[1].search_tables())
+
+
+def test_a_decoder_that_gets_worse_alone_stays_as_it_was(tmp_path: Path) -> None:
+    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
+    settings = ring_settings(text)
+    shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
+    ruinous = [*settings, "decoder.epochs=1", "decoder.learning_rate=10"]
+    longer = Run(data, tmp_path / "longer", load_config("quickstart", ruinous), shorter.shared)
+    before, after = (run.stage2()[0].state_dict() for run in (shorter, longer))
+    progress = longer.progress["decoder"]
+    assert progress.best_epoch == 0
+    assert progress.history[0][2] < progress.best
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:
