@@ -15,6 +15,15 @@ def test_the_full_loss_and_its_gradients_are_those_of_the_cross_entropy_over_all
         assert torch.allclose(one, other, atol=1e-5)
 
 
+def test_in_bfloat16_the_scores_of_all_items_are_computed_in_it_too() -> None:
+    torch.manual_seed(0)
+    states, table, targets = torch.randn(30, 16), torch.randn(70, 16), torch.randint(70, (30,))
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = item_loss(states, targets, rows_of(table), len(table), full_up_to=70, sampled=3)
+        expected = torch.nn.functional.cross_entropy(states @ table.T, targets, reduction="sum")
+    assert torch.equal(loss, expected)
+
+
 def test_the_sampled_loss_estimates_the_full_one() -> None:
     torch.manual_seed(0)
     states, table = torch.randn(64, 8), 0.5 * torch.randn(5000, 8)
