@@ -107,7 +107,7 @@ def stderr_of_failed_start(artifact: Path, socket: Path) -> str:
 
 
 def test_in_8_bits_it_says_so_and_what_share_of_the_golden_items_it_finds(
-    artifact: Artifact, socket_path: Path
+    encoder_decoder_artifact: Artifact, socket_path: Path
 ) -> None:
     async def story(client: Client) -> None:
         client.send(Ping(7))
@@ -117,7 +117,7 @@ def test_in_8_bits_it_says_so_and_what_share_of_the_golden_items_it_finds(
         assert 0.5 < info.golden_overlap < 1
 
     environment = {"PROREC_PRECISION": "int8", "PROREC_PRECISION_OVERLAP_PERCENT": "50"}
-    with running(artifact, socket_path, **environment):
+    with running(encoder_decoder_artifact, socket_path, **environment):
         talk(socket_path, story)
 
 
