@@ -5,8 +5,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.nn import LinearCrossEntropyOptions
+from torch import Tensor, nn
 
 Rows = Callable[[Tensor | None], Tensor]
 """Item vectors by index: int64 [...] → [..., D]; None → all of them, [N, D]."""
@@ -28,7 +27,8 @@ def item_loss(states: Tensor, targets: Tensor, rows: Rows, item_count: int, full
         if torch.is_autocast_enabled(states.device.type):  # which torch's chunks do not know
             return F.cross_entropy(states @ rows(None).T, targets, reduction="sum")
         # In chunks of positions: scores of all of them at once would cost more to write and read than to compute.
-        return F.linear_cross_entropy(states, rows(None), targets, reduction="sum", options=LinearCrossEntropyOptions())
+        chunks = nn.LinearCrossEntropyOptions()
+        return F.linear_cross_entropy(states, rows(None), targets, reduction="sum", options=chunks)
     sample = torch.randint(item_count, (sampled,), device=states.device)
     negatives = states @ rows(sample).T + math.log(item_count / sampled)
     negatives = negatives.masked_fill(sample[None] == targets[:, None], float("-inf"))
