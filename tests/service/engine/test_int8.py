@@ -120,6 +120,7 @@ def test_the_overlap_is_told_and_one_below_the_limit_is_refused(
         (tmp_path / name).symlink_to(artifact.folder / name)
     artifact = replace(artifact, folder=tmp_path)
     overlap = prove(artifact, engine_in_8_bits, lenient)
+    assert 0.5 <= overlap < 1
     assert before - overlap == pytest.approx(1 / sum(len(golden["items"]) for golden in recorded))
     with pytest.raises(GoldenError) as refusal:
         prove(artifact, engine_in_8_bits, strict)
