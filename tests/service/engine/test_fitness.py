@@ -4,8 +4,8 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from ctypes.util import find_library
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -20,8 +20,9 @@ without_gpu = pytest.mark.skipif(
 )
 
 
-def ask(*words: str, without: str = "nothing", **variables: str) -> tuple[int, str]:
-    """Exit code and stderr of the program, which finds no package of the name `without`."""
+def ask(*words: str, without: str = "nothing", site: Path | None = None, **variables: str) -> tuple[int, str]:
+    """Exit code and stderr of the program, which finds no package of the name `without`; with `site` it has the
+    packages in that folder instead of those that are installed."""
     code = f"""
 import sys
 sys.modules[{without!r}] = None
@@ -29,6 +30,9 @@ from service.engine.fitness import main
 sys.exit(main(*sys.argv[1:]))
 """
     command = [sys.executable, "-c", code, *words]
+    if site is not None:
+        command.insert(1, "-S")
+        variables["PYTHONPATH"] = os.pathsep.join(map(str, (Path.cwd(), site)))
     ended = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True, timeout=60, check=False)
     return ended.returncode, ended.stderr
 
@@ -72,20 +76,24 @@ def test_8_bits_without_their_package_are_one_sentence() -> None:
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a driver without a GPU")
 @pytest.mark.skipif(
-    find_spec("nvidia") is not None or find_library("cublasLt") is not None,
-    reason="needs a machine without the libraries of CUDA",
+    find_library("cublasLt") is not None, reason="needs a machine whose system has no libraries of CUDA"
 )
 def test_what_a_machine_with_a_gpu_but_without_its_libraries_cannot_do_is_one_sentence(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    site.mkdir()
+    for package in Path(sysconfig.get_path("purelib")).iterdir():
+        if not package.name.startswith(("nvidia", "torch")):  # where pip puts libraries of CUDA
+            (site / package.name).symlink_to(package)
     (tmp_path / "driver.c").write_text(
         "int cuInit(unsigned flags) { return 0; } int cuDeviceGetCount(int *count) { *count = 1; return 0; }"
     )
     subprocess.run(["cc", "-shared", "-fPIC", "-o", "libcuda.so.1", "driver.c"], cwd=tmp_path, check=True)
-    code, errors = ask("cuda", "fp32", LD_LIBRARY_PATH=str(tmp_path))
+    code, errors = ask("cuda", "fp32", site=site, LD_LIBRARY_PATH=str(tmp_path))
     *_, sentence = errors.splitlines()
     assert code == 2
     assert sentence.startswith("PROREC_PROVIDER=cuda: ")
     assert sentence.endswith("a CUDA library is missing; pip install 'prorec-serve[gpu]'")
-    assert ask("auto", "fp32", LD_LIBRARY_PATH=str(tmp_path))[0] == 0
-    code, errors = ask("auto", "int8", LD_LIBRARY_PATH=str(tmp_path))
+    assert ask("auto", "fp32", site=site, LD_LIBRARY_PATH=str(tmp_path))[0] == 0
+    code, errors = ask("auto", "int8", site=site, LD_LIBRARY_PATH=str(tmp_path))
     sentence = "PROREC_PRECISION=int8: int8 is for CPUs, and this machine has a GPU; set PROREC_PROVIDER=cpu"
     assert (code, errors.splitlines()[-1]) == (2, sentence)
