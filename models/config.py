@@ -31,12 +31,14 @@ class ModelConfig(BaseModel):
     decoder_dropout: float | None = Field(
         None, ge=0.0, lt=1.0, description="the same inside the decoder; without it `dropout` there too"
     )
-
     gate_width: int | None = Field(
         None,
         ge=8,
         description="inner width of a product of what the decoder has written and of the user state, by which a token"
         " means to each user what it means after this prefix; without it their sum alone decides",
+    )
+    gate_levels: int | None = Field(
+        None, ge=1, description="first levels that have the product, which is where most is left to choose; else all"
     )
 
     @model_validator(mode="after")

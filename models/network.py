@@ -274,9 +274,13 @@ class Generator(nn.Module, ABC):
         """The decoder's state corrects the user state, so with zero correction and token vectors that add up to item
         embeddings the levels' logits add up to the item score. states [B, K, D], user_state [B, D] → [B, K, V]."""
         corrected = self.project(states) + user_state[:, None]
-        if self.gate is not None:
+        if self.gate is not None and self.gated(level):
             corrected = corrected + self.gate(states, user_state)
         return corrected @ self.token_output[level].T
+
+    def gated(self, level: int) -> bool:
+        """Whether a gate corrects this level's scores."""
+        return self.gate is not None and (self.config.gate_levels is None or level < self.config.gate_levels)
 
     def without_correction(self) -> None:
         """Makes the user state alone decide, as before the decoder has learned anything."""

@@ -7,7 +7,7 @@ Every number equals that of `models.network`, but for rounding; what is arranged
 *  What the first decoder layer reads depends on level and token alone. Its residual, queries, keys and values are
    looked up, as long as V is small enough for such tables.
 *  What the user state alone decides, the user's side of a gate too, is computed once a row instead of once a beam.
-   Without a gate the projection before the token output vectors is multiplied into them.
+   At levels without a gate the projection before the token output vectors is multiplied into them.
 """
 
 from dataclasses import dataclass, replace
@@ -120,14 +120,14 @@ class SearchNetwork(nn.Module):
         decoder = generator.decoder
         self.blocks = nn.ModuleList(SearchBlock(cast("Block", block)) for block in decoder.blocks)
         self.level, self.token, self.norm = decoder.level, decoder.token, decoder.norm
-        self.gate = generator.gate
+        self.gate, self.gated = generator.gate, [generator.gated(level) for level in range(config.code_length)]
         self.tabled = config.tokens_per_level <= table_tokens
         with torch.no_grad():
             if self.tabled:
                 self._make_tables()
             keep(self, "project", generator.project.weight)
             for level, vectors in enumerate(generator.token_output):
-                if self.gate is None:
+                if not self.gated[level]:
                     keep(self, f"state_output_{level}", vectors @ generator.project.weight)
                 keep(self, f"output_bias_{level}", vectors @ generator.project.bias)
                 keep(self, f"user_output_{level}", vectors)
@@ -213,7 +213,7 @@ class SearchNetwork(nn.Module):
         """x [B · K, D] → [B, K, V]"""
         user, bias = (cast("Tensor", getattr(self, f"{name}_{level}")) for name in ("user_output", "output_bias"))
         normed = self.norm(x)
-        if self.gate is None:
+        if self.gate is None or not self.gated[level]:
             state = F.linear(normed, cast("Tensor", getattr(self, f"state_output_{level}")))
             return state.reshape(-1, beams, user.shape[0]) + F.linear(encoded.user_state, user, bias)[:, None]
         inner = self.gate.state(normed).reshape(-1, beams, self.gate.state.out_features) * encoded.gate

@@ -42,6 +42,7 @@ class Trained(Protocol):
     def stage1(self) -> tuple[Collaborative, CollaborativeTask]: ...
     def sasrec(self) -> tuple[Collaborative, CollaborativeTask] | None: ...
     def stage2(self) -> tuple[GeneratorModel, GeneratorTask]: ...
+    def item_encoder(self) -> ItemEncoderPart: ...
     def codes(self) -> CodeTable: ...
     def codebooks(self) -> NDArray[np.float32]: ...
     def raw_semantic(self) -> NDArray[np.float32]: ...
@@ -56,9 +57,7 @@ class Finish:
         self.run = run
         self.model, self.task = run.stage2()
         self.counts = run.split.train.counts(run.item_count)
-        self.trained = run.split.train.trained(run.item_count)
-        self.encoder = self._item_encoder()
-        self.tables = self.task.search_tables(self._tables())
+        self.encoder, self.tables = run.item_encoder(), self.task.finished
         self.weight = self.task.best_weight(self.tables)
 
     def write(self, measure: Evaluate | None = None) -> Artifact:
@@ -77,40 +76,6 @@ class Finish:
         sasrec = rank_by_scores(run.split.test, baseline[1].rank_scores)
         versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
-
-    def _item_encoder(self) -> ItemEncoderPart:
-        """Fitted on what the items that were trained have become."""
-        run, model = self.run, self.model
-        warm = torch.from_numpy(self.trained)
-        events = Events.of(run.split.valid, run.item_count, model.user_states)
-        network = fit_item_encoder(
-            run.stage1()[0],
-            model.item.detach(),
-            warm,
-            events,
-            run.standardisation(),
-            model.project if model.temporal else None,
-            run.config.integrated,
-        )
-        return ItemEncoderPart(
-            network,
-            run.codebooks(),
-            model.token_input.detach().numpy() if model.temporal else None,
-            run.raw_semantic()[:_PROOF_ITEMS],
-        )
-
-    def _tables(self) -> Inputs:
-        """What the artifact's items are: learned, or where training learned nothing about them, from their text."""
-        tables = self.model.tables()
-        cold = np.flatnonzero(~self.trained)
-        if len(cold):
-            encoded = self.encoder.network.encode(self.run.raw_semantic()[cold])
-            tables["item_output"][cold] = encoded.item_output
-            if self.encoder.token_input is not None:
-                levels = np.arange(self.run.config.model.code_length)
-                parts = self.encoder.token_input[levels, self.run.codes().tokens[cold]]
-                tables["item_input"][cold] = encoded.item_input + parts.sum(axis=1)
-        return tables
 
     def _package(self) -> Package:
         run = self.run
@@ -134,6 +99,35 @@ class Finish:
             item_encoder=self.encoder,
             text_encoder=run.text_encoder(),
         )
+
+
+def item_encoder_of(run: Trained, model: GeneratorModel) -> ItemEncoderPart:
+    """Fitted on what the items that were trained have become."""
+    network = fit_item_encoder(
+        run.stage1()[0],
+        model.item.detach(),
+        torch.from_numpy(run.split.train.trained(run.item_count)),
+        Events.of(run.split.valid, run.item_count, model.user_states),
+        run.standardisation(),
+        model.project if model.temporal else None,
+        run.config.integrated,
+    )
+    token_input = model.token_input.detach().numpy().copy() if model.temporal else None
+    return ItemEncoderPart(network, run.codebooks(), token_input, run.raw_semantic()[:_PROOF_ITEMS])
+
+
+def finished_tables(run: Trained, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
+    """What items are: learned, or where training learned nothing about them, from their text."""
+    tables = model.tables()
+    cold = np.flatnonzero(~run.split.train.trained(run.item_count))
+    if len(cold):
+        encoded = encoder.network.encode(run.raw_semantic()[cold])
+        tables["item_output"][cold] = encoded.item_output
+        if encoder.token_input is not None:
+            levels = np.arange(run.config.model.code_length)
+            parts = encoder.token_input[levels, run.codes().tokens[cold]]
+            tables["item_input"][cold] = encoded.item_input + parts.sum(axis=1)
+    return tables
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:

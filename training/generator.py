@@ -163,13 +163,24 @@ class GeneratorTask:
         self.codes = codes
         self.trie = CodeTrie.build(codes)
         self._weights = _VALIDATION_WEIGHTS if config.item_weight else (0.0,)
-        self._kept: Inputs | None = None  # tables that do not change any more
+        self._finished: Inputs | None = None
+        self._item_output: Tensor | None = None
         self._siblings: Siblings | None = None
         self._teacher: RankingTeacher | None = None
 
+    def finish_items(self, tables: Inputs) -> None:
+        """What items are does not change any more; `tables` as `GeneratorModel.tables` gives them."""
+        self._finished = self.search_tables(tables)
+        self._item_output = torch.from_numpy(tables["item_output"])
+
+    @property
+    def finished(self) -> Inputs:
+        """What a search of the finished model reads of items and prefixes."""
+        assert self._finished is not None, "items are not finished"
+        return self._finished
+
     def leave_to_decoder(self) -> None:
-        """From now on only the decoder learns, and is validated by what it writes."""
-        self._kept = self.search_tables()
+        """From now on only the decoder learns, from items that are finished, and is validated by what it writes."""
         self.model.freeze()
         self._weights = (0.0,)
 
@@ -214,8 +225,15 @@ class GeneratorTask:
             return own
         if self._teacher is None:
             self._teacher = RankingTeacher(self.trie, user_state.device)
-        taught = self._teacher.targets(user_state, self.model.item, choices)
+        taught = self._teacher.targets(user_state, self._item_vectors(), choices)
         return [(1 - share) * one + share * other for one, other in zip(own, taught, strict=True)]
+
+    def _item_vectors(self) -> Tensor:
+        """[N, D], what user states are multiplied with: learned, or those of finished items."""
+        if self._item_output is None:
+            return self.model.item
+        self._item_output = self._item_output.to(self.model.item.device)
+        return self._item_output
 
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of the summary token against the target's embedding, once per modality, summed."""
@@ -233,7 +251,7 @@ class GeneratorTask:
     def validate(self) -> float:
         """NDCG@10 of the beam search, history masked, at the better of two weights, as the final one is decided after
         training; of codes alone where there is no item head, or where it does not learn any more."""
-        tables = self._kept or self.search_tables()
+        tables = self._finished or self.search_tables()
         return max(self.ndcg(weight, tables) for weight in self._weights)
 
     def ndcg(self, weight: float, tables: Inputs) -> float:

@@ -23,9 +23,10 @@ from models.item_text import item_text
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
 from .config import TrainingConfig
 from .errors import ConfigError
-from .finish import Finish
+from .finish import Finish, finished_tables, item_encoder_of
 from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split, leave_one_out, read_dataset
+from .item_encoder import ItemEncoderPart
 from .loop import Progress, fit
 from .machine import Machine
 from .quantize import make_codes
@@ -170,10 +171,14 @@ class Run:
 
     def stage2(self) -> tuple[GeneratorModel, GeneratorTask]:
         """The generator."""
-        return self._stage2
+        return self._stage2[:2]
+
+    def item_encoder(self) -> ItemEncoderPart:
+        """What the artifact takes new items with, and training those it has learned nothing about."""
+        return self._stage2[2]
 
     @cached_property
-    def _stage2(self) -> tuple[GeneratorModel, GeneratorTask]:
+    def _stage2(self) -> tuple[GeneratorModel, GeneratorTask, ItemEncoderPart]:
         codes = self.codes()
         torch.manual_seed(self.config.seed + 2)
         model = GeneratorModel(self.config, self.embeddings(), codes)
@@ -186,6 +191,8 @@ class Run:
         with self.folder.step("stage2", self.settings.stage2()) as folder:
             progress = fit(task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine)
         self._report("stage2", progress)
+        encoder = item_encoder_of(self, model)
+        task.finish_items(finished_tables(self, model, encoder))
         if self.config.decoder is not None:
             task.leave_to_decoder()
             with self.folder.step("decoder", self.settings.decoder()) as folder:
@@ -194,7 +201,7 @@ class Run:
                     from_start=True,
                 )  # fmt: skip
             self._report("decoder", progress)
-        return model, task
+        return model, task, encoder
 
     def export(self) -> Artifact:
         """Proves the graph, measures the test set through it, writes the artifact; the first process of a team does."""

@@ -42,3 +42,13 @@ def test_a_gate_makes_a_state_mean_another_thing_to_every_user() -> None:
         generator = build_generator(ModelConfig(width=16, heads=2, feed_forward=16, gate_width=gate_width, dropout=0.0))
         added = [torch.diff(generator.logits(1, states, user), dim=1) for user in users]
         assert torch.allclose(added[0], added[1], atol=1e-5) == same
+
+
+def test_levels_beyond_those_that_have_a_gate_do_without() -> None:
+    states, user_state = torch.randn(3, 5, 16), torch.randn(3, 16)
+    sizes = ModelConfig(width=16, heads=2, feed_forward=16, gate_width=24, gate_levels=2, dropout=0.0)
+    generator = build_generator(sizes).eval()
+    before = [generator.logits(level, states, user_state) for level in range(sizes.code_length)]
+    torch.nn.init.zeros_(generator.gate.down.weight)  # type: ignore[union-attr]
+    after = [generator.logits(level, states, user_state) for level in range(sizes.code_length)]
+    assert [torch.equal(*pair) for pair in zip(before, after, strict=True)] == [False, False, True, True]

@@ -14,12 +14,15 @@ from models.search_network import SearchNetwork
 ROWS, BEAMS, ITEMS, LEVELS, TOKENS, WIDTH = 3, 5, 20, 4, 6, 16
 
 
-def network(kind: Literal["temporal", "encoder_decoder"], gate_width: int | None = None) -> Generator:
+def network(
+    kind: Literal["temporal", "encoder_decoder"], gate_width: int | None = None, gate_levels: int | None = None
+) -> Generator:
     """Two layers of everything, weights large enough that every part of it matters."""
     torch.manual_seed(1)
     config = ModelConfig(
         generator=kind, code_length=LEVELS, tokens_per_level=TOKENS, width=WIDTH, heads=2, feed_forward=32,
         encoder_layers=2, decoder_layers=2, history_length=7, dropout=0.0, gate_width=gate_width,
+        gate_levels=gate_levels,
     )  # fmt: skip
     generator = build_generator(config)
     with torch.no_grad():
@@ -49,13 +52,16 @@ def plain_step(
     return generator.step(level, tokens, context, cache)
 
 
-@pytest.mark.parametrize(("table_tokens", "gate_width"), [(TOKENS, None), (TOKENS - 1, None), (TOKENS, 24)])
+@pytest.mark.parametrize(
+    ("table_tokens", "gate_width", "gate_levels"),
+    [(TOKENS, None, None), (TOKENS - 1, None, None), (TOKENS, 24, None), (TOKENS, 24, 2)],
+)
 @pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
 def test_every_level_has_the_logits_of_the_trained_network(
-    kind: Literal["temporal", "encoder_decoder"], table_tokens: int, gate_width: int | None
+    kind: Literal["temporal", "encoder_decoder"], table_tokens: int, gate_width: int | None, gate_levels: int | None
 ) -> None:
-    """With tables for the first layer and without, with a gate and without, for beams that descend from any other."""
-    generator = network(kind, gate_width)
+    """With tables for the first layer and without, with gates and without, for beams that descend from any other."""
+    generator = network(kind, gate_width, gate_levels)
     fast = SearchNetwork(generator, table_tokens=table_tokens)
     assert fast.tabled == (table_tokens == TOKENS)
     history, tables = inputs()

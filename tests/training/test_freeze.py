@@ -2,14 +2,17 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from training.batches import epoch
+from training.collaborative import training_windows
 from training.config import load_config
 from training.errors import ConfigError
 from training.pipeline import Run
 
-from .ring import ring_settings, write_ring, write_text_embeddings
+from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
 
 
 def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: Path) -> None:
@@ -54,6 +57,26 @@ def test_a_decoder_that_gets_worse_alone_stays_as_it_was(tmp_path: Path) -> None
     assert progress.best_epoch == 0
     assert progress.history[0][2] < progress.best
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event(tmp_path: Path) -> None:
+    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
+    unseen = 17
+    with (data / "interactions.csv").open() as stream:
+        kept = [line for line in stream if f",i{unseen}," not in line]
+    (data / "interactions.csv").write_text("".join(kept))
+    settings = [*ring_settings(text), "ranking_weight=1", "decoder.epochs=1"]
+    run = Run(data, tmp_path / "run", load_config("quickstart", settings))
+    model, task = run.stage2()
+    of_text = run.item_encoder().network.encode(run.raw_semantic()).item_output
+    cold = run.split.train.trained(ITEMS) == 0
+    assert np.flatnonzero(cold).tolist() == [unseen]
+    np.testing.assert_allclose(task.finished["item_output"][cold], of_text[cold], atol=1e-6)
+    np.testing.assert_array_equal(task.finished["item_output"][~cold], model.item.detach().numpy()[~cold])
+    batch = next(epoch(training_windows(run.split, run.config.model.history_length), 16, 0, 0))
+    loss = task.loss(batch).item()
+    task.finish_items(task.finished | {"item_output": task.finished["item_output"] + np.float32(3) * cold[:, None]})
+    assert task.loss(batch).item() != loss
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:
