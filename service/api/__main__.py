@@ -7,6 +7,7 @@ the supervisor has gone.
 import argparse
 import asyncio
 import logging
+import resource
 import signal
 import socket
 import sys
@@ -28,8 +29,10 @@ from service.settings import Settings
 from .app import create_app
 from .control import Acknowledge, Report, Retry, Routes, encode, read_order
 from .engine_client import Router
+from .http_protocol import HttpProtocol
 from .tracing import Tracing, start_tracing
 
+_OPEN_FILES = 65_536  # a connection is one
 _KEEP_ALIVE_S = 75  # above the idle timeout of usual load balancers, so that they close first
 _LAG_INTERVAL_S = 0.1
 _COUNTS_INTERVAL_S = 1.0
@@ -44,12 +47,21 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logging(settings, "worker")
+        _allow_connections()
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_work(settings, socket.socket(fileno=options.fd), options.control))
     except (SettingsError, OSError) as error:
         print(f"the worker could not start: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _allow_connections() -> None:
+    """Shells leave a process 1,024 open files unless it asks for more."""
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if resource.RLIM_INFINITY != now < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
 
 
 class Worker(uvicorn.Server):
@@ -94,7 +106,7 @@ def _config(settings: Settings, router: Router, tracing: Tracing) -> uvicorn.Con
     return uvicorn.Config(
         create_app(settings, router, tracing),
         loop="none",
-        http="httptools",
+        http=HttpProtocol,
         ws="none",
         lifespan="off",
         interface="asgi3",

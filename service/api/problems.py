@@ -60,6 +60,24 @@ class WrongMethod(ServiceError):
         return {"Allow": self.allow}
 
 
+class BadHttp(ServiceError):
+    code = "bad_http"
+    status = 400
+    title = "Not HTTP"
+
+
+class RequestTimeout(ServiceError):
+    code = "request_timeout"
+    status = 408
+    title = "Request not complete in time"
+
+
+class HeadTooLarge(ServiceError):
+    code = "head_too_large"
+    status = 431
+    title = "Headers too large"
+
+
 class Unexpected(ServiceError):
     """A fault of this program; the log says more."""
 

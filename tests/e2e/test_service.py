@@ -3,13 +3,14 @@
 import itertools
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +91,21 @@ def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_
     usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
     refusal = f"PROREC_ENGINE_CORES=9999: this process may not use 9999, only {usable}"
     assert one.errors == [f"the service could not start: {refusal}\n"]
+
+
+def test_a_worker_takes_more_connections_than_a_shell_allows_open_files(store: Store, tmp_path: Path) -> None:
+    limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with ExitStack() as opened:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
+        try:
+            running = opened.enter_context(replica(redis_url=store.url, data_dir=tmp_path))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        running.first_line()
+        address = running.client.base_url
+        for _ in range(400):
+            opened.enter_context(closing(socket.create_connection((address.host, address.port))))
+        running.wait_for(status="ready")
 
 
 # ---- answers
