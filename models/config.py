@@ -38,7 +38,9 @@ class ModelConfig(BaseModel):
         " means to each user what it means after this prefix; without it their sum alone decides",
     )
     gate_levels: int | None = Field(
-        None, ge=1, description="first levels that have the product, which is where most is left to choose; else all"
+        None,
+        ge=1,
+        description="first levels that have the product, which is where most is left to choose; else all have",
     )
 
     @model_validator(mode="after")

@@ -12,7 +12,7 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
-_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "decoder"}
+_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "gate_levels", "decoder"}
 _OPTIONAL_STAGES = {"sasrec", "decoder"}
 Quantizer = Literal["kmeans", "balanced", "rqvae"]
 Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
@@ -124,7 +124,8 @@ PRESETS: dict[str, TrainingConfig] = {
         item_text=True,
         ranking_weight=1.0,
         model=_model(code_length=4, tokens_per_level=256, width=128, heads=2, feed_forward=256, encoder_layers=2,
-                     decoder_layers=1, history_length=50, dropout=0.4, decoder_dropout=0.1, gate_width=512),
+                     decoder_layers=1, history_length=50, dropout=0.4, decoder_dropout=0.1, gate_width=1024,
+                     gate_levels=2),
         stage1=StageConfig(epochs=20, batch_size=256, patience=4, evaluate_every=2),
         stage2=StageConfig(epochs=6, batch_size=256, patience=3, averaging="ema"),
         decoder=StageConfig(epochs=12, batch_size=256, learning_rate=3e-3, patience=4, evaluate_every=3,
@@ -148,7 +149,8 @@ PRESETS: dict[str, TrainingConfig] = {
 
 def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
     """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`), and
-    an empty value switches `sasrec`, `decoder`, `tie_seed`, `model.decoder_dropout` or `model.gate_width` off.
+    an empty value switches `sasrec`, `decoder`, `tie_seed` or, of `model`, `decoder_dropout`, `gate_width` or
+    `gate_levels` off.
 
     Raises ConfigError naming the setting and the value it refused.
     """
