@@ -166,7 +166,7 @@ class GeneratorTask:
         self._finished: Inputs | None = None
         self._item_output: Tensor | None = None
         self._siblings: Siblings | None = None
-        self._teacher: RankingTeacher | None = None
+        self._taught_by: RankingTeacher | None = None
 
     def finish_items(self, tables: Inputs) -> None:
         """What items are does not change any more; `tables` as `GeneratorModel.tables` gives them."""
@@ -190,8 +190,11 @@ class GeneratorTask:
 
     def loss(self, batch: Batch) -> Tensor:
         context, target = self.model.predict(batch)
+        likely = self._likely(context.user_state)
+        if likely is not None and self.model.frozen and self.config.ranking_weight == 1:
+            target = self._teacher(target.device).drawn(likely)
         logits, summary = self.model.generator.teacher_forced(context, self.model.codes[target])
-        loss = self._code_loss(logits, context.user_state, target)
+        loss = self._code_loss(logits, likely, target)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         if self.config.item_weight and not self.model.frozen:
             rows, item_count = rows_of(self.model.item), len(self.model.item)
@@ -207,26 +210,35 @@ class GeneratorTask:
             self._siblings = Siblings(self.trie, device)
         return self._siblings
 
-    def _code_loss(self, logits: list[Tensor], user_state: Tensor, target: Tensor) -> Tensor:
+    def _code_loss(self, logits: list[Tensor], likely: Tensor | None, target: Tensor) -> Tensor:
         """Cross-entropy of every token among its siblings, summed."""
         choices = self.siblings(target.device).of(target)
-        wanted = self._wanted(choices, user_state)
+        wanted = self._wanted(choices, likely)
         levels = [
             F.cross_entropy(choice.scores(part), one, reduction="sum")
             for part, choice, one in zip(logits, choices, wanted, strict=True)
         ]
         return torch.stack(levels).sum()
 
-    def _wanted(self, choices: list[Choice], user_state: Tensor) -> list[Tensor]:
+    def _wanted(self, choices: list[Choice], likely: Tensor | None) -> list[Tensor]:
         """Targets of every level, [P, C]: the codes, and in part what the item head would write."""
         share = self.config.ranking_weight
         own = [choice.smoothed(self.config.label_smoothing) for choice in choices]
-        if not share or len(self.model.item) > self.config.softmax_items:
+        if likely is None:
             return own
-        if self._teacher is None:
-            self._teacher = RankingTeacher(self.trie, user_state.device)
-        taught = self._teacher.targets(user_state, self._item_vectors(), choices)
+        taught = self._teacher(likely.device).targets(likely, choices)
         return [(1 - share) * one + share * other for one, other in zip(own, taught, strict=True)]
+
+    def _likely(self, user_state: Tensor) -> Tensor | None:
+        """What the item head says of every leaf, [P, N]; None where codes are learned from codes alone."""
+        if not self.config.ranking_weight or len(self.model.item) > self.config.softmax_items:
+            return None
+        return self._teacher(user_state.device).likely(user_state, self._item_vectors())
+
+    def _teacher(self, device: torch.device) -> RankingTeacher:
+        if self._taught_by is None or self._taught_by.device != device:
+            self._taught_by = RankingTeacher(self.trie, device)
+        return self._taught_by
 
     def _item_vectors(self) -> Tensor:
         """[N, D], what user states are multiplied with: learned, or those of finished items."""

@@ -16,24 +16,40 @@ from .siblings import Choice
 
 
 class RankingTeacher:
-    """Probabilities of tokens, from scores of all items."""
+    """Probabilities of items and tokens, from scores of all items. Nothing here has a gradient."""
 
     def __init__(self, trie: CodeTrie, device: torch.device) -> None:
+        self.device = device
         self._leaf_item = torch.from_numpy(trie.leaf_item).long().to(device)
         self._parents = [torch.from_numpy(parent_of(starts)).to(device) for starts in trie.child_start]
         self._states = trie.states()
 
-    def targets(self, user_state: Tensor, item: Tensor, choices: list[Choice]) -> list[Tensor]:
-        """user_state [P, D], item vectors [N, D], every level of P codes → per level, float32 [P, C].
-
-        Row p of level l is the distribution of the next token after the first l tokens of code p. No gradient.
-        """
+    def likely(self, user_state: Tensor, item: Tensor) -> Tensor:
+        """user_state [P, D], item vectors [N, D] → probability of every leaf of the trie, float32 [P, N]."""
         with torch.no_grad():
-            mass = [(user_state @ item[self._leaf_item].T).float().softmax(dim=1)]  # of the children of each level
-            for level in range(len(self._parents) - 1, 0, -1):
-                above = mass[0].new_zeros(len(user_state), self._states[level])
-                mass.insert(0, above.index_add_(1, self._parents[level], mass[0]))
-            return [_share(below, choice) for below, choice in zip(mass, choices, strict=True)]
+            return (user_state @ item[self._leaf_item].T).float().softmax(dim=1)
+
+    def drawn(self, likely: Tensor) -> Tensor:
+        """Items int64 [P], one drawn from each row of `likely`.
+
+        Their codes are what a decoder that learns alone learns along: what may follow the first tokens of one target is
+        all that a position would teach else, and a search asks what follows all tokens that are likely.
+        """
+        upto = likely.cumsum(dim=1)
+        place = torch.rand(len(upto), 1, device=upto.device) * upto[:, -1:]
+        leaf = torch.searchsorted(upto, place, right=True).clamp(max=upto.shape[1] - 1)
+        return self._leaf_item[leaf[:, 0]]
+
+    def targets(self, likely: Tensor, choices: list[Choice]) -> list[Tensor]:
+        """`likely` of P positions, every level of P codes → per level, float32 [P, C].
+
+        Row p of level l is the distribution of the next token after the first l tokens of code p.
+        """
+        mass = [likely]  # of the children of each level
+        for level in range(len(self._parents) - 1, 0, -1):
+            above = mass[0].new_zeros(len(likely), self._states[level])
+            mass.insert(0, above.index_add_(1, self._parents[level], mass[0]))
+        return [_share(below, choice) for below, choice in zip(mass, choices, strict=True)]
 
 
 def _share(mass: Tensor, choice: Choice) -> Tensor:

@@ -1,12 +1,13 @@
 """Stage II with stage I frozen: the decoder learns, the item head stays."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from training.batches import epoch
+from training.batches import Batch, epoch
 from training.collaborative import training_windows
 from training.config import load_config
 from training.errors import ConfigError
@@ -77,6 +78,23 @@ def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event
     loss = task.loss(batch).item()
     task.finish_items(task.finished | {"item_output": task.finished["item_output"] + np.float32(3) * cold[:, None]})
     assert task.loss(batch).item() != loss
+
+
+def test_alone_the_decoder_learns_along_codes_that_the_item_head_draws(tmp_path: Path) -> None:
+    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
+    run = Run(data, tmp_path / "run", load_config("quickstart", [*ring_settings(text), "ranking_weight=1"]))
+    model, task = run.stage2()
+    batch = next(epoch(training_windows(run.split, run.config.model.history_length), 16, 0, 0))
+    other = replace(batch, target=torch.where(batch.target >= 0, (batch.target + 5) % ITEMS, -1))
+
+    def loss(one: Batch, seed: int) -> float:
+        torch.manual_seed(seed)
+        return task.loss(one).item()
+
+    model.eval()
+    assert loss(batch, 1) != loss(other, 1)
+    task.leave_to_decoder()
+    assert loss(batch, 1) == loss(other, 1) != loss(batch, 2)
 
 
 def test_what_cannot_be_frozen_is_refused() -> None:

@@ -21,7 +21,8 @@ def test_a_token_is_as_likely_as_the_items_below_it() -> None:
     target = torch.tensor([0, 59, 3, 3, 17, 20, 41])
     trie = CodeTrie.build(codes)
     choices = Siblings(trie, torch.device("cpu")).of(target)
-    taught = RankingTeacher(trie, torch.device("cpu")).targets(states, item, choices)
+    teacher = RankingTeacher(trie, torch.device("cpu"))
+    taught = teacher.targets(teacher.likely(states, item), choices)
     probability = (states @ item.T).double().softmax(dim=1).numpy()
     assert len(taught) == LEVELS
     for level, found in enumerate(taught):
@@ -38,6 +39,18 @@ def test_below_a_prefix_that_nobody_would_take_its_items_share_all_there_is() ->
     item = torch.tensor([[30.0], [29.0], [-20.0], [-21.0]])
     trie = CodeTrie.build(CodeTable(every, 2))
     choices = Siblings(trie, torch.device("cpu")).of(torch.tensor([3]))
-    taught = RankingTeacher(trie, torch.device("cpu")).targets(torch.ones(1, 1), item, choices)
+    teacher = RankingTeacher(trie, torch.device("cpu"))
+    taught = teacher.targets(teacher.likely(torch.ones(1, 1), item), choices)
     share = 1 / (1 + np.exp(-1))
     np.testing.assert_allclose(taught[1][0], [share, 1 - share], atol=1e-4)
+
+
+def test_items_are_drawn_as_often_as_the_item_head_likes_them() -> None:
+    """Items are not numbered as leaves are."""
+    every = np.array([[1, 1], [0, 1], [1, 0], [0, 0]], dtype=np.int32)
+    teacher = RankingTeacher(CodeTrie.build(CodeTable(every, 2)), torch.device("cpu"))
+    item = torch.tensor([[0.0], [1.0], [-50.0], [2.0]])
+    torch.manual_seed(0)
+    drawn = teacher.drawn(teacher.likely(torch.ones(20_000, 1), item))
+    shares = torch.bincount(drawn, minlength=4) / len(drawn)
+    torch.testing.assert_close(shares, item[:, 0].softmax(dim=0), atol=0.02, rtol=0.0)
