@@ -21,6 +21,9 @@ ANSWERS = Counter(
     "Recommendation requests by the version they went to: complete, exhausted (fewer than k items), refused or error",
     ["model_version", "result"],
 )
+BROKEN_REQUESTS = Counter(
+    "prorec_broken_requests_total", "Connections ended for what is not HTTP, too slow or too long, by code", ["code"]
+)
 IN_FLIGHT = Gauge("prorec_requests_in_flight", "Recommendation requests being worked on", multiprocess_mode="livesum")
 EVENT_LOOP_LAG = Histogram(
     "prorec_event_loop_lag_seconds",

@@ -33,7 +33,7 @@ class Exchange:
 
     def __init__(self, scope: Scope, headers: Headers, send: Send, *, closing: bool) -> None:
         self.started = time.perf_counter()
-        self.request_id = _request_id(headers.get("x-request-id"))
+        self.request_id = request_id(headers.get("x-request-id"))
         self.status = 0  # until the answer has started
         self.attributes: dict[str, Any] = {}  # for the span; filled by whoever answers
         self._scope = scope
@@ -118,6 +118,11 @@ class Edge:
             await _apologise(exchange, scope, receive)
 
 
+def request_id(given: str | None) -> str:
+    """The client's, if it can stand in a header and a log line."""
+    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+
+
 def count(status: int, duration_s: float) -> None:
     """One recommendation was answered."""
     _answered(status).inc()
@@ -135,8 +140,3 @@ async def _apologise(exchange: Exchange, scope: Scope, receive: Receive) -> None
 
 
 UNFORESEEN: Final = Unexpected("this request met a fault of the service; its log tells more under the request id")
-
-
-def _request_id(given: str | None) -> str:
-    """The client's, if it can stand in a header and a log line."""
-    return given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -60,6 +60,13 @@ async def connected(address: str) -> AsyncIterator[Streams]:
         writer.close()
 
 
+async def write_for_ever(writer: asyncio.StreamWriter) -> None:
+    while True:
+        writer.write(b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.01)
+
+
 async def answer(reader: asyncio.StreamReader) -> tuple[int, dict[str, object]]:
     head = await reader.readuntil(b"\r\n\r\n")
     size = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
@@ -89,12 +96,62 @@ async def test_the_second_request_of_a_connection_has_to_arrive_too(address: str
         assert not await reader.read()
 
 
+SLOW = b"".join(request(history=["never"], timeout_ms=400))
+CHUNKED = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
+
+
 @pytest.mark.usefixtures("impatient")
-async def test_a_request_does_not_end_the_one_before_it(address: str) -> None:
-    head, body = request(history=["never"], timeout_ms=400)
+@pytest.mark.parametrize(
+    ("second", "status"),
+    [
+        (HEAD[:9], 408),
+        (HEAD + BODY[:-1], 408),
+        (b"no HTTP\r\n\r\n", 400),
+        (CHUNKED + b"no chunk\r\n", 400),
+    ],
+    ids=["slow-head", "slow-body", "no-http", "no-chunk"],
+)
+async def test_a_bad_request_waits_for_the_answers_before_it(address: str, second: bytes, status: int) -> None:
     async with connected(address) as (reader, writer):
-        writer.write(head + body + HEAD[:9])
-        assert [(await answer(reader))[0] for _ in range(2)] == [504, 408]
+        writer.write(SLOW + HEAD + BODY + second)
+        assert [(await answer(reader))[0] for _ in range(3)] == [504, 200, status]
+        assert not await reader.read()
+
+
+async def test_a_head_without_end_waits_for_the_answer_before_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_BYTES", 10)
+    async with connected(address) as (reader, writer):
+        writer.write(SLOW + HEAD[:9])
+        await asyncio.sleep(0.05)
+        writer.write(HEAD[9:-2])
+        assert [(await answer(reader))[0] for _ in range(2)] == [504, 431]
+
+
+async def test_many_small_requests_in_few_packets_are_no_head(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_protocol, "HEAD_BYTES", 10)
+    whole = (HEAD + BODY) * 50
+    async with connected(address) as (reader, writer):
+        for place in range(0, len(whole), 1000):
+            writer.write(whole[place : place + 1000])
+            await asyncio.sleep(0.001)
+        assert [(await answer(reader))[0] for _ in range(50)] == [200] * 50
+
+
+async def test_requests_do_not_pile_up_behind_one_that_takes_long(address: str) -> None:
+    async with connected(address) as (_, writer):
+        writer.write(b"".join(request(history=["never"], timeout_ms=1000)) + (HEAD + BODY) * 100_000)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(writer.drain(), 0.5)
+        writer.transport.abort()  # it would send all the rest first
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_an_answer_that_is_not_read_ends_the_connection(address: str) -> None:
+    async with connected(address) as (reader, writer):
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        writer.write(b"GET /openapi.json HTTP/1.1\r\n\r\n" * 1000)
+        with pytest.raises(OSError, match=r"reset|pipe|lost"):
+            await write_for_ever(writer)
 
 
 @pytest.mark.usefixtures("impatient")
@@ -106,9 +163,28 @@ async def test_the_rest_of_a_body_that_nobody_wants_is_not_waited_for(address: s
         assert not await reader.read()
 
 
-async def test_a_connection_that_says_nothing_ends(address: str) -> None:
-    async with connected(address) as (reader, _):
+@pytest.mark.parametrize("said", [b"", b"\r\n", HEAD + BODY + b"\r\n"], ids=["nothing", "blank", "answered"])
+async def test_a_connection_that_asks_nothing_ends(address: str, said: bytes) -> None:
+    async with connected(address) as (reader, writer):
+        writer.write(said)
+        await reader.read()
+
+
+async def test_a_body_that_comes_after_its_answer_does_not_keep_the_connection(address: str) -> None:
+    async with connected(address) as (reader, writer):
+        writer.write(HEAD.replace(b"/recommend", b"/nothing"))
+        assert (await answer(reader))[0] == 404
+        writer.write(BODY)
         assert not await reader.read()
+
+
+async def test_refusals_are_answers_like_others(address: str) -> None:
+    async with connected(address) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nX-Request-Id: mine\r\nhost: shop\r\nno header\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"x-request-id: mine\r\n" in head
+        assert b"date: " in head
+        assert json.loads(await reader.read())["request_id"] == "mine"
 
 
 async def test_a_request_that_arrives_in_pieces_is_answered_and_the_connection_stays(address: str) -> None:
@@ -146,13 +222,12 @@ async def test_a_head_without_end_is_431(address: str, endless: bytes) -> None:
 
 async def test_a_body_in_small_pieces_is_no_head(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_BYTES", 10)
-    head = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: chunked")
     async with connected(address) as (reader, writer):
-        writer.write(head)
+        writer.write(CHUNKED)
         for byte in BODY:
-            writer.write(b"1\r\n%c\r\n" % byte)
-            await writer.drain()
-            await asyncio.sleep(0)
+            for part in (b"1\r\n", b"%c" % byte, b"\r\n"):
+                writer.write(part)
+                await asyncio.sleep(0.001)
         writer.write(b"0\r\n\r\n")
         assert (await answer(reader))[0] == 200
 
