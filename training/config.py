@@ -75,7 +75,11 @@ class TrainingConfig(BaseModel):
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
     ranking_weight: float = Field(
-        0.0, ge=0, le=1, description="share of the code loss whose targets are the item head's own probabilities"
+        0.0,
+        ge=0,
+        le=1,
+        description="share of the code loss whose targets are the item head's own probabilities; where it is all of it,"
+        " a decoder that learns alone does so along codes that the item head draws",
     )
     start_from_stage1: bool = Field(True, description="stage II begins with what stage I learned, not at random")
     freeze_stage1: bool = Field(

@@ -51,7 +51,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self.pipeline)
+        self.flow = Flow(transport, self.pipeline)
         self._expect(self.timeout_keep_alive)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -145,8 +145,7 @@ class HttpProtocol(HttpToolsProtocol):
 
     def _unanswered(self) -> bool:
         """Whether requests before the one that is on its way wait for their answers."""
-        last = self._before if self._arriving else self.cycle
-        return last is not None and not last.response_complete
+        return self._before is not None and not self._before.response_complete
 
     def _refuse(self, error: ServiceError) -> None:
         self._expect_nothing()
@@ -178,7 +177,7 @@ class HttpProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-class _Flow(FlowControl):
+class Flow(FlowControl):
     """Reads no further while whole requests wait for their turn: they would pile up as fast as they come."""
 
     def __init__(

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import logging
 import socket
+from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -13,7 +16,7 @@ import uvicorn
 from service.api import http_protocol
 from service.api.app import create_app
 from service.api.engine_client import Router
-from service.api.http_protocol import HttpProtocol
+from service.api.http_protocol import Flow, HttpProtocol
 
 from .client import settings
 from .little_engine import answer as reply
@@ -102,20 +105,27 @@ CHUNKED = HEAD.replace(b"content-length: %d" % len(BODY), b"transfer-encoding: c
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
-    ("second", "status"),
+    ("second", "status", "begun"),
     [
-        (HEAD[:9], 408),
-        (HEAD + BODY[:-1], 408),
-        (b"no HTTP\r\n\r\n", 400),
-        (CHUNKED + b"no chunk\r\n", 400),
+        (HEAD[:9], 408, 2),
+        (HEAD + BODY[:-1], 408, 3),  # it has its turn before its time is over
+        (b"no HTTP\r\n\r\n", 400, 2),
+        (b"\x16\x03", 400, 2),
+        (CHUNKED + b"no chunk\r\n", 400, 2),
     ],
-    ids=["slow-head", "slow-body", "no-http", "no-chunk"],
+    ids=["slow-head", "slow-body", "no-http", "binary", "no-chunk"],
 )
-async def test_a_bad_request_waits_for_the_answers_before_it(address: str, second: bytes, status: int) -> None:
+async def test_a_bad_request_waits_for_the_answers_before_it(
+    address: str, second: bytes, status: int, begun: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "service.api.edge")
     async with connected(address) as (reader, writer):
         writer.write(SLOW + HEAD + BODY + second)
         assert [(await answer(reader))[0] for _ in range(3)] == [504, 200, status]
         assert not await reader.read()
+        await asyncio.sleep(0.05)
+    passed = [record.message for record in caplog.records if record.name == "service.api.edge"]
+    assert len(passed) == begun
 
 
 async def test_a_head_without_end_waits_for_the_answer_before_it(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,12 +139,35 @@ async def test_a_head_without_end_waits_for_the_answer_before_it(address: str, m
 
 async def test_many_small_requests_in_few_packets_are_no_head(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_protocol, "HEAD_BYTES", 10)
-    whole = (HEAD + BODY) * 50
+    whole = b"GET /health/live HTTP/1.1\r\n\r\n" * 200
     async with connected(address) as (reader, writer):
         for place in range(0, len(whole), 1000):
             writer.write(whole[place : place + 1000])
             await asyncio.sleep(0.001)
-        assert [(await answer(reader))[0] for _ in range(50)] == [200] * 50
+        assert [(await answer(reader))[0] for _ in range(200)] == [200] * 200
+
+
+class Transport(asyncio.Transport):
+    """Knows whether it reads."""
+
+    reads = True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
+
+
+def test_an_answer_lets_no_more_requests_in_while_others_wait() -> None:
+    transport, waiting = Transport(), deque([cast("Any", "a request")])
+    flow = Flow(transport, waiting)
+    flow.pause_reading()
+    flow.resume_reading()
+    assert not transport.reads
+    waiting.clear()
+    flow.resume_reading()
+    assert transport.reads
 
 
 async def test_requests_do_not_pile_up_behind_one_that_takes_long(address: str) -> None:
