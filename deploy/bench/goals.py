@@ -87,7 +87,7 @@ def against_generate(bench: Bench) -> Iterator[Finding]:
 
 
 def against_eager(bench: Bench) -> Iterator[Finding]:
-    for network in ("encoder_decoder", "temporal"):
+    for network in NETWORKS:
         peers = bench.peers(network)
         for batch, goal in ((1, 2.5), (32, 1.6)):
             peers.prove(batch, BEAMS, HISTORY, ("eager",))
@@ -95,17 +95,18 @@ def against_eager(bench: Bench) -> Iterator[Finding]:
             yield _ratio(times, "eager", "engine", "eager", f"{network} vs eager torch, batch {batch}", goal)
 
 
-def both_networks(bench: Bench) -> Iterator[Finding]:
-    engines = {name: bench.engine(name) for name in ("encoder_decoder", "temporal")}
+def networks(bench: Bench) -> Iterator[Finding]:
+    engines = {name: bench.engine(name) for name in NETWORKS}
     for batch, goal in ((1, 4.5), (128, 9.0)):
         calls = {name: _call(engine, batch) for name, engine in engines.items()}
         times = interleaved(calls, bench.rounds)
-        what = f"temporal vs encoder–decoder, batch {batch}"
-        yield _ratio(times, "encoder_decoder", "temporal", "networks", what, goal)
+        for fast in ("temporal", "small"):
+            what = f"{fast} vs encoder–decoder, batch {batch}"
+            yield _ratio(times, "encoder_decoder", fast, "networks", what, goal)
 
 
 def against_products(bench: Bench) -> Iterator[Finding]:
-    for network, goal in (("encoder_decoder", 1.25), ("temporal", 1.6)):
+    for network, goal in (("encoder_decoder", 1.25), ("temporal", 1.6), ("small", 1.6)):
         for batch in (1, 32):
             found = bench.roofline(network, batch)
             yield Finding(
@@ -129,7 +130,7 @@ def without_trie(bench: Bench) -> Iterator[Finding]:
 
 
 def in_8_bits(bench: Bench) -> Iterator[Finding]:
-    for network in ("encoder_decoder", "temporal"):
+    for network in NETWORKS:
         prepared, catalog = bench.prepared(network), bench.catalog(ITEMS)
         yield from speed_findings(prepared, catalog, BEAMS, HISTORY, bench.threads, bench.rounds)
     if known := bench.known_histories():
@@ -143,7 +144,7 @@ def real_histories(bench: Bench) -> Iterator[Finding]:
 
 
 def many_items(bench: Bench) -> Iterator[Finding]:
-    for network in ("encoder_decoder", "temporal"):
+    for network in NETWORKS:
         sizes = {"few": ITEMS, "many": _MANY_ITEMS}
         engines = {name: bench.engine(network, items) for name, items in sizes.items()}
         for batch in (1, 32):
@@ -165,7 +166,7 @@ def tries(_: Bench) -> Iterator[Finding]:
 
 ROWS: Final[dict[str, Callable[[Bench], Iterator[Finding]]]] = {
     "generate": against_generate,
-    "networks": both_networks,
+    "networks": networks,
     "eager": against_eager,
     "roofline": against_products,
     "free": without_trie,

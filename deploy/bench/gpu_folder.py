@@ -20,7 +20,7 @@ from models.graph import SearchRow
 
 from .errors import BenchError
 
-NETWORKS: Final = ("temporal", "encoder_decoder")
+NETWORKS: Final = ("temporal", "encoder_decoder", "small")
 BEAMS: Final = (20, 50)
 TRAINED: Final = "trained"
 HISTORIES: Final = "histories.npz"

@@ -16,7 +16,7 @@ from service.engine.search import Shape
 from .bound_graph import BoundGraph
 from .errors import BenchError
 from .findings import Finding
-from .gpu_folder import Candidate, random_rows
+from .gpu_folder import NETWORKS, Candidate, random_rows
 from .timing import interleaved, whole
 
 HISTORY: Final = 20
@@ -104,7 +104,8 @@ def measure(candidate: Candidate, search: GpuSearch, precision: str, beams: int,
 
 def rate_findings(cells: Sequence[Cell]) -> Iterator[Finding]:
     """The highest rate of every network at beam 50, in each precision."""
-    for network, goal in GOALS_PER_S.items():
+    for network in NETWORKS:
+        goal = GOALS_PER_S.get(network)
         for precision in ("fp32", "fp16"):
             alike = [c for c in cells if (c.network, c.precision, c.beams) == (network, precision, GOAL_BEAMS)]
             if alike:

@@ -12,6 +12,7 @@ import onnx
 from models.artifact import Artifact
 from models.config import ModelConfig
 from models.network import Generator
+from training.config import PRESETS
 
 from ..synthetic import untrained_network, write_untrained
 
@@ -26,6 +27,7 @@ NETWORKS: Final = {
         dropout=0.0,
     ),
     "temporal": ModelConfig(dropout=0.0),
+    "small": PRESETS["small"].model.model_copy(update={"dropout": 0.0, "decoder_dropout": None}),  # temporal with gate
 }
 BEAM_WIDTHS: Final = (20, 50, 128, 256)
 HISTORY_BUCKETS: Final = (5, 20, 50)

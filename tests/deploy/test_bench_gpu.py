@@ -15,6 +15,7 @@ from deploy.bench.gpu_folder import HISTORIES, NETWORKS, candidate, read_histori
 from deploy.bench.gpu_grid import Cell, rate_findings
 from deploy.bench.gpu_parity import compare, parity_finding
 from deploy.bench.gpu_prepare import user_histories, write_network
+from deploy.bench.networks import NETWORKS as NETWORKS_AS_SERVED
 from deploy.bench.networks import prepare_network
 from models.artifact import Artifact
 from models.config import ModelConfig
@@ -29,9 +30,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As `prepare` writes it, with small networks."""
     folder, work = tmp_path_factory.mktemp("folder"), tmp_path_factory.mktemp("work")
     for name in NETWORKS:
+        served = NETWORKS_AS_SERVED[name]
+        gate = (8, 1) if served.gate_width else (None, None)
         config = ModelConfig(
-            generator=name, code_length=2, tokens_per_level=16, width=16, feed_forward=32,
-            encoder_layers=1, decoder_layers=1, history_length=20, dropout=0.0,
+            generator=served.generator, code_length=2, tokens_per_level=16, width=16, feed_forward=32, encoder_layers=1,
+            decoder_layers=1, history_length=20, dropout=0.0, gate_width=gate[0], gate_levels=gate[1],
         )  # fmt: skip
         prepared = prepare_network(name, config, work, items=150, widths=(20,), buckets=(20,))
         write_network(prepared, folder / name)
@@ -55,11 +58,15 @@ sys.exit(main(["run", {str(folder)!r}, "--provider", "cpu", "--small"]))
         "through HTTP",
     ]
     parity = {found["what"]: found["value"] for found in results["findings"] if found["row"] == "parity"}
-    assert [value for what, value in parity.items() if "fp32" in what] == [100.0, 100.0]
-    assert len(parity) == 4
+    assert [value for what, value in parity.items() if "fp32" in what] == [100.0] * len(NETWORKS)
+    assert len(parity) == 2 * len(NETWORKS)
     measured = {(cell["network"], cell["precision"], cell["beams"], cell["batch"]) for cell in results["grid"]}
     assert measured == {(name, bits, 20, batch) for name in NETWORKS for bits in ("fp32", "fp16") for batch in (1, 8)}
-    assert sum(found["row"] == "selection" for found in results["findings"]) == 4
+    assert sum(found["row"] == "selection" for found in results["findings"]) == 2 * len(NETWORKS)
+
+
+def test_the_networks_of_both_machines_are_the_same() -> None:
+    assert set(NETWORKS) == set(NETWORKS_AS_SERVED)
 
 
 def test_a_folder_that_was_not_prepared_is_refused(tmp_path: Path) -> None:
