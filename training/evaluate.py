@@ -19,7 +19,7 @@ from models.trie import CodeTrie
 from .errors import ConfigError
 from .export import GraphSearch
 from .interactions import Holdout, Split
-from .metrics import CUTOFFS, metric_table, paired_bootstrap, ranks_of_targets
+from .metrics import CUTOFFS, gains_at, metric_table, paired_bootstrap, ranks_of_targets
 from .package import holdout_rows
 from .ranking import Scores, chunks, full_ranks, sampled_rows
 
@@ -68,8 +68,7 @@ def prorec_metrics(split: Split, search: GraphSearch, trie: CodeTrie, weight: fl
 
 def compare(a: Ranked, b: Ranked, k: int = 10) -> dict[str, float]:
     """Paired bootstrap over users of recall@k with masked history, a minus b."""
-    hits_a, hits_b = (((ranks.masked >= 0) & (ranks.masked < k)).astype(np.float64) for ranks in (a, b))
-    result = paired_bootstrap(hits_a, hits_b)
+    result = paired_bootstrap(gains_at(a.masked, k, "recall"), gains_at(b.masked, k, "recall"))
     return {"difference": result.mean_difference, "low": result.low, "high": result.high, "p_value": result.p_value}
 
 

@@ -1,6 +1,7 @@
 """How good ranked lists are when one item is right: recall@k, NDCG@k, and whether a difference is more than chance."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -34,16 +35,23 @@ def ranks_of_targets(candidates: ArrayLike, targets: ArrayLike) -> NDArray[np.in
     return np.where(found.any(axis=1), found.argmax(axis=1), ABSENT).astype(np.int64)
 
 
+def gains_at(ranks: ArrayLike, k: int, metric: Literal["recall", "ndcg"]) -> NDArray[np.float64]:
+    """What each user adds to a metric, float64 [M]: 0 beyond the first `k`, else 1 or, of NDCG, 1 / log2(rank + 2)."""
+    places = _as_ranks(ranks)
+    hits = (places >= 0) & (places < k)
+    if metric == "recall":
+        return hits.astype(np.float64)
+    return np.where(hits, 1 / np.log2(np.where(hits, places, 0) + 2), 0.0)
+
+
 def recall_at(ranks: ArrayLike, k: int) -> float:
     """Share of targets among the first `k`; with one target a user this is the hit rate."""
-    return float(np.mean(_hits(_as_ranks(ranks), k)))
+    return float(np.mean(gains_at(ranks, k, "recall")))
 
 
 def ndcg_at(ranks: ArrayLike, k: int) -> float:
-    """Mean of 1 / log2(rank + 2) over users, 0 beyond the first `k`; the ideal gain of a single target is 1."""
-    places = _as_ranks(ranks)
-    hits = _hits(places, k)
-    return float(np.sum(1 / np.log2(places[hits] + 2)) / len(places))
+    """Mean gain over users; the ideal gain of a single target is 1."""
+    return float(np.mean(gains_at(ranks, k, "ndcg")))
 
 
 def metric_table(ranks: ArrayLike) -> dict[str, float]:
@@ -85,7 +93,3 @@ def _as_ranks(ranks: ArrayLike) -> NDArray[np.int64]:
     if not places.size:
         raise ValueError("there are no ranks to take a mean of")
     return places
-
-
-def _hits(places: NDArray[np.int64], k: int) -> NDArray[np.bool_]:
-    return (places >= 0) & (places < k)

@@ -5,6 +5,7 @@ set = ["stage1.epochs=40"]       changes of every run
 seeds = [0, 1, 2]
 orders = ["file", "shuffled"]    of events at one timestamp: as the file has them, or shuffled with seed 0
 test = false                     whether the test set is measured too, or validation alone
+reference = "prorec"             the run that the others are compared with, user by user
 
 [[run]]
 name = "without-alignment"
@@ -50,6 +51,9 @@ class Plan(BaseModel):
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     orders: tuple[Order, ...] = Field(("shuffled",), min_length=1)
     test: bool = False
+    reference: str | None = Field(
+        None, description="name of the run that all rankings are compared with; without it the first PRORec, if any"
+    )
     diagnosis_users: int = Field(2000, ge=1, description="validation users for beam widths and level accuracy")
     regret_users: int = Field(64, ge=1, description="validation users whose whole catalog is scored for the regret")
     beam_widths: tuple[Annotated[int, Field(ge=1)], ...] = Field(
@@ -63,14 +67,22 @@ class Plan(BaseModel):
         runs = [run.model_copy(update={"set": (*run.set, *settings)} | others) for run in self.run]
         return self.model_copy(update={"run": tuple(runs), "seeds": tuple(dict.fromkeys(seeds)) or self.seeds})
 
+    @property
+    def compared_with(self) -> str | None:
+        """The run that the others are compared with."""
+        return self.reference or next((run.name for run in self.run if run.kind == "prorec"), None)
+
     def jobs(self) -> list["Job"]:
         """Every run with every seed and order; popularity once an order, as it draws nothing.
 
-        Raises ConfigError for two runs of one name and for settings that cannot be used.
+        Raises ConfigError for two runs of one name, for settings that cannot be used, and for a reference that is none
+        of the runs.
         """
         names = [run.name for run in self.run]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"the plan names {', '.join(sorted(twice))} more than once")
+        if self.reference is not None and self.reference not in names:
+            raise ConfigError(f"reference: the plan has no run {self.reference}")
         return [
             Job(run, seed, order, self._config(run, seed, order))
             for run in self.run

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from .differences import ranking_name
 from .errors import ConfigError
 from .metrics import CUTOFFS
 from .plan import Job
@@ -17,6 +18,7 @@ _STYLE = """body{font:14px/1.45 sans-serif;max-width:1100px;margin:2em auto;padd
 table{border-collapse:collapse}
 td,th{border-bottom:1px solid #ccc;padding:2px 8px;text-align:right}td:first-child,th:first-child{text-align:left}
 small{color:#666}svg{max-width:100%;height:auto}"""
+_ORDERS = {"shuffled": "ties shuffled", "file": "file order"}
 Done = Mapping[str, dict[str, Any]]
 
 
@@ -26,13 +28,20 @@ def refuse_without_plots() -> None:
         raise ConfigError("a study's report needs the package matplotlib: pip install 'prorec-serve[study]'")
 
 
-def write_report(done: Done, jobs: Sequence[Job], path: Path, title: str) -> None:
-    """Writes what is known so far of the jobs, keyed as in `done`."""
+def write_report(
+    done: Done,
+    jobs: Sequence[Job],
+    path: Path,
+    title: str,
+    compared: Sequence[Mapping[str, Any]] = (),
+    reference: str | None = None,
+) -> None:
+    """Writes what is known so far of the jobs, keyed as in `done`; `compared`: their differences from `reference`."""
     found = [(job, done[job.key]) for job in jobs if job.key in done]
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     body = [f"<h1>{html.escape(title)}</h1><p>{len(found)} of {len(jobs)} runs done. Full ranking over the catalog; "
             "PRORec through its exported graph.</p>"]  # fmt: skip
-    body += _tables(found) + _figures(found)
+    body += _tables(found) + _differences(compared, reference) + _figures(found)
     aside = path.with_suffix(".writing")
     aside.write_text(head + "\n".join(body) + "\n", encoding="utf-8")
     aside.replace(path)
@@ -50,17 +59,48 @@ def _tables(found: Found) -> list[str]:
             if row["items"] == "all":
                 tables[row["split"], job.order, row["history_masked"]][_method(job, row)].append(row)
     return [
-        f"<h2>{split}, {'ties shuffled' if order == 'shuffled' else 'file order'}, history "
-        f"{'masked' if masked else 'ranked too'}</h2>" + _table(methods)
+        f"<h2>{split}, {_ORDERS[order]}, history {'masked' if masked else 'ranked too'}</h2>" + _table(methods)
         for (split, order, masked), methods in sorted(tables.items(), key=str, reverse=True)
     ]
 
 
+def _differences(compared: Sequence[Mapping[str, Any]], reference: str | None) -> list[str]:
+    """A table for each held-out set and order of events: a line a ranking, recall and NDCG side by side."""
+    tables: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in compared:
+        tables[row["split"], row["order"]][_title(row["run"], row["ranking"])] += _difference_cells(row)
+    metrics = dict.fromkeys(row["metric"] for row in compared)
+    head = "<th></th>" + "".join(
+        f"<th>{metric}</th><th>95 % of users</th><th>p</th><th>seeds</th>" for metric in metrics
+    )
+    return [
+        f"<h2>{split}, {_ORDERS[order]}, history masked: differences from {html.escape(reference or '')}</h2>"
+        "<p>Over the same users, a PRORec run standing for its rescored search: mean of the seeds there are, a paired "
+        "bootstrap over users, and the least and the greatest difference of two runs with the same seed.</p>"
+        f"<table><tr>{head}</tr>"
+        + "".join(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>" for name, cells in lines.items())
+        + "</table>"
+        for (split, order), lines in sorted(tables.items(), reverse=True)
+    ]
+
+
+def _difference_cells(row: Mapping[str, Any]) -> list[str]:
+    seeds = f"{row['least']:+.4f} … {row['greatest']:+.4f} ({row['seeds']})" if row["seeds"] > 1 else str(row["seeds"])
+    interval = f"{row['low']:+.4f} … {row['high']:+.4f}"
+    return [f"<td>{cell}</td>" for cell in (f"{row['difference']:+.4f}", interval, f"{row['p_value']:.3f}", seeds)]
+
+
+def _title(run: str, ranking: str) -> str:
+    """As the tables of metrics call it."""
+    name, _, scores = ranking.partition(", ")
+    if name == "prorec":
+        return f"{run}, {scores}"
+    return f"{run}, stage I ranks" if name == "stage1" else run
+
+
 def _method(job: Job, row: Mapping[str, Any]) -> str:
     """What a row is called: the run, and which of its rankings."""
-    if row["method"] == "prorec":
-        return f"{job.run.name}, {'rescored' if row['rescored'] else 'codes only'}"
-    return job.run.name if row["method"] in ("sasrec", "popularity") else f"{job.run.name}, stage I ranks"
+    return _title(job.run.name, ranking_name(row["method"], rescored=row["rescored"]))
 
 
 def _table(methods: Mapping[str, list[dict[str, Any]]]) -> str:

@@ -1,7 +1,7 @@
 """Runs a plan: every training once, the same steps once for all, and a table and a report after each.
 
-`FOLDER/steps/` holds steps by the digest of their settings, `FOLDER/runs/` the artifacts, `FOLDER/results/` one JSON
-file for each finished run; what is there is not done again.
+`FOLDER/steps/` holds steps by the digest of their settings, `FOLDER/runs/` the artifacts, `FOLDER/results/` a JSON
+file for each finished run and the ranks of its users' targets; what is there is not done again.
 """
 
 import csv
@@ -15,11 +15,13 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 
 from models.errors import ModelError
 
 from .config import TrainingConfig
+from .differences import differences
 from .errors import ConfigError, TrainingError
 from .interactions import find_dataset
 from .plan import Job, Plan
@@ -56,14 +58,11 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
             _LOG.error("run %s failed: %s", job.key, outcome)
             continue
         done[job.key] = outcome | wanted
-        _result_path(job, folder).unlink(missing_ok=True)  # of other figures
-        write_once(_result_path(job, folder), json.dumps(done[job.key]))
-        write_table(done, jobs, folder / "results.csv")
-        write_report(done, jobs, folder / "report.html", title)
+        _keep(done[job.key], _result_path(job, folder))
+        _show(done, jobs, plan, folder, title)
         _LOG.info("run %s is done (%d of %d)", job.key, len(done), len(jobs))
     if done:
-        write_table(done, jobs, folder / "results.csv")
-        write_report(done, jobs, folder / "report.html", title)
+        _show(done, jobs, plan, folder, title)
     if failed:
         raise TrainingError(f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}; the log above says why")
     return folder / "report.html"
@@ -71,6 +70,33 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
 
 def _result_path(job: Job, folder: Path) -> Path:
     return folder / "results" / f"{job.key}.json"
+
+
+def _keep(result: Result, path: Path) -> None:
+    """The ranks go into a file beside, and the JSON says last that all is there."""
+    path.unlink(missing_ok=True)  # of other figures
+    aside = _ranks_path(path).with_suffix(".writing")
+    with aside.open("wb") as stream:
+        np.savez_compressed(stream, **result["ranks"])
+    aside.replace(_ranks_path(path))
+    write_once(path, json.dumps({name: value for name, value in result.items() if name != "ranks"}))
+
+
+def _ranks_path(path: Path) -> Path:
+    return path.with_suffix(".npz")
+
+
+def _show(done: dict[str, Result], jobs: Sequence[Job], plan: Plan, folder: Path, title: str) -> None:
+    """Tables and report of what is done so far."""
+    found = [job for job in jobs if job.key in done]
+    runs = {job.key: {"run": job.run.name, "kind": job.run.kind, "seed": job.seed, "order": job.order} for job in found}
+    write_table([runs[job.key] | row for job in found for row in done[job.key]["rows"]], folder / "results.csv")
+    compared: list[dict[str, Any]] = []
+    if plan.compared_with is not None:
+        compared = differences([(job, done[job.key]["ranks"]) for job in found], plan.compared_with)
+    if compared:
+        write_table(compared, folder / "differences.csv")
+    write_report(done, jobs, folder / "report.html", title, compared, plan.compared_with)
 
 
 def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
@@ -86,7 +112,11 @@ def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
         raise ConfigError(f"{path} is of other settings than the plan's run {job.run.name}; rename the run")
     if result.get("data", wanted["data"]) != wanted["data"]:
         raise ConfigError(f"{path} is of other data; choose another --out")
-    return result if all(result.get(name) == value for name, value in wanted.items()) else None
+    ranks = _ranks_path(path)
+    if not ranks.exists() or any(result.get(name) != value for name, value in wanted.items()):
+        return None
+    with np.load(ranks) as arrays:
+        return result | {"ranks": dict(arrays)}
 
 
 def _digest(paths: tuple[Path, ...]) -> str:
@@ -141,14 +171,8 @@ def _attempt_on_mine(job: Job, plan: Plan, data: Path, folder: Path) -> Result |
     return _attempt(job, plan, data, folder, _mine)
 
 
-def write_table(done: dict[str, Result], jobs: Sequence[Job], path: Path) -> None:
-    """One CSV row for each method, held-out set, mask and group of items of every run."""
-    rows = [
-        {"run": job.run.name, "kind": job.run.kind, "seed": job.seed, "order": job.order} | row
-        for job in jobs
-        if job.key in done
-        for row in done[job.key]["rows"]
-    ]
+def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """CSV, whole or not at all; `results.csv` has a row for each method, held-out set, mask and group of items."""
     aside = path.with_suffix(".writing")
     with aside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")

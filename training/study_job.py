@@ -12,6 +12,7 @@ from models.graph import catalog_inputs
 
 from .collaborative import CollaborativeTask
 from .diagnosis import code_use, diagnose, domination
+from .differences import rank_key
 from .evaluate import Ranked, rank_by_popularity, rank_by_scores, rank_by_search
 from .export import GraphSearch
 from .finish import Finish
@@ -40,7 +41,7 @@ class Measured:
 
 
 def run_job(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> dict[str, Any]:
-    """Trains and measures; everything about it that a report shows, JSON-ready."""
+    """Trains and measures; everything about it that a report shows, JSON-ready but for the ranks: int64 [users]."""
     config = job.config.model_copy(update={"device": device})
     run = Run(data, folder / "runs" / job.key, config, folder / "steps")
     holdouts = {"valid": run.split.valid} | ({"test": run.split.test} if plan.test else {})
@@ -60,7 +61,8 @@ def run_job(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> dict
     rows = [row for one in measured for row in _rows(one, holdouts[one.holdout], group)]
     curves = {name: {"history": p.history, "samples_per_s": p.samples_per_s, "seconds": p.seconds}
               for name, p in run.progress.items()}  # fmt: skip
-    return {"rows": rows, "curves": curves, "recipe": job.config.recipe()} | result
+    ranks = {rank_key(one.holdout, one.method, rescored=one.rescored): one.ranked.masked for one in measured}
+    return {"rows": rows, "ranks": ranks, "curves": curves, "recipe": job.config.recipe()} | result
 
 
 def _by_scores(method: str, at: str, holdout: Holdout, task: CollaborativeTask) -> Measured:

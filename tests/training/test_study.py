@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from training.__main__ import app
+from training.differences import differences, rank_key
 from training.errors import ConfigError, TrainingError
 from training.interactions import find_dataset
 from training.plan import Plan, packaged_plans, read_plan
@@ -79,6 +81,50 @@ def test_the_table_has_a_row_for_each_ranking(studied: Path) -> None:
     assert float(best["recall@10"]) > 0.9 > 0.6 > float(worst["recall@10"])
 
 
+def test_every_ranking_is_compared_with_the_first_prorec_over_the_same_users(studied: Path) -> None:
+    with (studied / "differences.csv").open() as stream:
+        compared = list(csv.DictReader(stream))
+    rankings = {(row["run"], row["ranking"]) for row in compared}
+    own = {(run, ranking) for run in ("prorec", "without-ikd") for ranking in ("prorec, codes only", "stage1")}
+    others = {("popularity", "popularity"), ("sasrec", "sasrec"), ("without-ikd", "prorec, rescored")}
+    assert rankings == own | others
+    assert len(compared) == 2 * 2 * len(rankings)  # validation and test, recall and NDCG
+    for metric in ("recall@10", "ndcg@10"):
+        worse, than = (
+            float(
+                rows(studied, run=run, split="test", items="all", history_masked="True", rescored=rescored)[0][metric]
+            )
+            for run, rescored in (("popularity", ""), ("prorec", "True"))
+        )
+        found = next(
+            row for row in compared if (row["run"], row["split"], row["metric"]) == ("popularity", "test", metric)
+        )
+        assert float(found["difference"]) == pytest.approx(worse - than)
+        assert float(found["low"]) < float(found["difference"]) < float(found["high"]) < 0
+        assert float(found["p_value"]) < 0.001
+
+
+def test_seeds_are_averaged_for_each_user_and_their_spread_stands_beside() -> None:
+    jobs = Plan.model_validate({"seeds": [0, 1], "run": [{"name": "a"}, {"name": "b"}]}).jobs()
+    places = {("a", 0): [0, -1, 9, 10], ("a", 1): [0, -1, -1, 0], ("b", 0): [0, 0, 0, 0], ("b", 1): [0, 0, 0, -1]}
+    key = rank_key("test", "prorec", rescored=True)
+    found = differences([(job, {key: np.array(places[job.run.name, job.seed])}) for job in jobs], "b")
+    recall = next(row for row in found if row["metric"] == "recall@10")
+    assert (recall["run"], recall["seeds"], recall["least"], recall["greatest"]) == ("a", 2, -0.5, -0.25)
+    assert recall["difference"] == pytest.approx(-0.375)
+    assert differences([], "b") == []
+
+
+def test_results_without_ranks_are_measured_again(ring: Path, tmp_path: Path) -> None:
+    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    run_study(plan, ring / "data", tmp_path)
+    ranks = tmp_path / "results" / "popularity-shuffled-0.npz"
+    ranks.unlink()
+    run_study(plan, ring / "data", tmp_path)
+    assert ranks.exists()
+    assert not (tmp_path / "differences.csv").exists()  # a plan without PRORec names nothing to compare with
+
+
 def test_targets_are_in_one_group_each(studied: Path) -> None:
     found = rows(studied, run="sasrec", split="valid", history_masked="True")
     users = {row["items"]: int(row["users"]) for row in found}
@@ -118,7 +164,13 @@ def test_the_report_is_one_file_that_shows_every_figure(studied: Path) -> None:
     text = (studied / "report.html").read_text()
     assert text.count("<svg") == text.count("</svg>") == 8
     assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
-    for heading in ("Beam regret", "Which modality explains the codes", "Learning curves", "test, ties shuffled"):
+    for heading in (
+        "Beam regret",
+        "Which modality explains the codes",
+        "Learning curves",
+        "test, ties shuffled",
+        "differences from prorec",
+    ):
         assert heading in text
 
 
@@ -237,6 +289,7 @@ def test_seeds_and_settings_of_the_command_win_over_the_plans_and_its_runs() -> 
         ('[[run]]\nname = "a"\nset = ["nothing=1"]\n', "does not set anything"),
         ('[[run]]\nname = "a"\nkind = "sasrec"\nset = ["sasrec="]\n', "switched off"),
         ("[[run]\n", "plan.toml"),
+        ('reference = "c"\n[[run]]\nname = "a"\n', "no run c"),
     ],
 )
 def test_a_plan_that_cannot_be_used_is_refused(ring: Path, runs: str, message: str) -> None:
@@ -250,8 +303,6 @@ def test_an_unknown_plan_names_those_there_are() -> None:
 
 
 def test_groups_are_head_tail_and_cold() -> None:
-    import numpy as np
-
     counts = np.array([9, 0, 3, 1, 8, 2, 0, 1, 1, 1])
     groups = item_groups(counts, counts > 0)
     assert groups["head"].tolist() == [True, False, False, False, True] + [False] * 5

@@ -1,0 +1,84 @@
+"""How far the rankings of a study lie from its reference for the same users, and whether that is more than chance."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .metrics import gains_at, paired_bootstrap
+from .plan import Job
+
+K: Final = 10
+Gains = NDArray[np.float64]
+Ranks = Mapping[str, NDArray[np.int64]]
+Row = dict[str, Any]
+
+
+def ranking_name(method: str, *, rescored: bool | None) -> str:
+    """What ranks, and with which scores where there are several: "prorec, rescored"."""
+    return method + {None: "", False: ", codes only", True: ", rescored"}[rescored]
+
+
+def rank_key(holdout: str, method: str, *, rescored: bool | None) -> str:
+    """Name of a ranking among the ranks of a run."""
+    return f"{holdout}: {ranking_name(method, rescored=rescored)}"
+
+
+def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]:
+    """Recall@10 and NDCG@10, history masked, of every ranking minus the one that the run `reference` is known for.
+
+    A user counts with the mean over the seeds that there are of a run, so the interval is of users, and the spread of
+    seeds stands beside it: the least and the greatest difference of two runs with the same seed.
+    """
+    rows = []
+    for (holdout, order), methods in _by_set_and_order(found).items():
+        known = next((methods[name] for name in _known_for(reference) if name in methods), None)
+        rows += [
+            {"split": holdout, "order": order, "run": run, "ranking": method} | compared
+            for (run, method), ranks in methods.items()
+            if known is not None and ranks is not known
+            for compared in _compared(ranks, known)
+        ]
+    return rows
+
+
+def _known_for(run: str) -> Iterator[tuple[str, str]]:
+    """A PRORec run is known for its rescored search."""
+    return ((run, method) for method in ("prorec, rescored", "sasrec", "popularity"))
+
+
+Seeds = dict[int, NDArray[np.int64]]
+
+
+def _by_set_and_order(found: Iterable[tuple[Job, Ranks]]) -> dict[tuple[str, str], dict[tuple[str, str], Seeds]]:
+    """(held-out set, order) → (run, ranking) → seed → ranks."""
+    groups: dict[tuple[str, str], dict[tuple[str, str], Seeds]] = defaultdict(lambda: defaultdict(dict))
+    for job, ranks in found:
+        for key, places in ranks.items():
+            holdout, method = key.split(": ")
+            groups[holdout, job.order][job.run.name, method][job.seed] = places
+    return groups
+
+
+def _compared(ranks: Seeds, reference: Seeds) -> Iterator[Row]:
+    metrics: tuple[Literal["recall", "ndcg"], ...] = ("recall", "ndcg")
+    for metric in metrics:
+        mine, theirs = ({s: gains_at(r, K, metric) for s, r in seeds.items()} for seeds in (ranks, reference))
+        result = paired_bootstrap(_mean(mine), _mean(theirs))
+        by_seed = [float(np.mean(mine[seed] - theirs[seed])) for seed in sorted(mine.keys() & theirs.keys())]
+        yield {
+            "metric": f"{metric}@{K}",
+            "difference": result.mean_difference,
+            "low": result.low,
+            "high": result.high,
+            "p_value": result.p_value,
+            "seeds": len(by_seed),
+            "least": min(by_seed, default=None),
+            "greatest": max(by_seed, default=None),
+        }
+
+
+def _mean(gains: Mapping[int, Gains]) -> Gains:
+    return np.mean(list(gains.values()), axis=0, dtype=np.float64)
