@@ -106,7 +106,7 @@ def evaluate(
 def study(
     data: Data,
     plan: Annotated[str, typer.Option(help="A plan's TOML file, or the name of one that comes with the package.")],
-    out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, results.csv, differences.csv and report.html.")],
+    out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, tables and report.html.")],
     device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Instead of the plan's seeds, for all runs.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="One more setting for all runs.")] = None,
