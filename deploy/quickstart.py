@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -66,27 +67,32 @@ def _free_port() -> int:
 
 def _step(title: str, command: list[str]) -> None:
     print(f"\n── {title}", flush=True)
-    if code := _wait_for(subprocess.Popen(command)):
-        sys.exit(code)
+    step = _started(command)
+    _pass_on(lambda number: step.send_signal(number))
+    if code := step.wait():
+        sys.exit(code if code > 0 else 128 - code)  # as a shell counts children that a signal ended
 
 
 def _serve(command: list[str], port: int) -> int:
-    """Runs the service in a process group of its own, so that Ctrl-C reaches it once, through us."""
+    """Runs the service until something ends us; it drains first."""
     print("\n── Serving", flush=True)
-    service = subprocess.Popen(command, start_new_session=True, env=os.environ | {"PROREC_PORT": str(port)})
-    signal.signal(signal.SIGINT, lambda *_: service.terminate())
-    signal.signal(signal.SIGTERM, lambda *_: service.terminate())
+    service = _started(command, PROREC_PORT=str(port))
+    _pass_on(lambda _: service.terminate())
     address = f"http://{_HOST.replace('0.0.0.0', '127.0.0.1')}:{port}"
     if _wait_until_ready(service, address):
         _print_summary(address)
     return service.wait()
 
 
-def _wait_for(child: "subprocess.Popen[bytes]") -> int:
-    """The child's exit code. Ctrl-C reaches it by itself, and it ends in its own way; SIGTERM is passed on."""
-    signal.signal(signal.SIGINT, lambda *_: None)
-    signal.signal(signal.SIGTERM, lambda *_: child.terminate())
-    return child.wait()
+def _started(command: list[str], **environment: str) -> "subprocess.Popen[bytes]":
+    """A child in a process group of its own: Ctrl-C, which a terminal sends to all of ours, reaches it through us."""
+    return subprocess.Popen(command, process_group=0, env=os.environ | environment)
+
+
+def _pass_on(tell: Callable[[int], None]) -> None:
+    """What ends us is told to the child, once, whether it came from a terminal or to us alone."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: tell(number))
 
 
 def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:

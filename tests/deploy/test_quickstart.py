@@ -1,0 +1,45 @@
+"""What `make quickstart` does with a signal while one of its steps works."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+STEP = """
+import signal, sys, time
+def end(number, _):
+    print("told", number, flush=True)
+    time.sleep(0.5)  # a second signal would be told too
+    sys.exit(7)
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    signal.signal(number, end)
+print("working", flush=True)
+time.sleep(60)
+"""
+QUICKSTART = (
+    "import sys; from deploy import quickstart; quickstart._step('a step', [sys.executable, '-c', sys.argv[1]])"
+)
+
+
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_step_is_told_once_what_ends_us_and_ends_in_its_own_way(
+    send: Callable[[int, int], None], number: signal.Signals
+) -> None:
+    """By a terminal, which tells the whole process group, or by somebody who tells our process alone."""
+    started = [sys.executable, "-c", QUICKSTART, STEP]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as quickstart:
+        assert quickstart.stdout is not None
+        assert [quickstart.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+        send(quickstart.pid, number)
+        assert quickstart.stdout.read() == f"told {number.value}\n"
+        assert quickstart.wait(10) == 7
+
+
+def test_a_step_that_a_signal_ends_gives_the_exit_code_of_a_shell() -> None:
+    step = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    ended = subprocess.run([sys.executable, "-c", QUICKSTART, step], stdout=subprocess.PIPE, check=False)
+    assert ended.returncode == 128 + signal.SIGKILL
