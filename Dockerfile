@@ -10,7 +10,8 @@ COPY pyproject.toml README.md ./
 COPY models models
 COPY service service
 COPY training training
-RUN pip install --no-cache-dir ".${EXTRAS}"
+# What was downloaded once stays with the builder, so that a change of the sources downloads nothing.
+RUN --mount=type=cache,target=/root/.cache/pip pip install ".${EXTRAS}"
 
 RUN useradd --create-home --uid 10001 prorec && mkdir /data && chown prorec /data
 USER prorec

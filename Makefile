@@ -73,5 +73,5 @@ $(VENV)/.dev: $(VENV)/.training
 	$(BIN)/python -m pip install --quiet --editable '.[training,dev]'
 	@touch $@
 
-clean: ## remove the environment, trained models and the embedded Redis' data
-	rm -rf $(VENV) artifacts data var
+clean: ## remove the environment, trained models, fetched MovieLens data and the embedded Redis' data
+	rm -rf $(VENV) artifacts data/movielens-100k var

@@ -56,7 +56,7 @@ def _activate(python: str) -> None:
 def _free_port() -> int:
     """The port to serve on, asked for before the long work and not after it; PROREC_PORT=0 takes any."""
     wanted = os.environ.get("PROREC_PORT") or "8000"
-    with socket.socket() as probe:
+    with socket.socket(socket.AF_INET6 if ":" in _HOST else socket.AF_INET) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((_HOST, int(wanted)))
@@ -78,7 +78,7 @@ def _serve(command: list[str], port: int) -> int:
     print("\n── Serving", flush=True)
     service = _started(command, PROREC_PORT=str(port))
     _pass_on(lambda _: service.terminate())
-    address = f"http://{_HOST.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    address = _address(_HOST, port)
     if _wait_until_ready(service, address):
         _print_summary(address)
     return service.wait()
@@ -93,6 +93,12 @@ def _pass_on(tell: Callable[[int], None]) -> None:
     """What ends us is told to the child, once, whether it came from a terminal or to us alone."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, _: tell(number))
+
+
+def _address(host: str, port: int) -> str:
+    """Where a service that listens on `host` answers on this machine."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:

@@ -159,7 +159,7 @@ def _attributes(items: int) -> Attributes:
             Field("price", "number", 0, items),
             Field("shelf", "keyword", GENRES, items),
         ),
-        refused=frozenset(),
+        refused={},
         keys=ItemIds.build(keys),
         posting_bounds=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
         posting_item=np.concatenate([genre, np.arange(items)]).astype(np.int32),

@@ -211,7 +211,9 @@ def parse_manifest(raw: Any, source: str) -> Manifest:
     """Validates a decoded manifest; `source` names it in errors."""
     found = raw.get("schema_version") if isinstance(raw, dict) else None
     if found != SCHEMA_VERSION:
-        raise ArtifactSchemaError(f"{source} has schema version {found}, this program reads {SCHEMA_VERSION}")
+        raise ArtifactSchemaError(
+            f"{source} has schema version {found}, this program reads {SCHEMA_VERSION}: export it again"
+        )
     try:
         return Manifest.model_validate(raw)
     except ValidationError as error:

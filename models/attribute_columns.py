@@ -34,37 +34,40 @@ class Column:
             self.values.append(code)
 
 
-def gather(metadata: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Column], set[str]]:
-    """Columns by name, sorted, and the names of fields that cannot be one."""
+def gather(metadata: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Column], dict[str, str]]:
+    """Columns by name, sorted; and the fields that cannot be one, each with the reason: the end of "it …"."""
     columns: dict[str, Column] = {}
-    refused: set[str] = set()
+    refused: dict[str, str] = {}
     most_values = len(metadata) // 2 if len(metadata) > _VARIED_ITEMS else math.inf
     for item, row in enumerate(metadata):
         for name, value in row.items():
             if name in refused or name == _ITEM_ID:
                 continue
-            if not _take(columns, item, name, value, most_values):
+            try:
+                _take(columns, item, name, value, most_values)
+            except UnfilterableError as error:
                 columns.pop(name, None)  # at once: it may be a dictionary of millions
-                refused.add(name)
-    kept = sorted(columns, key=lambda name: (-columns[name].present, name))[:MOST_FIELDS]
-    return {name: columns[name] for name in sorted(kept)}, refused | (columns.keys() - set(kept))
+                refused[name] = str(error)
+    by_presence = sorted(columns, key=lambda name: (-columns[name].present, name))
+    refused |= dict.fromkeys(by_presence[MOST_FIELDS:], f"is not among the {MOST_FIELDS} that most items have")
+    return {name: columns[name] for name in sorted(by_presence[:MOST_FIELDS])}, refused
 
 
-def _take(columns: dict[str, Column], item: int, name: str, value: Any, most_values: float) -> bool:
-    """Whether the field can still be filtered by."""
-    try:
-        attribute = read_attribute(value)
-    except UnfilterableError:
-        return False
+def _take(columns: dict[str, Column], item: int, name: str, value: Any, most_values: float) -> None:
+    """Raises UnfilterableError where the field cannot be filtered by any more."""
+    attribute = read_attribute(value)
     if attribute is None:
-        return True
+        return
+    if len(name) > LONGEST_TEXT:
+        raise UnfilterableError(f"has a name of {len(name)} characters, more than {LONGEST_TEXT}")
     if name not in columns:
         columns[name] = Column(attribute.kind)
     column = columns[name]
-    if column.kind != attribute.kind or len(name) > LONGEST_TEXT:
-        return False
+    if column.kind != attribute.kind:
+        raise UnfilterableError(f"is a {column.kind} for some items and a {attribute.kind} for others")
     column.add(item, attribute.values)
-    return len(column.codes) <= most_values
+    if len(column.codes) > most_values:
+        raise UnfilterableError("has another text for more than every second item, as a name has")
 
 
 def of_kind(columns: Mapping[str, Column], kind: FieldKind) -> dict[str, Column]:

@@ -42,7 +42,7 @@ class Attributes:
     """The attributes of N items.
 
     schema          by name
-    refused         names of fields that cannot be filtered by
+    refused         fields that cannot be filtered by, each with the reason: the end of a sentence that begins with "it"
     keys            every (keyword field, value) as "ROW\\0VALUE", each field's values sorted
     posting_bounds  int64 [values + 1], items of value v are posting_item[posting_bounds[v]:posting_bounds[v + 1]]
     posting_item    int32, ascending for each value
@@ -53,7 +53,7 @@ class Attributes:
 
     item_count: int
     schema: tuple[Field, ...]
-    refused: frozenset[str]
+    refused: Mapping[str, str]
     keys: ItemIds
     posting_bounds: NDArray[np.int64]
     posting_item: NDArray[np.int32]
@@ -76,7 +76,7 @@ class Attributes:
         return cls(
             item_count=len(metadata),
             schema=tuple(sorted(schema)),
-            refused=frozenset(refused),
+            refused=refused,
             keys=ItemIds.build(keys),
             posting_bounds=bounds,
             posting_item=items,
@@ -92,7 +92,9 @@ class Attributes:
         try:
             raw = json.loads(path.read_bytes())
             schema = tuple(Field(**row) for row in raw["fields"])
-            refused = frozenset(raw["refused"])
+            refused = raw["refused"]
+            if isinstance(refused, list):  # of an export that did not keep the reasons
+                refused = dict.fromkeys(refused, "was refused when the model was exported")
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise ArtifactCorruptError(f"{path} cannot be read: {error!r}") from None
         names = ("text", "bounds", "hash", "index")
@@ -116,7 +118,7 @@ class Attributes:
     def write(self, writer: "ArtifactWriter") -> None:
         """Adds the schema and the arrays to an artifact."""
         fields = [entry._asdict() for entry in self.schema]
-        text = json.dumps({"fields": fields, "refused": sorted(self.refused)}, ensure_ascii=False)
+        text = json.dumps({"fields": fields, "refused": dict(sorted(self.refused.items()))}, ensure_ascii=False)
         (writer.folder / SCHEMA).write_text(text, encoding="utf-8")
         keys: dict[str, NDArray[Any]] = {
             "text": self.keys.text,

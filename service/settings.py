@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     max_history: int = Field(10_000, ge=1, description="history items of one request")
     max_exclude: int = Field(10_000, ge=0, description="excluded items of one request")
     max_body_bytes: int = Field(1_048_576, ge=1)
+    max_catalog_body_bytes: int = Field(16_777_216, ge=1, description="of one change of the catalog")
     max_batch_requests: int = Field(100, ge=1, description="requests in one POST /recommend/batch")
     max_filter_values: int = Field(1000, ge=1, description="values in one filter, and ids in `include_items`")
     max_catalog_items: int = Field(1000, ge=1, description="items in one change of the catalog")
@@ -61,7 +62,7 @@ class Settings(BaseSettings):
     poll_interval_s: float = Field(1.0, gt=0, description="how often Redis is asked what is active")
     warm_previous: int = Field(1, ge=0, description="earlier versions whose engines stay loaded, for instant rollback")
     warm_memory_percent: float = Field(
-        20.0, ge=0, le=100, description="they are ended where less of the machine's memory is available"
+        20.0, ge=0, le=100, description="they are ended where less of the memory is available"
     )
     filter_cache_bytes: int = Field(268_435_456, ge=1_048_576, description="compiled filters of one engine")
     spare_items: int = Field(65_536, ge=0, description="items that can be added live to one model")
@@ -71,6 +72,9 @@ class Settings(BaseSettings):
         50.0, ge=0, le=100, description="of its answers, more than under the version before; above it roll back"
     )
     rollback_min_requests: int = Field(100, ge=1, description="answers before a rate counts")
+    drain_notice_s: float = Field(
+        0.3, ge=0, description="between readiness that goes off and connections that are refused"
+    )
     drain_timeout_s: float = Field(30.0, ge=0, description="how long requests in flight may take at the end")
     log_format: Literal["text", "json"] = "text"
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,5 +1,6 @@
 """From a trained run to its artifact: what new items need, the tables, the proof, the test metrics."""
 
+import logging
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,9 @@ from .text_export import TextEncoderFiles
 
 _PROOF_HISTORIES = 64
 _PROOF_ITEMS = 256
+_SHOWN = 20  # attributes that cannot be filtered by
+
+_LOG = logging.getLogger(__name__)
 
 
 class Trained(Protocol):
@@ -62,7 +66,13 @@ class Finish:
 
     def write(self, measure: Evaluate | None = None) -> Artifact:
         """The artifact, with what `measure` finds through its graphs in its manifest."""
-        return write_artifact(self.run.out, self._package(), measure)
+        artifact = write_artifact(self.run.out, self._package(), measure)
+        refused = artifact.attributes.refused
+        for name, reason in list(refused.items())[:_SHOWN]:
+            _LOG.info("filters cannot compare %r: it %s", name, reason)
+        if len(refused) > _SHOWN:
+            _LOG.info("nor %d attributes more", len(refused) - _SHOWN)
+        return artifact
 
     def test_metrics(self, searches: dict[int, GraphSearch]) -> Metrics:
         """PRORec, popularity and, where it was trained, SASRec on the test set."""

@@ -40,7 +40,10 @@ class CatalogEditor:
         unknown = await self._unknown(
             ids, [None if item.attributes is None else _json(item.attributes) for item in items]
         )
-        changes = [ItemChange(item.item_id, item.available, item.attributes) for item in items]
+        changes = [
+            ItemChange(item.item_id, reset=item.reset, available=item.available, attributes=item.attributes)
+            for item in items
+        ]
         return await self._change(changes, unknown, wait_ms)
 
     async def add(self, items: Sequence[NewItem], wait_ms: int | None) -> CatalogAnswer:

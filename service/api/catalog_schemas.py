@@ -55,6 +55,11 @@ class ItemPatch(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
     item_id: ItemId
+    reset: bool = Field(
+        False,
+        description="First forget what was set live: the model's own attributes count again, and the item is available."
+        " An item that was added or removed stays so.",
+    )
     available: bool | None = Field(None, description="Whether it may be recommended; histories may hold it anyway.")
     attributes: Annotated[dict[str, Any], AfterValidator(_attributes)] | None = Field(
         None, description="Merged into the item's metadata (RFC 7396, top level): null takes an attribute away."
@@ -62,8 +67,8 @@ class ItemPatch(BaseModel):
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.available is None and self.attributes is None:
-            raise PydanticCustomError("empty_change", "must have available, attributes, or both")
+        if self.available is None and self.attributes is None and not self.reset:
+            raise PydanticCustomError("empty_change", "must have available, attributes, or reset")
         return self
 
 
@@ -136,5 +141,39 @@ class CatalogAnswer(BaseModel):
         description="With `wait_ms`: which of the items the model that serves cannot recommend, and why."
     )
 
+
+class ChangedItem(BaseModel):
+    """What differs from the trained catalogs for one item, in every version."""
+
+    item_id: str
+    revision: int = Field(description="`catalog_revision` of its last change.")
+    available: bool
+    removed: bool
+    attributes: dict[str, Any] = Field(description="Set live, over its metadata; null takes one away.")
+    item: dict[str, Any] | None = Field(description="Metadata of an item that was added live.")
+
+
+class ChangedItems(BaseModel):
+    """Items in the order of their last changes."""
+
+    catalog_revision: int
+    items: list[ChangedItem]
+    next: int | None = Field(description="`since` of the next page; null: these are the last.")
+
+
+CHANGES_EXAMPLE: Final[dict[str, Any]] = {
+    "catalog_revision": 8,
+    "items": [
+        {
+            "item_id": "B001MA0QY2",
+            "revision": 7,
+            "available": True,
+            "removed": False,
+            "attributes": {"price": 19.9, "sale": None},
+            "item": None,
+        },
+    ],
+    "next": None,
+}
 
 CATALOG_EXAMPLE: Final[dict[str, Any]] = {"catalog_revision": 8, "changed": 2, "unknown": [], "unplaced": {}}

@@ -66,6 +66,7 @@ def describe_version(settings: Settings, router: Router) -> Version:
         codes=CodeShape(length=info.code_length, tokens_per_level=info.tokens_per_level) if info else None,
         limits=Limits(
             body_bytes=settings.max_body_bytes,
+            catalog_body_bytes=settings.max_catalog_body_bytes,
             history_items=settings.max_history,
             exclude_items=settings.max_exclude,
             filter_values=settings.max_filter_values,

@@ -37,6 +37,7 @@ _VERSION: Final[dict[str, JsonValue]] = {
     "codes": {"length": 3, "tokens_per_level": 256},
     "limits": {
         "body_bytes": 1048576,
+        "catalog_body_bytes": 16777216,
         "history_items": 10000,
         "exclude_items": 10000,
         "filter_values": 1000,
@@ -108,6 +109,7 @@ class Limits(BaseModel):
     """What is refused above it. Null: unknown while no model is loaded."""
 
     body_bytes: int
+    catalog_body_bytes: int = Field(description="Of one change of the catalog.")
     history_items: int
     exclude_items: int
     filter_values: int = Field(description="Values in the filter of one request, and ids in `include_items`.")

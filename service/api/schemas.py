@@ -149,7 +149,11 @@ class RecommendRequest(BaseModel):
     )
     include_items: ItemIds | None = Field(None, description="Only these item ids may come back.")
     diversity: float = Field(
-        0.0, ge=0, le=1, description="0: by score alone; 1: no two items whose codes begin with the same token."
+        0.0,
+        ge=0,
+        le=1,
+        description="0: by score alone; 1: no two items whose codes begin with the same token, where enough others were"
+        " found. In between max(1, ⌈k · (1 - diversity)⌉) of them may.",
     )
     min_score: float | None = Field(None, description="Items with a lower score do not come back.")
     user_id: str | None = Field(

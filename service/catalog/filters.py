@@ -120,9 +120,9 @@ class Matcher:
 
 def compile_filter(items: Items, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> Matcher:
     """Raises BadFilter with an error for every attribute that is not known and every value of the wrong kind."""
-    fields = items.overlay.fields
+    fields, refused = items.overlay.fields, items.attributes.refused
     errors: list[FieldError] = []
-    comparisons = [comparison for condition in conditions for comparison in _read(condition, fields, errors)]
+    comparisons = [comparison for condition in conditions for comparison in _read(condition, fields, refused, errors)]
     if errors:
         first = errors[0]["detail"]
         raise BadFilter(f"{first[0].upper()}{first[1:]}; {_known(fields)}", errors)
@@ -166,12 +166,17 @@ def _tagged(value: Scalar) -> tuple[str, Scalar]:
     return ("b", value) if isinstance(value, bool) else ("n", float(value) + 0.0)
 
 
-def _read(condition: Condition, fields: Mapping[str, FieldKind], errors: list[FieldError]) -> Iterator[Comparison]:
+def _read(
+    condition: Condition, fields: Mapping[str, FieldKind], refused: Mapping[str, str], errors: list[FieldError]
+) -> Iterator[Comparison]:
     """The comparisons of a condition; what is wrong with it is added to `errors`."""
     name = condition.field
     kind = fields.get(name)
     if kind is None:
-        errors.append(FieldError(pointer=pointer("filter", name), detail=f"no attribute is called {name!r}"))
+        detail = f"no attribute is called {name!r}"
+        if name in refused:
+            detail = f"{name!r} cannot be filtered by: it {refused[name]}"
+        errors.append(FieldError(pointer=pointer("filter", name), detail=detail))
         return
     errors += _wrong(condition, kind)
     if condition.any_of:

@@ -30,3 +30,4 @@ class ItemChange(msgspec.Struct, frozen=True):
     remove: bool = False
     item: dict[str, Any] | None = None  # add the item, or replace what was added
     embeddings: dict[str, bytes] = {}
+    reset: bool = False  # first forget what was set live; what was added or removed stays so

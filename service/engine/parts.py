@@ -4,12 +4,10 @@ One operator after another on all cores would meet at the end of every one of so
 meet once.
 """
 
-import os
 import threading
 import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Final, Generic, TypeVar
 
@@ -74,19 +72,6 @@ def split_by_length(rows: Sequence[SearchRow], cores: int) -> list[list[int]]:
     cost = lengths[order] + _DECODING
     part = ((np.cumsum(cost) - cost / 2) * count / cost.sum()).astype(np.int64)
     return [order[part == number].tolist() for number in range(count) if (part == number).any()]
-
-
-def physical_cores() -> int:
-    """Cores this process may use; threads that share one count once. Where the kernel does not say, all count."""
-    usable = os.sched_getaffinity(0)
-    return len({_siblings(cpu) for cpu in usable})
-
-
-def _siblings(cpu: int) -> str:
-    try:
-        return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list").read_text(encoding="ascii")
-    except OSError:
-        return str(cpu)
 
 
 def _work(calls: "SimpleQueue[tuple[Callable[[], T], Future[T]] | None]") -> None:

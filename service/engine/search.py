@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.graph import OUTPUTS, Inputs, SearchRow, catalog_inputs, request_inputs
+from service.machine import usable_cores
 
 from .devices import CPU, cpu_session
-from .parts import PartThreads, physical_cores, split_by_length
+from .parts import PartThreads, split_by_length
 from .precision import Graphs, graphs_of
 
 SPARE_DEAD: Final = 64
@@ -127,7 +128,7 @@ class GraphSearch:
         """
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
-        self._threads = threads or physical_cores()
+        self._threads = threads or usable_cores()
         graphs = graphs_of(artifact, "fp32") if graphs is None else graphs
         self._sessions = {width: cpu_session(graph) for width, graph in graphs.items()}
         self._parts = PartThreads[_Outputs](self._threads - 1)

@@ -1,7 +1,7 @@
 """New items and changed attributes, checked before anything is written, and the embeddings of new items."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -133,7 +133,7 @@ def _id_fault(item_id: Any) -> str | None:
 
 
 def _wrong_attributes(
-    values: Mapping[str, Any], kinds: dict[str, FieldKind], refused: frozenset[str], *where: str | int
+    values: Mapping[str, Any], kinds: dict[str, FieldKind], refused: Collection[str], *where: str | int
 ) -> Iterator[FieldError]:
     """Values whose kind contradicts that of the attribute; a new attribute gets the kind of its first value."""
     for name, value in values.items():

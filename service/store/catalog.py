@@ -45,6 +45,15 @@ class CatalogSighting:
 
 
 @dataclass(frozen=True)
+class CatalogPage:
+    """Items in the order of their last changes: all of every revision that it holds some of."""
+
+    revision: int  # of the catalog
+    records: list[ItemRecord] = field(repr=False)
+    then: int | None  # revision to go on after; None: these are the last
+
+
+@dataclass(frozen=True)
 class Catalog:
     """Reads and changes the records of one namespace."""
 
@@ -87,6 +96,24 @@ class Catalog:
         if word == b"whole":
             return CatalogSighting(_number(now), self._all(), whole=True, era=era_now.decode())
         return CatalogSighting(_number(now), _in_order(map(_record, found)), era=era_now.decode())
+
+    def page(self, since: int, limit: int) -> CatalogPage:
+        """Errors as in `Store.catalog_page`."""
+        revision, _ = self.state()
+        scored = self._changed(f"({since}", "+inf", start=0, num=limit)
+        then = None
+        if len(scored) == limit:
+            then = int(scored[-1][1])
+            scored = [one for one in scored if one[1] < then] + self._changed(then, then)
+        held = self._held([name.decode(errors="surrogatepass") for name, _ in scored])
+        return CatalogPage(revision, _in_order(record for record in held if record is not None), then)
+
+    def _changed(self, least: str | int, most: str | int, **part: int) -> list[tuple[bytes, float]]:
+        """(item id, revision of its last change), in that order."""
+        found: list[tuple[bytes, float]] = self.redis.ask(
+            lambda client: client.zrangebyscore(self.keys.changed, least, most, withscores=True, **part)
+        )
+        return found
 
     def _all(self) -> list[ItemRecord]:
         """Every record. Those changed meanwhile may be newer than the revision read before; they are told again."""
@@ -131,6 +158,8 @@ def merge(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
     set to None stays in the record, so that it hides the item's own.
     """
     now = record or ItemRecord(change.item_id, 0)
+    if change.reset:
+        now = msgspec.structs.replace(now, available=True, attributes={})
     if change.remove:
         now = msgspec.structs.replace(now, removed=True)
     if change.item is not None:

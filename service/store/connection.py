@@ -16,7 +16,8 @@ from redis.sentinel import MasterNotFoundError, Sentinel
 from ..errors import SettingsError, StoreError, StoreUnavailable
 
 SCHEMES: Final = (
-    "redis://, rediss://, unix://, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB] or redis+cluster://HOST:PORT,…"
+    "redis://, rediss://, unix://, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB] or redis+cluster://HOST:PORT,…, "
+    "the last two with rediss+ for TLS"
 )
 _PLAIN: Final = ("redis", "rediss", "unix")
 _LISTS: Final = {"sentinel": 26379, "cluster": 6379}  # kind → default port

@@ -12,7 +12,7 @@ from models.artifact import Artifact, Manifest
 from ..catalog.records import ItemChange, ItemRecord
 from ..embedded_redis import embedded_redis
 from ..settings import Settings
-from .catalog import Catalog, CatalogChanged, CatalogSighting
+from .catalog import Catalog, CatalogChanged, CatalogPage, CatalogSighting
 from .connection import Connection
 from .deployment import ANY, Canary, Deployment, Deployments, Event, Unchanged, Unconditional
 from .fetch import Fetcher
@@ -178,6 +178,13 @@ class Store:
         while others change the catalog may hold records newer than its revision; the next call tells them again.
         """
         return self._catalog.since(since, era)
+
+    def catalog_page(self, since: int, limit: int) -> CatalogPage:
+        """About `limit` items that have changed after revision `since`, those first that have not changed for longest.
+
+        An item that changes while others go from page to page is told on a later one again. Raises StoreCorrupt.
+        """
+        return self._catalog.page(since, limit)
 
     def placements(self, version: str, item_ids: Iterable[str] | None = None) -> dict[str, tuple[int, ...]]:
         """Codes of added items (None: of all) in a version; an item without one is absent. Raises UnknownVersion."""

@@ -100,5 +100,8 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 
 def _address(listener: socket.socket) -> str:
+    """Where others may find it: by the name of this machine or container where it listens on all addresses."""
     host, port = listener.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -12,9 +12,8 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-import psutil
-
 from service.api.control import Route, Routes
+from service.machine import available_percent
 from service.store import Deployment
 
 from .board import Board
@@ -48,12 +47,6 @@ class Reading(Protocol):
 
     def dismiss(self) -> None:
         """Nobody asks the readers before the present one any more."""
-
-
-def available_percent() -> float:
-    """Share of the machine's memory that is available."""
-    memory = psutil.virtual_memory()
-    return 100.0 * memory.available / memory.total
 
 
 class Fleet:

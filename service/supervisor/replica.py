@@ -31,7 +31,6 @@ from .reporter import Reporter, describe
 from .scribe import Scribe
 from .workers import Workers
 
-_NOTICE_S: Final = 0.3  # answers say "Connection: close" for that long before connections are closed
 _MARGIN_S: Final = 3.0  # beyond a worker's own limit on its drain
 _KEPT: Final = 2  # earlier versions whose files stay, for a rollback that need not fetch
 
@@ -118,10 +117,13 @@ class Replica:
         self._reading.on_change = self._fleet.changed
 
     async def _drain(self, follower: Follower) -> None:
-        """From the outside in: readiness, connections, workers, engines. What Redis wants from now on is not heard."""
+        """From the outside in: readiness, connections, workers, engines. What Redis wants from now on is not heard.
+
+        Until connections are refused, answers say "Connection: close", and who probes readiness has time to find out.
+        """
         logger.info("draining")
         self._board.drain()
-        await asyncio.gather(asyncio.sleep(_NOTICE_S), follower.stop(_MARGIN_S))
+        await asyncio.gather(asyncio.sleep(self._settings.drain_notice_s), follower.stop(_MARGIN_S))
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())

@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
+from deploy import quickstart
+
 STEP = """
 import signal, sys, time
 def end(number, _):
@@ -31,12 +33,26 @@ def test_a_step_is_told_once_what_ends_us_and_ends_in_its_own_way(
 ) -> None:
     """By a terminal, which tells the whole process group, or by somebody who tells our process alone."""
     started = [sys.executable, "-c", QUICKSTART, STEP]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as quickstart:
-        assert quickstart.stdout is not None
-        assert [quickstart.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
-        send(quickstart.pid, number)
-        assert quickstart.stdout.read() == f"told {number.value}\n"
-        assert quickstart.wait(10) == 7
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+        send(process.pid, number)
+        assert process.stdout.read() == f"told {number.value}\n"
+        assert process.wait(10) == 7
+
+
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:80"),
+        ("0.0.0.0", "http://127.0.0.1:80"),
+        ("::", "http://[::1]:80"),
+        ("::1", "http://[::1]:80"),
+        ("shop", "http://shop:80"),
+    ],
+)
+def test_the_service_is_asked_where_it_listens(host: str, address: str) -> None:
+    assert quickstart._address(host, 80) == address
 
 
 def test_a_step_that_a_signal_ends_gives_the_exit_code_of_a_shell() -> None:

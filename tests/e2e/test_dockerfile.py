@@ -44,7 +44,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
             else:
                 shutil.copy(origin, place)
     venv.create(folder / "venv", with_pip=True)
-    (install,) = (command for command in instructions("RUN") if command.startswith("pip install"))
+    commands = (re.sub(r"^--mount=\S+ ", "", command) for command in instructions("RUN"))
+    (install,) = (command for command in commands if command.startswith("pip install"))
     command = shlex.split(install.replace("${EXTRAS}", ""))
     subprocess.run([folder / "venv/bin/python", "-m", *command, "--quiet"], cwd=app, check=True)
     shutil.rmtree(app)

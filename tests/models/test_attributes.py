@@ -1,3 +1,4 @@
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models.artifact import Artifact
 from models.attribute_columns import MOST_FIELDS
 from models.attribute_values import Attribute, UnfilterableError, read_attribute
 from models.attributes import SCHEMA, Attributes
@@ -60,25 +62,35 @@ def test_fields_get_the_kind_of_their_values() -> None:
 def test_a_field_of_two_kinds_or_with_an_unfit_value_is_refused() -> None:
     attributes = built({"mixed": 1, "long": "x", "fine": "y"}, {"mixed": "1", "long": "x" * 129}, {"mixed": 2})
     assert attributes.fields == {"fine": "keyword"}
-    assert attributes.refused == {"mixed", "long"}
+    assert attributes.refused == {
+        "mixed": "is a number for some items and a keyword for others",
+        "long": "holds a string of 129 characters, more than 128",
+    }
 
 
 def test_true_is_no_number() -> None:
-    assert built({"x": 1}, {"x": True}).refused == {"x"}
+    assert built({"x": 1}, {"x": True}).refused.keys() == {"x"}
 
 
 def test_a_keyword_that_tells_most_items_apart_is_refused_in_a_large_catalog() -> None:
     large = built(*({"name": str(n), "half": str(n // 2), "n": n} for n in range(1002)))
     assert large.fields == {"half": "keyword", "n": "number"}
-    assert large.refused == {"name"}
+    assert large.refused == {"name": "has another text for more than every second item, as a name has"}
     assert built(*({"name": str(n)} for n in range(1000))).fields == {"name": "keyword"}
+
+
+def test_an_export_that_kept_no_reasons_can_be_read(tmp_path: Path) -> None:
+    path = catalog_artifact(tmp_path, [{"bad": {}}, {}]).folder / "attributes.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"refused": ["bad"]}))
+    assert "bad" in Attributes.open(Artifact.open(path.parent, verify=False)).refused
 
 
 def test_the_fields_of_most_items_are_kept() -> None:
     attributes = built(*({f"f{n:03}": n for n in range(MOST_FIELDS + 5)} for _ in range(2)), {"f104": 1})
     assert len(attributes.fields) == MOST_FIELDS
     assert "f104" in attributes.fields
-    assert attributes.refused == {"f099", "f100", "f101", "f102", "f103"}
+    assert set(attributes.refused.values()) == {f"is not among the {MOST_FIELDS} that most items have"}
+    assert attributes.refused.keys() == {"f099", "f100", "f101", "f102", "f103"}
 
 
 def test_a_catalog_without_attributes_is_one_too(tmp_path: Path) -> None:
@@ -125,7 +137,7 @@ def test_what_is_written_is_read_back_and_mapped(tmp_path: Path) -> None:
     rows = [{"k": ["ü", "b"], "n": 3, "b": True, "bad": {}}, {"k": "ü", "n": 2}]
     opened = catalog_artifact(tmp_path, rows).attributes
     assert opened.fields == {"k": "keyword", "n": "number", "b": "boolean"}
-    assert opened.refused == {"bad"}
+    assert opened.refused == {"bad": "is an object"}
     assert (marked(opened, "k", ["ü"]), marked(opened, "n", [2, 3]), marked(opened, "b", [True])) == (
         [0, 1],
         [0, 1],

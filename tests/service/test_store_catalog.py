@@ -92,6 +92,12 @@ def test_several_changes_of_one_item_count_in_their_order(store: Store) -> None:
             {"item": {"t": 2}, "embeddings": {"f": b"2"}},
             {"item": {"t": 2}, "embeddings": {"f": b"2"}},
         ),
+        ({"available": False, "attributes": {"x": 1}}, {"reset": True}, {}),
+        ({"available": False, "attributes": {"x": 1, "y": 1}}, {"reset": True, "attributes": {"x": 2}},
+         {"attributes": {"x": 2}}),
+        ({"removed": True, "attributes": {"x": 1}}, {"reset": True}, {"removed": True}),
+        ({"item": {"t": 1}, "embeddings": {"e": b"1"}, "attributes": {"t": 2}}, {"reset": True},
+         {"item": {"t": 1}, "embeddings": {"e": b"1"}}),
         ({"removed": True}, {"item": {"t": 1}, "available": False}, {"item": {"t": 1}, "available": False}),
         ({"item": {"t": 1}, "embeddings": {"e": b"1"}}, {"embeddings": {"f": b"2"}},
          {"item": {"t": 1}, "embeddings": {"e": b"1", "f": b"2"}}),
@@ -141,6 +147,25 @@ def test_ten_thousand_items_change_in_one_step(store: Store) -> None:
     assert (part.revision, part.whole, set(changed_ids(part))) == (2, False, set(names))
     assert {record.revision for record in part.records} == {2}
     assert len(store.catalog_records(names)) == 10_000
+
+
+def test_changes_are_read_in_pages_of_whole_revisions(store: Store) -> None:
+    assert store.catalog_page(0, 10).records == []
+    for ids in (["a"], ["b", "c", "d"], ["e"], ["a"]):
+        store.change_items([ItemChange(one, attributes={"at": store.catalog_revision()}) for one in ids])
+    pages, since = [], 0
+    while True:
+        page = store.catalog_page(since, 2)
+        pages.append([record.item_id for record in page.records])
+        if page.then is None:
+            break
+        since = page.then
+    assert pages == [["b", "c", "d"], ["e", "a"], []]
+    assert store.catalog_page(2, 10).records == [
+        ItemRecord("e", 3, attributes={"at": 2}),
+        ItemRecord("a", 4, attributes={"at": 3}),
+    ]
+    assert (store.catalog_page(4, 10).revision, store.catalog_page(4, 10).then) == (4, None)
 
 
 def test_more_than_can_be_told_one_by_one_is_told_whole(store: Store) -> None:

@@ -12,7 +12,18 @@ from service.store import Store
 
 def settings(**values: Any) -> Settings:
     """Limits small enough to be crossed in a test."""
-    return Settings(**({"max_history": 5, "max_exclude": 4, "max_body_bytes": 2000, "max_timeout_ms": 60_000} | values))
+    return Settings(
+        **(
+            {
+                "max_history": 5,
+                "max_exclude": 4,
+                "max_body_bytes": 2000,
+                "max_catalog_body_bytes": 3000,
+                "max_timeout_ms": 60_000,
+            }
+            | values
+        )
+    )
 
 
 def client_of(router: Router, **values: Any) -> httpx.AsyncClient:

@@ -56,6 +56,28 @@ async def test_what_changes_nothing_makes_no_revision(router: Router, store: Sto
             assert (got.json()["catalog_revision"], got.json()["changed"]) == (1, changed)
 
 
+async def test_what_was_set_live_can_be_seen_and_forgotten(router: Router, store: Store, folder: Path) -> None:
+    async with editing(router, store, folder) as (client, _):
+        await client.patch(PATH, json={"items": [{"item_id": "a", "available": False, "attributes": {"price": 9}}]})
+        await client.patch(PATH, json={"items": [{"item_id": "b", "attributes": {"price": 1}}]})
+        first = await client.get("/catalog/changes", params={"limit": 1})
+        rest = await client.get("/catalog/changes", params={"since": first.json()["next"]})
+        got = await client.patch(PATH, json={"items": [{"item_id": "a", "reset": True, "attributes": {"new": True}}]})
+    a = {"item_id": "a", "revision": 1, "available": False, "removed": False, "attributes": {"price": 9}, "item": None}
+    b = {"item_id": "b", "revision": 2, "available": True, "removed": False, "attributes": {"price": 1}, "item": None}
+    assert first.json() == {"catalog_revision": 2, "items": [a], "next": 1}
+    assert rest.json() == {"catalog_revision": 2, "items": [b], "next": None}
+    assert got.json()["changed"] == 1
+    record = store.catalog_records(["a"])["a"]
+    assert (record.available, record.attributes) == (True, {"new": True})
+
+
+async def test_live_changes_are_shown_to_operators_alone(router: Router, store: Store, folder: Path) -> None:
+    async with editing(router, store, folder) as (client, _):
+        del client.headers["authorization"]
+        assert (await client.get("/catalog/changes")).status_code == 401
+
+
 async def test_without_a_reader_items_can_be_hidden_too(router: Router, store: Store) -> None:
     async with admin_of(router, store) as client:
         got = await client.patch(PATH, json={"items": [{"item_id": "a", "available": False}]})
@@ -184,7 +206,7 @@ async def test_numbers_and_nesting_that_cannot_be_kept_are_refused(
 
 
 @pytest.mark.parametrize("method", ["PATCH", "POST", "DELETE"])
-@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"", 400), (b" " * 2001, 413)])
+@pytest.mark.parametrize(("body", "status"), [(b"{", 400), (b"", 400), (b" " * 3000, 400), (b" " * 3001, 413)])
 async def test_bodies_are_read_as_everywhere(
     router: Router, store: Store, folder: Path, method: str, body: bytes, status: int
 ) -> None:

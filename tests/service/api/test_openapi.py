@@ -86,8 +86,8 @@ def test_every_error_an_operation_names_is_a_problem_with_an_example(document: d
 def test_what_needs_the_token_says_so(document: dict[str, Any]) -> None:
     secured = {name for name, operation in operations(document) if operation.get("security")}
     assert secured == {
-        "DELETE /catalog/items", "PATCH /catalog/items", "POST /catalog/items", "GET /events", "GET /replicas",
-        "GET /traffic", "PUT /traffic", "GET /models", "GET /models/{version}", "DELETE /models/{version}",
-        "POST /models/rollback", "POST /models/{version}/activate", "POST /models/{version}/load",
-        "POST /models/{version}/unload",
+        "DELETE /catalog/items", "GET /catalog/changes", "PATCH /catalog/items", "POST /catalog/items", "GET /events",
+        "GET /replicas", "GET /traffic", "PUT /traffic", "GET /models", "GET /models/{version}",
+        "DELETE /models/{version}", "POST /models/rollback", "POST /models/{version}/activate",
+        "POST /models/{version}/load", "POST /models/{version}/unload",
     }  # fmt: skip

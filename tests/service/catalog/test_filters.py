@@ -229,6 +229,13 @@ def test_all_errors_are_told_at_once_and_not_all_of_very_many_attributes() -> No
     assert len(bad.value.errors) == 3
 
 
+def test_why_an_attribute_cannot_be_filtered_by_is_told() -> None:
+    items = live_items([{"size": {"width": 1}, "price": 1}, {"size": 3}])
+    with pytest.raises(BadFilter, match=r"^'size' cannot be filtered by: it is an object; .*price") as bad:
+        items.matcher([Condition("size", lte=1.0)])
+    assert [error["pointer"] for error in bad.value.errors] == ["/filter/size"]
+
+
 def test_a_catalog_without_attributes_says_so() -> None:
     with pytest.raises(BadFilter, match="no item of this model has an attribute"):
         live_items([{}]).matcher([Condition("x", any_of=["a"])])

@@ -1,7 +1,6 @@
 """Batches in parts: the same answers in the same order, and what goes wrong is told."""
 
 import gc
-import os
 import threading
 import time
 
@@ -10,7 +9,7 @@ import pytest
 
 from models.artifact import Artifact
 from models.graph import SearchRow
-from service.engine.parts import PartThreads, physical_cores, split_by_length
+from service.engine.parts import PartThreads, split_by_length
 from service.engine.search import GraphSearch, Shape
 
 
@@ -83,7 +82,3 @@ def test_short_histories_share_a_part_that_has_more_rows() -> None:
 
 def test_one_thread_runs_all_parts_itself() -> None:
     assert PartThreads[int](0).run([lambda: 1, lambda: 2, lambda: 3]) == [1, 2, 3]
-
-
-def test_no_more_cores_are_counted_than_may_be_used() -> None:
-    assert 1 <= physical_cores() <= len(os.sched_getaffinity(0))

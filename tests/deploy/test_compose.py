@@ -1,0 +1,50 @@
+"""What the compose files say of the service, held against the service."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from service.settings import Settings, variable
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+FILES = ("compose.yaml", "compose.gpu.yaml")
+
+
+def service(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((DEPLOY / name).read_text())["services"]["service"]
+    return found
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_variable_is_a_setting_that_can_be_used(name: str) -> None:
+    given = {key: value for key, value in service(name)["environment"].items() if "${" not in value}
+    fields = {variable(field): field for field in Settings.model_fields}
+    assert given.keys() <= fields.keys()
+    Settings(**{fields[key]: value for key, value in given.items()})
+
+
+def test_the_image_for_gpus_has_what_the_dockerfile_says() -> None:
+    extras = service("compose.gpu.yaml")["build"]["args"]["EXTRAS"]
+    assert f"--build-arg EXTRAS={extras} " in (DEPLOY.parent / "Dockerfile").read_text()
+
+
+def test_a_stop_leaves_a_drain_its_time() -> None:
+    settings = Settings()
+    grace = float(service("compose.yaml")["stop_grace_period"].removesuffix("s"))
+    assert grace > settings.drain_notice_s + settings.drain_timeout_s
+
+
+def test_settings_of_ones_own_are_read_from_a_file_that_git_does_not_keep() -> None:
+    (given,) = service("compose.yaml")["env_file"]
+    assert given == {"path": "service.env", "required": False}
+    assert "deploy/service.env" in (DEPLOY.parent / ".gitignore").read_text().split()
+
+
+def test_nothing_is_open_to_the_network_unasked() -> None:
+    (port,) = service("compose.yaml")["ports"]
+    assert port.startswith("${PROREC_BIND:-127.0.0.1}:")
+    redis = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
+    assert "ports" not in redis, json.dumps(redis)
