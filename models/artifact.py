@@ -200,7 +200,7 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         raw = json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}") from None
     except ValueError as error:
         raise ArtifactCorruptError(f"{path} is not JSON: {error}") from None

@@ -193,7 +193,8 @@ def openapi(
     if output is None:
         typer.echo(export(), nl=False)
     else:
-        output.write_text(export())
+        with _one_sentence():
+            output.write_text(export())
 
 
 @contextmanager
@@ -201,7 +202,7 @@ def _one_sentence() -> Iterator[None]:
     """Whatever is wrong with what the user gave or has: one sentence and exit status 1, for a setting 2."""
     try:
         yield
-    except (ServiceError, ModelError) as error:
+    except (ServiceError, ModelError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(REFUSED if isinstance(error, SettingsError) else 1) from None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 REFUSED: Final = 2  # exit code where something is wanted that cannot be, however often it is tried
+BACKLOG: Final = 1024  # connections that wait to be accepted, as when very many workers are told of an engine at once
 _FAREWELL: Final = re.compile("the (engine|reader|worker) (could not start|lost its device): ")
 _MAX_SOCKET_PATH_BYTES: Final = 107  # sockaddr_un holds 108 with the closing zero
 _STDIN: Final = 0

@@ -6,7 +6,9 @@ scrape would read hundreds of them.
 
 import fcntl
 import logging
+import os
 import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +18,7 @@ from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import mark_process_dead
 
 _SUMMED: Final = ("counter", "histogram")  # kinds whose values add up over processes
+_LEAST_BYTES: Final = 1 << 16
 _ENDED: Final = "ended"  # stands in the archive's name where a process id would
 
 logger = logging.getLogger(__name__)
@@ -40,12 +43,30 @@ def archive(folder: Path, pid: int) -> None:
 
 
 def _add(source: Path, target: Path) -> None:
+    """Raises OSError where the disk is full; a mapped file that had to grow there would end the process."""
+    _allocate(target, source)
     sums: Any = MmapedDict(str(target))  # type: ignore[no-untyped-call]
     try:
         for key, value in _values(source):
             sums.write_value(key, sums.read_value(key)[0] + value, 0.0)
     finally:
         sums.close()
+
+
+def _allocate(target: Path, source: Path) -> None:
+    """Room in `target` for whatever `source` adds to it; room is a power of two, as `MmapedDict` doubles it."""
+    held = target.stat().st_size if target.exists() else 0
+    with target.open("ab") as stream:
+        os.posix_fallocate(stream.fileno(), 0, max(held, _LEAST_BYTES))
+        used = _used(target) + _used(source)
+        if used > max(held, _LEAST_BYTES):
+            os.posix_fallocate(stream.fileno(), 0, 1 << (used - 1).bit_length())
+
+
+def _used(path: Path) -> int:
+    """Bytes that hold something; a file's first four say it."""
+    with path.open("rb") as stream:
+        return int.from_bytes(stream.read(4), sys.byteorder)
 
 
 def _values(path: Path) -> list[tuple[str, float]]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -27,7 +28,10 @@ def save(
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
     aside = path.with_suffix(".writing")
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    save_file(copies, aside, metadata={"progress": json.dumps(progress)})
+    try:
+        save_file(copies, aside, metadata={"progress": json.dumps(progress)})
+    except SafetensorError as error:  # what the system says is in its text alone
+        raise OSError(f"{aside} cannot be written: {error}") from None
     aside.replace(path)
 
 

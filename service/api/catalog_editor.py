@@ -10,7 +10,7 @@ from service.catalog.records import ItemChange
 from service.errors import Draining, FieldError, NotFollowed
 from service.frames import Checked, CheckPatch, Prepare, Prepared
 from service.settings import Settings
-from service.store import Store
+from service.store import CatalogChanged
 
 from .body import bad_request
 from .catalog_schemas import CatalogAnswer, ItemPatch, NewItem
@@ -90,17 +90,17 @@ class CatalogEditor:
     async def _change(
         self, changes: Sequence[ItemChange], unknown: list[str] | None, wait_ms: int | None
     ) -> CatalogAnswer:
-        revision, changed = await self._library.ask(lambda store: _write(store, changes))
+        made = await self._library.ask(lambda store: store.change_items(changes))
         unplaced: dict[str, str] = {}
         if wait_ms is not None:
-            await self._applied(revision, wait_ms)
+            await self._applied(made, wait_ms)
             reasons = self._router.status.unplaced
             unplaced = {one.item_id: reasons[one.item_id] for one in changes if one.item_id in reasons}
-        return CatalogAnswer(catalog_revision=revision, changed=changed, unknown=unknown, unplaced=unplaced)
+        return CatalogAnswer(catalog_revision=made.revision, changed=made.changed, unknown=unknown, unplaced=unplaced)
 
-    async def _applied(self, revision: int, wait_ms: int) -> None:
-        deadline = time.monotonic() + wait_ms / 1000
-        while self._router.status.catalog_revision < revision:
+    async def _applied(self, made: CatalogChanged, wait_ms: int) -> None:
+        deadline, revision = time.monotonic() + wait_ms / 1000, made.revision
+        while not self._obeys(made):
             if time.monotonic() >= deadline:
                 raise NotFollowed(
                     f"the change is made, as catalog revision {revision}; "
@@ -111,14 +111,10 @@ class CatalogEditor:
                 raise Draining(f"the change is made, as catalog revision {revision}; this replica goes away")
             await asyncio.sleep(_LOOK_EVERY_S)
 
-
-def _write(store: Store, changes: Sequence[ItemChange]) -> tuple[int, int]:
-    """The revision that holds the changes, and how many items are different now."""
-    before = store.catalog_revision()
-    after = store.change_items(changes)
-    if after.revision == before:
-        return before, 0
-    return after.revision, sum(record.revision == after.revision for record in after.records)
+    def _obeys(self, made: CatalogChanged) -> bool:
+        """Revisions begin anew once Redis has lost the catalog, and the highest of the era before says nothing."""
+        status = self._router.status
+        return made.revision == 0 or (status.catalog_era == made.era and status.catalog_revision >= made.revision)
 
 
 def _repeated(ids: Sequence[str], name: str, within: str) -> Iterator[FieldError]:

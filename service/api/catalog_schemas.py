@@ -10,7 +10,8 @@ from pydantic_core import PydanticCustomError
 _DEEPEST: Final = 32
 _LARGEST: Final = 2**63  # what MessagePack, and so what is kept, has room for
 
-ItemId = Annotated[str, Field(min_length=1, max_length=512)]
+ItemId = Annotated[str, Field(min_length=1)]
+NewItemId = Annotated[str, Field(min_length=1, max_length=512)]
 WaitMs = Annotated[
     int | None,
     Field(ge=1, description="Answer only when this replica recommends by the change; 504 after so many milliseconds."),
@@ -92,7 +93,7 @@ class NewItemMetadata(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", frozen=True)
 
-    item_id: ItemId
+    item_id: NewItemId
 
     @model_validator(mode="after")
     def _can_be_kept(self) -> Self:

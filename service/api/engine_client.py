@@ -9,7 +9,7 @@ import itertools
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -29,7 +29,7 @@ from .tally import Tally
 __all__ = ["EngineClient", "EngineLost", "Router", "Served"]
 
 _ALONE: Final = 3  # the attempt that runs in a batch of its own, and the last
-_RECONNECT_S: Final = 0.1  # an engine that ended has closed its socket by then
+_RECONNECT_S: Final = (0.1, 0.2, 0.5, 1.0)  # pauses; an engine that ended has closed its socket by the first
 _FAIR_S: Final = 0.1  # whoever waits less than that says nothing about a version by giving up
 
 logger = logging.getLogger(__name__)
@@ -120,6 +120,9 @@ class Router:
         old, self._clients, self.routes = self._clients, clients, routes
         self._shadow.engine = self._client(routes.shadow)
         self._go_on()
+        for route, client in zip(wanted, found, strict=True):
+            if client is None:
+                self._keep_trying(route, None)
         for socket, client in old.items():
             if clients.get(socket) is not client:
                 client.retire()
@@ -246,7 +249,7 @@ class Router:
         return None if client is None or client.gone else client
 
     async def _connected(self, route: Route) -> EngineClient | None:
-        """None also for an engine that died meanwhile: the supervisor knows, and sends its successor."""
+        """None where it cannot be reached now: it died meanwhile, and its successor comes, or it is tried again."""
         if client := self._client(route):
             return client
         try:
@@ -262,24 +265,36 @@ class Router:
 
     def _lost(self, route: Route, client: EngineClient) -> None:
         if self._clients.get(route.socket) is client:
-            task = asyncio.create_task(self._reconnect(route, client))
-            self._reconnecting.add(task)
-            task.add_done_callback(self._reconnecting.discard)
+            self._keep_trying(route, client)
 
-    async def _reconnect(self, route: Route, lost: EngineClient) -> None:
-        """Once: where the connection broke and not its engine, the supervisor has nothing new to tell."""
-        await asyncio.sleep(_RECONNECT_S)
-        try:
-            client = await self._connect(route)
-        except OSError:
-            return
-        if self._clients.get(route.socket) is not lost:  # nobody is sent there any more
+    def _keep_trying(self, route: Route, lost: EngineClient | None) -> None:
+        task = asyncio.create_task(self._reconnect(route, lost))
+        self._reconnecting.add(task)
+        task.add_done_callback(self._reconnecting.discard)
+
+    async def _reconnect(self, route: Route, lost: EngineClient | None) -> None:
+        """As long as queries are to go there: of a connection that failed, and not its engine, the supervisor knows
+        nothing."""
+        for pause_s in itertools.chain(_RECONNECT_S, itertools.repeat(_RECONNECT_S[-1])):
+            await asyncio.sleep(pause_s)
+            if not self._awaits(route, lost):
+                return
+            with suppress(OSError):
+                client = await self._connect(route)
+                break
+        if not self._awaits(route, lost):
             client.retire()
             return
         logger.warning("connected to the engine of %s again", route.info.model_version)
         self._clients[route.socket] = client
         self._shadow.engine = self._client(self.routes.shadow)
         self._go_on()
+
+    def _awaits(self, route: Route, lost: EngineClient | None) -> bool:
+        """Whether queries would go there, if there were a connection in the place of the lost one."""
+        routes = (self.routes.route, *self.routes.others, self.routes.shadow, self.routes.reader)
+        named = any(one and one.socket == route.socket for one in routes)
+        return named and self._clients.get(route.socket) is lost
 
     def _go_on(self) -> None:
         """Wakes what waits for an engine."""

@@ -119,6 +119,11 @@ class Matcher:
 
 
 def compile_filter(items: Items, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> Matcher:
+    """Errors as in `read_conditions`."""
+    return Matcher(items, read_conditions(items, conditions), include_items)
+
+
+def read_conditions(items: Items, conditions: Sequence[Condition]) -> list[Comparison]:
     """Raises BadFilter with an error for every attribute that is not known and every value of the wrong kind."""
     fields, refused = items.overlay.fields, items.attributes.refused
     errors: list[FieldError] = []
@@ -126,7 +131,7 @@ def compile_filter(items: Items, conditions: Sequence[Condition], include_items:
     if errors:
         first = errors[0]["detail"]
         raise BadFilter(f"{first[0].upper()}{first[1:]}; {_known(fields)}", errors)
-    return Matcher(items, comparisons, include_items)
+    return comparisons
 
 
 def filter_key(

@@ -11,9 +11,10 @@ from models.artifact import Artifact
 from models.attribute_values import FieldKind
 from models.graph import SearchRow, bucket_for
 from service import metrics
+from service.catalog.filters import read_conditions
 from service.catalog.items import LiveItems
 from service.errors import BadBeamWidth, BadK, EngineFailed
-from service.frames import Answer, Query
+from service.frames import Answer, Condition, Query
 
 from .explain import explain
 from .index import LiveIndex, State
@@ -108,6 +109,10 @@ class Catalog:
     def fields(self) -> dict[str, FieldKind]:
         """What can be filtered by now."""
         return self._items.fields
+
+    def check(self, conditions: Sequence[Condition]) -> None:
+        """Raises BadFilter for conditions that cannot be compiled as the catalog is now."""
+        read_conditions(self._items, conditions)
 
     def ticket(self, query: Query, slot: int = NO_FILTER) -> Ticket:
         """Looks every id up and works out what the search has to avoid; `slot` holds the query's filter.

@@ -26,6 +26,7 @@ from service.frames import (
     Request,
 )
 from service.garbage import spare_the_old
+from service.lifetime import BACKLOG
 
 from .batcher import Batcher
 from .catalog import NO_FILTER, Catalog, Place, Ticket
@@ -54,7 +55,8 @@ class Server:
         """Accepts connections on the Unix socket `path` from now on."""
         spare_the_old()
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(lambda: Connection(self._connections, self._receive), path)
+        connection = partial(Connection, self._connections, self._receive)
+        self._server = await loop.create_unix_server(connection, path, backlog=BACKLOG)
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting connections, answers what is in flight, flushes, closes; gives up after `timeout_s`."""
@@ -102,6 +104,7 @@ class Server:
                 key = filter_key(query.filter, query.include_items, self._catalog.fields)
                 slot = self._slots.pin(key)
                 if slot is None:
+                    self._catalog.check(query.filter)  # before a filter that cannot be drives another from its slot
                     self._start(connection, query, self._compile_and_ask(connection, query, key))
                     return
             self._search(connection, query, slot)

@@ -36,6 +36,7 @@ from service.frames import (
     pack_reply,
     read_frame,
 )
+from service.lifetime import BACKLOG
 
 from .documents import found_document, item_document
 from .newcomers import Newcomers, check_patches
@@ -77,7 +78,7 @@ class Server:
 
     async def listen(self, path: str) -> None:
         """Accepts connections on the Unix socket `path` from now on."""
-        self._server = await asyncio.start_unix_server(self._serve, path)
+        self._server = await asyncio.start_unix_server(self._serve, path, backlog=BACKLOG)
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting connections, answers what is in flight, closes; gives up after `timeout_s`."""

@@ -30,8 +30,10 @@ _decoder = msgspec.msgpack.Decoder(ItemRecord)
 class CatalogChanged:
     """What a change of the catalog came to."""
 
-    revision: int  # of the catalog from then on; the old one where nothing changed
-    records: list[ItemRecord]  # of every item named, as it is now; those with this `revision` have changed
+    revision: int  # of the catalog from then on; where nothing changed, one at which it was so already
+    records: list[ItemRecord]  # of every item named, as it is now
+    changed: int = 0  # items that are different from before
+    era: str = ""  # of the revision
 
 
 @dataclass(frozen=True)
@@ -79,12 +81,14 @@ class Catalog:
             before = dict(zip(ids, self._held(ids), strict=True))
             after = _merged(before, changes)
             changed = [item_id for item_id in ids if after[item_id] != (before[item_id] or ItemRecord(item_id, 0))]
-            if not changed:
-                return CatalogChanged(revision, list(after.values()))
+            if not changed:  # but another one may have changed them, since the revision was read, to what is wanted
+                obeying = max([revision, *(record.revision for record in after.values())])
+                return CatalogChanged(obeying, list(after.values()), era=era)
             made = self._write(token, revision, era, before, [after[item_id] for item_id in changed])
             if made is not None:
-                renewed = {item_id: msgspec.structs.replace(after[item_id], revision=made) for item_id in changed}
-                return CatalogChanged(made, list((after | renewed).values()))
+                revision, era = made
+                renewed = {item_id: msgspec.structs.replace(after[item_id], revision=revision) for item_id in changed}
+                return CatalogChanged(revision, list((after | renewed).values()), len(changed), era)
             time.sleep(random.uniform(0, _PAUSE_S * min(attempt + 1, 10)))
         raise StoreError("others keep changing these items; try again later")
 
@@ -140,15 +144,15 @@ class Catalog:
 
     def _write(
         self, token: str, revision: int, era: str, before: dict[str, ItemRecord | None], after: list[ItemRecord]
-    ) -> int | None:
-        """The revision made, or None where one of these items has changed since it was read."""
+    ) -> tuple[int, str] | None:
+        """(revision made, its era), or None where one of these items has changed since it was read."""
         values: list[str | bytes | int] = [self.keys.catalog_changes, token, revision, era, uuid4().hex]
         for record in after:
             known = before[record.item_id]
             values += [record.item_id, known.revision if known else "", _body(record)]
         keys = [self.keys.catalog, self.keys.items, self.keys.changed]
-        word, made = self.redis.ask(lambda client: client.eval(CHANGE, len(keys), *keys, *values))
-        return _number(made) if word == b"ok" else None
+        word, made, *era_now = self.redis.ask(lambda client: client.eval(CHANGE, len(keys), *keys, *values))
+        return (_number(made), era_now[0].decode()) if word == b"ok" else None
 
 
 def merge(record: ItemRecord | None, change: ItemChange) -> ItemRecord:

@@ -4,7 +4,7 @@ from typing import Final
 
 # ARGV: channel, token, revision and era that were read, an era to begin where there is none; then for each item its id,
 # the revision of its record that was read ("" for none), and its new record.
-# Answers {ok, revision made} or {lost, revision}: one of the items has changed meanwhile, so nothing was written.
+# Answers {ok, revision made, its era} or {lost, revision}: one of the items has changed meanwhile, nothing was written.
 # Changes of other items do not matter: a change of ten thousand items is not starved by many small ones.
 CHANGE: Final = """
 local catalog, items, changed = unpack(KEYS)
@@ -12,7 +12,7 @@ local channel, token, seen, seen_era, new_era = unpack(ARGV, 1, 5)
 local revision, era, tokens = unpack(redis.call('HMGET', catalog, 'revision', 'era', 'tokens'))
 revision, era, tokens = revision or '0', era or '', tokens or ''
 local made = string.match(tokens, token .. ':(%d+)')
-if made then return {'ok', made} end
+if made then return {'ok', made, era} end
 if era ~= seen_era then return {'lost', revision} end
 if revision ~= seen then
   for at = 6, #ARGV, 3 do
@@ -32,7 +32,7 @@ end
 if era == '' then era = new_era end
 redis.call('HSET', catalog, 'revision', made, 'era', era, 'tokens', table.concat(kept, ','))
 redis.call('PUBLISH', channel, made)
-return {'ok', made}
+return {'ok', made, era}
 """
 
 # ARGV: the revision and era ("*": any) that are known, and how many items are still told one by one.

@@ -81,8 +81,8 @@ for name in string.gmatch(pinned or '', '[^,]+') do
 end
 local known = redis.call('HGET', versions, version)
 if not known then return 'unknown' end
+redis.call('HDEL', versions, version)  -- first: a full Redis refuses a script whose first change needs memory
 redis.call('HSET', uploads, cjson.decode(known).upload, known)
-redis.call('HDEL', versions, version)
 redis.call('DEL', manifest)
 redis.call('UNLINK', codes, coded)
 local kept = {}

@@ -13,6 +13,7 @@ from .keys import Keys
 
 LIVE_S: Final = 5.0  # a replica that has said nothing for longer is gone
 _FORGOTTEN_S: Final = 10.0
+_AHEAD_S: Final = 2.0  # the clock of Redis may go back, as with a failover; whoever lives reports again within a second
 _LOOK_EVERY_S: Final = 0.1
 _APPEAR_S: Final = 2.0  # a replica that has just lost and found Redis reports again within that time
 
@@ -37,7 +38,8 @@ local time = redis.call('TIME')
 local held = redis.call('HGETALL', KEYS[1])
 for at = 1, #held, 2 do
   local told = tonumber(string.match(held[at + 1], '^[%d.]+') or '0')
-  if tonumber(time[1]) - told > tonumber(ARGV[3]) then redis.call('HDEL', KEYS[1], held[at]) end
+  local age = tonumber(time[1]) - told
+  if age > tonumber(ARGV[3]) or age < -tonumber(ARGV[4]) then redis.call('HDEL', KEYS[1], held[at]) end
 end
 local now = string.format('%d.%06d', tonumber(time[1]), tonumber(time[2]))
 redis.call('HSET', KEYS[1], ARGV[1], now .. ' ' .. ARGV[2])
@@ -60,7 +62,7 @@ class Replicas:
     keys: Keys
 
     def report(self, report: ReplicaReport) -> None:
-        values = [report.replica, _encoder.encode(report), _FORGOTTEN_S]
+        values = [report.replica, _encoder.encode(report), _FORGOTTEN_S, _AHEAD_S]
         self.redis.ask(lambda client: client.eval(_REPORT, 1, self.keys.replicas, *values))
 
     def leave(self, replica: str) -> None:
@@ -70,7 +72,7 @@ class Replicas:
         """By address and id."""
         now, held = self.redis.ask(lambda client: client.eval(_LIVE, 1, self.keys.replicas))
         reports = [report for value in held if (report := _read(value)) is not None]
-        live = [report for report in reports if float(now) - report.at <= LIVE_S]
+        live = [report for report in reports if -_AHEAD_S <= float(now) - report.at <= LIVE_S]
         return sorted(live, key=lambda report: (report.address, report.replica))
 
     def wait_until_active(self, version: str, timeout_s: float) -> list[ReplicaReport]:

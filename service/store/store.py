@@ -158,6 +158,10 @@ class Store:
         """Grows by one with every change of the catalog; 0: there was none."""
         return self._catalog.state()[0]
 
+    def catalog_era(self) -> str:
+        """Another one once Redis has lost the catalog, and its revisions began again; empty: there was no change."""
+        return self._catalog.state()[1]
+
     def catalog_records(self, item_ids: Iterable[str]) -> dict[str, ItemRecord]:
         """Records of those items that differ from the trained catalogs. Raises StoreCorrupt."""
         return self._catalog.records(item_ids)

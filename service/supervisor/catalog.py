@@ -9,7 +9,7 @@ from service.store import CatalogSighting
 from .board import Board
 from .codes import Codes
 from .engine import Engine, StartError
-from .feed import Feed
+from .feed import Feed, Reached
 from .last import LastCatalog
 from .tasks import tell_fault
 
@@ -22,6 +22,10 @@ class Catalog:
         self.era = ""
         self.records: dict[str, ItemRecord] = {}
         self.known = asyncio.Event()  # it has been read once, or Redis is away and cannot be asked
+
+    @property
+    def reached(self) -> Reached:
+        return Reached(self.revision, self.era)
 
     def take(self, sighting: CatalogSighting) -> list[ItemRecord]:
         """What an engine that knew everything before has to be told now."""
@@ -65,7 +69,7 @@ class Feeds:
             self._codes.forget()  # Redis has lost what it decided
         news = self.catalog.take(sighting)
         for listener in self._listeners.values():
-            listener.feed.put(sighting.revision, news)
+            listener.feed.put(self.catalog.reached, news)
         self.tell()
 
     def as_last(self) -> LastCatalog:
@@ -84,8 +88,8 @@ class Feeds:
         A catalog of millions takes its time to be read, and an engine that did not wait would recommend hidden items.
         """
         await self.catalog.known.wait()
-        feed = Feed(engine, self._codes, self.tell, places=places)
-        feed.put(self.catalog.revision, self.catalog.records.values())
+        feed = Feed(engine, self._codes, self.tell, self._owed, places=places)
+        feed.put(self.catalog.reached, self.catalog.records.values())
         listener = Listener(feed, asyncio.create_task(feed.run()), serves)
         self._listeners[engine] = listener
         listener.task.add_done_callback(lambda task: self._leave(engine, task))
@@ -101,7 +105,13 @@ class Feeds:
         """Shows what the engines have applied by now."""
         serving = [one.feed for one in self._listeners.values() if one.serves and one.feed.caught_up.is_set()]
         mine = [feed.unplaced for feed in serving if feed.peer.version == self._board.serving_version]
-        self._board.catalog(min((feed.applied for feed in serving), default=0), mine[-1] if mine else {})
+        era = self.catalog.era
+        revisions = [feed.applied.revision if feed.applied.era == era else 0 for feed in serving]
+        self._board.catalog(min(revisions, default=0), era, mine[-1] if mine else {})
+
+    def _owed(self) -> Reached:
+        status = self._board.status
+        return Reached(status.catalog_revision, status.catalog_era)
 
     def _leave(self, engine: Engine, task: "asyncio.Task[None]") -> None:
         self._listeners.pop(engine, None)

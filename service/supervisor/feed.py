@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -22,6 +22,16 @@ _CHUNK_BYTES: Final = 16 * 1024 * 1024  # a quarter of what a frame may hold
 logger = logging.getLogger(__name__)
 
 
+class Reached(NamedTuple):
+    """A state of the changed catalog. Revisions begin anew with an era, when Redis has lost them."""
+
+    revision: int = 0
+    era: str = ""
+
+    def obeys(self, other: "Reached") -> bool:
+        return self.era == other.era and self.revision >= other.revision
+
+
 class Peer(Protocol):
     """An engine or a reader."""
 
@@ -35,26 +45,36 @@ class Peer(Protocol):
 class Feed:
     """One peer's queue. Of changes that wait, the newest of an item counts."""
 
-    def __init__(self, peer: Peer, codes: Codes, on_progress: Callable[[], None], *, places: bool) -> None:
-        """`places`: the peer proposes codes of items that have none; others wait for what engines propose."""
+    def __init__(
+        self,
+        peer: Peer,
+        codes: Codes,
+        on_progress: Callable[[], None],
+        owed: Callable[[], Reached],
+        *,
+        places: bool,
+    ) -> None:
+        """`owed` is what users have been told that this replica obeys; `places`: the peer proposes codes of items that
+        have none; others wait for what engines propose."""
         self.peer = peer
-        self.applied = 0  # revision that counts there, its added items placed or in `unplaced`
+        self.applied = Reached()  # what counts there, its added items placed or in `unplaced`
         self.unplaced: dict[str, str] = {}  # added item → why it cannot be recommended
-        self.caught_up = asyncio.Event()  # once everything that was known at the start counts
+        self.caught_up = asyncio.Event()  # once everything that was known at the start counts, and what is owed
         self._codes = codes
         self._on_progress = on_progress
+        self._owed = owed
         self._places = places
-        self._revision = 0
-        self._told = 0  # revision that the peer knows
+        self._latest = Reached()
+        self._told = Reached()  # what the peer knows
         self._pending: dict[str, ItemRecord] = {}
         self._homeless: dict[str, ItemRecord] = {}  # added items without a code
         self._work = asyncio.Event()
         self._backoff = Backoff(immediate=False)
 
-    def put(self, revision: int, records: Iterable[ItemRecord]) -> None:
-        """Queues a change."""
+    def put(self, reached: Reached, records: Iterable[ItemRecord]) -> None:
+        """Queues a change: with these records the peer will have reached that."""
         self._pending.update((record.item_id, record) for record in records)
-        self._revision = revision
+        self._latest = reached
         self._backoff = Backoff(immediate=False)
         self._work.set()
 
@@ -65,7 +85,8 @@ class Feed:
                 await self._apply_pending()
                 await self._settle_homeless()
                 self.applied = self._told
-                self.caught_up.set()
+                if not self._work.is_set() or self.applied.obeys(self._owed()):
+                    self.caught_up.set()
                 self._on_progress()
                 await self._wait()
 
@@ -84,9 +105,9 @@ class Feed:
 
     async def _apply_pending(self) -> None:
         self._work.clear()
-        pending, revision = self._pending, self._revision
+        pending, latest = self._pending, self._latest
         self._pending = {}
-        if revision == self._told and not pending:
+        if latest == self._told and not pending:
             return
         for item_id in pending:
             self._homeless.pop(item_id, None)
@@ -94,9 +115,9 @@ class Feed:
         parts = list(chunks(pending.values()))
         for place, chunk in enumerate(parts, start=1):
             added = [record.item_id for record in chunk if record.item is not None and not record.removed]
-            reached = revision if place == len(parts) else self._told  # answers name what they obey wholly
-            await self._apply(reached, chunk, await self._find(added))
-        self._told = revision
+            reached = latest if place == len(parts) else self._told  # answers name what they obey wholly
+            await self._apply(reached.revision, chunk, await self._find(added))
+        self._told = latest
 
     async def _find(self, added: list[str]) -> dict[str, list[int]]:
         try:
@@ -170,7 +191,7 @@ class Feed:
         for record in records:
             self._homeless.pop(record.item_id, None)
             self.unplaced.pop(record.item_id, None)
-        await self._apply(self._told, records, {record.item_id: codes[record.item_id] for record in records})
+        await self._apply(self._told.revision, records, {record.item_id: codes[record.item_id] for record in records})
         for record in records:
             if self._homeless.pop(record.item_id, None):
                 self.unplaced[record.item_id] = "the model has no room for its code"

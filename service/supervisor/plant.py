@@ -10,7 +10,7 @@ from typing import Final
 from models.artifact import MANIFEST, Artifact
 from models.errors import ArtifactError
 from service.cores import listed
-from service.errors import StoreUnavailable
+from service.errors import ServiceError, StoreUnavailable, UnknownVersion
 from service.store import Store
 from service.store.fetch import remove_remains
 
@@ -50,13 +50,18 @@ class Plant:
         self._in_use = in_use
 
     async def fetch(self, version: str) -> Path:
-        """The artifact's folder, every byte checked; without Redis what an earlier fetch left there whole."""
+        """The artifact's folder, every byte checked; what an earlier fetch left there whole where Redis is away, or has
+        lost the version."""
+        await self._make_room(version)  # before too: the disk may be full of what nobody needs any more
         try:
             artifact = await aside(self._store.fetch, version, self._cache)
-        except StoreUnavailable as unavailable:
-            artifact = await aside(_cached, self._cache / version, unavailable)
-        await aside(prune, self._cache, {version, *self._in_use()})
+        except (StoreUnavailable, UnknownVersion) as missing:
+            artifact = await aside(_cached, self._cache / version, missing)
+        await self._make_room(version)
         return artifact.folder
+
+    async def _make_room(self, version: str) -> None:
+        await aside(prune, self._cache, {version, *self._in_use()})
 
     async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
         """Raises StartError, OSError."""
@@ -78,12 +83,12 @@ class Plant:
         return engine
 
 
-def _cached(folder: Path, unavailable: StoreUnavailable) -> Artifact:
+def _cached(folder: Path, missing: ServiceError) -> Artifact:
     try:
         artifact = Artifact.open(folder)
     except (OSError, ArtifactError):
-        raise unavailable from None
-    logger.warning("%s; model %s is taken from the cache", unavailable, folder.name)
+        raise missing from None
+    logger.warning("%s; model %s is taken from the cache", missing, folder.name)
     return artifact
 
 

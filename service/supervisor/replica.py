@@ -144,11 +144,19 @@ class Replica:
                 self._on_loss(last.version)
             case StoreDown():
                 self._on_outage(sighting.reason)
-            case None if self._deployment and self._deployment.version:  # Redis was away at the start, and is empty
-                self._on_loss(self._deployment.version)
             case None:
-                self._board.redis("ok")
-                self._announce.idle()
+                self._on_nothing()
+
+    def _on_nothing(self) -> None:
+        """There is no deployment. Where one was served from here, Redis has lost it, and it is served on."""
+        if self._deployment is None and (last := remembered(self._last)):
+            self._recall_catalog()
+            self._recall(last)
+        if self._deployment and self._deployment.version:
+            self._on_loss(self._deployment.version)
+        else:
+            self._board.redis("ok")
+            self._announce.idle()
 
     def _on_loss(self, version: str | None) -> None:
         logger.error("Redis has lost the name of the active model; %s keeps answering", version)

@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from models.artifact import Artifact
+from service.catalog.records import ItemChange
 from service.store import Store
 
 from .replica import Load, RedisServer, Replica, replica, wait_until
@@ -125,6 +127,29 @@ def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then
         one.wait_for(status="ready", model_version="tiny-2")
         assert one.activate("tiny-1").status_code == 200
         one.wait_for(status="ready", model_version="tiny-1")
+
+
+def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_it_served_last(
+    store: Store, first: Artifact, tmp_path: Path
+) -> None:
+    def found(one: Replica) -> list[str]:
+        return [item["item_id"] for item in one.recommend("item-1").json()["items"]]
+
+    with serving(store, tmp_path) as one:
+        hidden = found(one)[0]
+        store.change_items([ItemChange(hidden, available=False)])
+        wait_until(lambda: one.metric("prorec_catalog_revision") == 1)
+        wait_until(lambda: any("tiny-1" in path.read_text() for path in tmp_path.glob("last/*/last.json")))
+    store.redis.client.flushall()
+    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+        one.first_line()
+        readiness = one.wait_for(status="degraded", model_version="tiny-1")
+        assert readiness["redis"]["state"] == "lost"
+        assert hidden not in found(one)
+        store.publish(first)
+        store.activate("tiny-1")
+        one.wait_for(status="ready", model_version="tiny-1")
+        assert hidden not in found(one)
 
 
 def test_a_replica_with_nothing_cached_does_not_start_without_redis(tmp_path: Path) -> None:

@@ -270,3 +270,15 @@ def test_without_a_redis_url_commands_share_the_data_folder(tmp_path: Path) -> N
     assert start(tmp_path / "var", "publish", str(artifact.folder), "--activate").returncode == 0
     listed = start(tmp_path / "var", "models").stdout
     assert listed.splitlines()[1].split()[:2] == ["*", "v1"]
+
+
+def test_what_is_no_folder_of_an_artifact_is_one_sentence(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "odd" / "manifest.json").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    for name in ("odd", "file", "nowhere"):
+        assert "is not an artifact" in refusal(run(store, "publish", str(tmp_path / name)))
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(store: Store, tmp_path: Path) -> None:
+    sentence = refusal(run(store, "openapi", "--output", str(tmp_path / "nowhere" / "openapi.json")))
+    assert "No such file or directory" in sentence

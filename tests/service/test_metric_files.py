@@ -1,14 +1,19 @@
 """What ended processes counted stays counted, in one file."""
 
+import errno
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
+from prometheus_client.mmap_dict import MmapedDict
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from service import metric_files
 from service.metric_files import archive, reading
 
 COUNTS = """
@@ -76,3 +81,31 @@ def test_a_scrape_sees_each_process_once_while_processes_end(tmp_path: Path) -> 
     seen = {value(tmp_path, "prorec_requests_total", status="200") for _ in range(50)}
     ended.join()
     assert seen == {8.0}
+
+
+def test_a_full_disk_costs_what_one_process_counted_and_not_the_one_that_archives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mapped file that cannot grow ends whoever writes to it with SIGBUS, so room is asked for before."""
+    pid = counting_process(tmp_path)
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(OSError, match="No space left"):
+        archive(tmp_path, pid)
+
+
+def test_room_is_there_before_it_is_written_to(tmp_path: Path) -> None:
+    for path, keys in (("source.db", 2000), ("target.db", 1500)):
+        held: Any = MmapedDict(str(tmp_path / path))  # type: ignore[no-untyped-call]
+        for number in range(keys):
+            held.write_value(f"{path} {number:040}", 1.0, 0.0)
+        held.close()
+    used = sum(metric_files._used(tmp_path / path) for path in ("source.db", "target.db"))
+    metric_files._allocate(tmp_path / "target.db", tmp_path / "source.db")
+    assert (tmp_path / "target.db").stat().st_size >= used
+    assert (tmp_path / "target.db").stat().st_blocks * 512 >= used
+    metric_files._add(tmp_path / "source.db", tmp_path / "target.db")
+    assert len(metric_files._values(tmp_path / "target.db")) == 3500

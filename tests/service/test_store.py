@@ -241,6 +241,13 @@ def test_a_full_redis_is_told_in_a_sentence(own_store: Store, tmp_path: Path) ->
     assert stored_keys(own_store) == set()
 
 
+def test_a_version_is_deleted_from_a_redis_that_is_full(own_store: Store, tmp_path: Path) -> None:
+    own_store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES))
+    own_store.redis.client.config_set("maxmemory", 1)
+    own_store.delete("v1")
+    assert stored_keys(own_store) == set()
+
+
 def test_deleting_leaves_nothing(store: Store, tmp_path: Path) -> None:
     store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES))
     store.delete("v1")

@@ -1,6 +1,7 @@
 """What differs from the trained catalog: merged, all or nothing, and told from any revision on."""
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +13,7 @@ from service.catalog.records import ItemChange, ItemRecord
 from service.embedded_redis import embedded_redis
 from service.errors import BadItem, StoreCorrupt, StoreUnavailable
 from service.store import CatalogChanged, CatalogSighting, Store
-from service.store.catalog import LARGEST_PART, merge
+from service.store.catalog import LARGEST_PART, Catalog, merge
 from tests.service.store_probes import losing_the_first_answer, stored_keys
 
 
@@ -61,6 +62,24 @@ def test_what_changes_nothing_makes_no_revision(store: Store) -> None:
     assert store.change_items([ItemChange("c", available=True)]) == CatalogChanged(1, [ItemRecord("c", 0)])
     assert store.change_items([]) == CatalogChanged(1, [])
     assert store.catalog_records(["c"]) == {}
+
+
+def test_who_finds_nothing_to_change_is_told_a_revision_that_obeys_it(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else hid the item after the revision was read."""
+    store.change_items(off("b"))
+    state: Callable[[Catalog], tuple[int, str]] = Catalog.state
+
+    def then_another_one_is_quicker(catalog: Catalog) -> tuple[int, str]:
+        found = state(catalog)
+        monkeypatch.setattr(Catalog, "state", state)
+        store.change_items(off("a"))
+        return found
+
+    monkeypatch.setattr(Catalog, "state", then_another_one_is_quicker)
+    found = store.change_items(off("a"))
+    assert (found.revision, found.changed, found.era) == (2, 0, store.catalog_era())
 
 
 def test_only_records_that_changed_get_the_new_revision(store: Store) -> None:

@@ -53,6 +53,15 @@ def test_the_newest_report_of_a_replica_counts(store: Store) -> None:
     assert [(one.replica, one.serving) for one in store.replicas()] == [("a", "v1"), ("b", "v2")]
 
 
+def test_a_report_from_before_the_clock_of_redis_went_back_is_gone(store: Store) -> None:
+    says(store, "dead", "v1", 1)
+    age(store, "dead", -3600.0)
+    assert store.replicas() == []
+    says(store, "alive", "v1", 1)
+    assert [one.replica for one in store.replicas()] == ["alive"]
+    assert not store.redis.client.hexists(store.keys.replicas, "dead")
+
+
 def test_who_is_silent_is_gone_and_then_forgotten(store: Store) -> None:
     for replica in ("a", "b", "c"):
         says(store, replica, "v1", 1)

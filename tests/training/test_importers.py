@@ -399,7 +399,8 @@ def test_amazon_2018(tmp_path: Path) -> None:
         "price": "$1.00 - $2.00",
         "category": [],
     }
-    metadata = [json.dumps(record) for record in (first, second, first | {"title": "Hat, given twice"})]
+    third = {"asin": "B3", "price": 10**400}  # beyond all floats
+    metadata = [json.dumps(record) for record in (first, second, third, first | {"title": "Hat, given twice"})]
     reviews = [review_2014("U1", "B1", 100), review_2014("U1", "B2", 200), review_2014("U1", "B3", 300)]
     import_folder(write_amazon(tmp_path / "src", reviews, metadata), tmp_path / "out")
 

@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
+from training import checkpoint
+from training.averaging import Average
 from training.batches import Batch, Windows, epoch
 from training.checkpoint import read_progress
 from training.collaborative import Collaborative, CollaborativeTask
@@ -204,3 +207,19 @@ def test_every_evaluation_says_how_far_training_is(tmp_path: Path, caplog: pytes
     assert end.startswith("stage1: epoch 4 of 4, ")
     assert end.endswith("at most 0 s more")
     assert Progress(epoch=2, seconds=100.0).left_s(10) == 400.0
+
+
+def test_a_checkpoint_that_cannot_be_written_is_an_error_of_the_system(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What safetensors raises for a full disk is none of its own, and the command line would show a traceback."""
+
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    model = torch.nn.Linear(1, 1)
+    with pytest.raises(OSError, match=r"at\.writing cannot be written: .*No space left"):
+        checkpoint.save(
+            tmp_path / "at", model, torch.optim.AdamW(model.parameters()), Average(model, StageConfig(epochs=1)), {}, {}
+        )

@@ -140,4 +140,7 @@ def _price(value: object) -> float | None:
     """None for a range or a text that is no price."""
     if isinstance(value, str) and (match := _PRICE.fullmatch(value.strip())):
         return float(match["amount"].replace(",", ""))
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    try:
+        return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    except OverflowError:  # an integer beyond all floats
+        return None

@@ -221,9 +221,24 @@ async def test_a_change_may_wait_until_this_replica_follows(router: Router, stor
         while store.catalog_revision() < 1:
             await asyncio.sleep(0.01)
         assert not waiting.done()
-        router.status = Status(catalog_revision=1, unplaced={"m": "no code is free", "x": "not asked for"})
+        router.status = Status(catalog_revision=7, catalog_era="of a Redis that was lost")
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        unplaced = {"m": "no code is free", "x": "not asked for"}
+        router.status = Status(catalog_revision=1, catalog_era=store.catalog_era(), unplaced=unplaced)
         got = await waiting
     assert (got.status_code, got.json()["unplaced"]) == (200, {"m": "no code is free"})
+
+
+async def test_ids_that_are_longer_than_a_new_item_s_can_be_hidden_and_removed(
+    router: Router, store: Store, folder: Path
+) -> None:
+    long = "x" * 1000
+    async with editing(router, store, folder) as (client, _):
+        assert (await client.patch(PATH, json={"items": [{"item_id": long, "available": False}]})).status_code == 200
+        assert (await client.request("DELETE", PATH, json={"item_ids": [long]})).status_code == 200
+        assert (await client.post(PATH, json={"items": [{"item": {"item_id": long}}]})).status_code == 422
+    assert store.catalog_records([long])[long].removed
 
 
 async def test_a_draining_replica_does_not_wait(router: Router, store: Store, folder: Path) -> None:

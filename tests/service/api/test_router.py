@@ -106,6 +106,18 @@ async def test_a_connection_that_breaks_is_made_again_while_its_engine_lives(rou
 # ---- canary
 
 
+async def test_an_engine_that_cannot_be_reached_at_a_switch_is_tried_again(router: Router, folder: Path) -> None:
+    """As where more workers come at once than its socket lets wait."""
+    async with engine(folder) as active:
+        late = LittleEngine(folder / "late.sock", answer, "v2")
+        await router.switch(routes(late, active))
+        assert not router.ready
+        await late.start()
+        assert (await router.ask(query(router))).info.model_version == "v2"
+        late.die()
+        await late.closed()
+
+
 async def test_a_canary_gets_those_who_are_chosen_and_nobody_without_a_key(router: Router, folder: Path) -> None:
     async with engine(folder) as active, engine(folder, version="v2") as other:
         await router.switch(canary(active, other))

@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from service.catalog.records import ItemChange, ItemRecord
-from service.frames import Document, Lookup
+from service.frames import Applied, Apply, Document, Lookup
 from service.store import CatalogSighting, Store
 from service.supervisor.board import KEPT_UNPLACED, Board
 from service.supervisor.catalog import Feeds
@@ -128,6 +128,54 @@ async def test_an_engine_that_starts_later_is_ready_only_with_everything(scene: 
     assert (await known(engine, "item-1"))["item"]["available"] is False
     assert (await known(engine, "item-2"))["item"]["attributes"] == {"price": 3}
     assert scene.board.status.catalog_revision == 1
+
+
+class Gated:
+    """An engine that takes a change only when it may."""
+
+    version = "v2"
+
+    def __init__(self) -> None:
+        self.asked, self.may = asyncio.Event(), asyncio.Event()
+        self.records: dict[str, ItemRecord] = {}
+
+    async def request(self, message: Apply) -> Applied:
+        self.asked.set()
+        await self.may.wait()
+        self.records |= {record.item_id: record for record in message.records}
+        return Applied(0, message.revision, [])
+
+
+async def test_an_engine_is_not_ready_before_what_others_obey_already_counts_there_too(scene: Scene) -> None:
+    await scene.start()
+    scene.change(ItemChange("item-1", available=False))
+    gated: Any = Gated()
+    joining = asyncio.create_task(scene.feeds.join(gated, places=True, serves=True))
+    await gated.asked.wait()
+    scene.change(ItemChange("item-2", available=False))  # while the new engine takes in what was known before
+    await until(lambda: scene.board.status.catalog_revision == 2)
+    gated.may.set()
+    await joining
+    assert {item_id: record.available for item_id, record in gated.records.items()} == {
+        "item-1": False,
+        "item-2": False,
+    }
+    assert scene.board.status.catalog_revision == 2
+
+
+async def test_revisions_of_another_era_are_not_taken_for_those_of_this_one(scene: Scene) -> None:
+    engine = await scene.start()
+    for available in (False, True, False):
+        scene.change(ItemChange("item-1", available=available))
+    await scene.settled()
+    before = scene.board.status.catalog_era
+    engine.child.signal(signal.SIGSTOP)
+    scene.store.redis.client.delete(scene.store.keys.catalog, scene.store.keys.items, scene.store.keys.changed)
+    scene.change(ItemChange("item-2", available=False))
+    assert scene.board.status.catalog_era not in ("", before)
+    assert scene.board.status.catalog_revision == 0  # the engine obeys nothing of this era yet
+    engine.child.signal(signal.SIGCONT)
+    await until(lambda: scene.board.status.catalog_revision == 1)
 
 
 async def test_no_engine_is_ready_before_the_catalog_has_been_read(scene: Scene) -> None:

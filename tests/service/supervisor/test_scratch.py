@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from service.supervisor import scratch
 from service.supervisor.scratch import scratch_folder
 
 REPLICA = """
@@ -99,3 +100,17 @@ def test_what_is_no_replicas_stays(temporary: Path) -> None:
     with scratch_folder():
         pass
     assert sorted(path.name for path in temporary.rglob("*")) == ["else", "owner.lock", "prorec-notes"]
+
+
+def test_mapped_files_are_kept_in_memory_where_nobody_wants_them_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TMPDIR", raising=False)
+    assert scratch._parent(tmp_path) == tmp_path
+    assert scratch._parent(tmp_path / "nowhere") == Path(tempfile.gettempdir())
+    monkeypatch.setattr(scratch, "_LEAST_FREE_BYTES", 1 << 62)
+    assert scratch._parent(tmp_path) == Path(tempfile.gettempdir())
+
+
+def test_whoever_names_a_folder_gets_it(temporary: Path) -> None:
+    assert scratch._parent(Path("/dev/shm")) == temporary
