@@ -32,8 +32,8 @@ class CatalogChanged:
 
     revision: int  # of the catalog from then on; where nothing changed, one at which it was so already
     records: list[ItemRecord]  # of every item named, as it is now
-    changed: int = 0  # items that are different from before
-    era: str = ""  # of the revision
+    changed: int  # items that are different from before
+    era: str  # of the revision
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Catalog:
             changed = [item_id for item_id in ids if after[item_id] != (before[item_id] or ItemRecord(item_id, 0))]
             if not changed:  # but another one may have changed them, since the revision was read, to what is wanted
                 obeying = max([revision, *(record.revision for record in after.values())])
-                return CatalogChanged(obeying, list(after.values()), era=era)
+                return CatalogChanged(obeying, list(after.values()), 0, era)
             made = self._write(token, revision, era, before, [after[item_id] for item_id in changed])
             if made is not None:
                 revision, era = made

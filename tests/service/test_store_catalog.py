@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +34,10 @@ def test_an_empty_catalog_has_revision_zero(store: Store) -> None:
 
 
 def test_a_change_is_one_revision_and_is_told(store: Store) -> None:
-    assert store.change_items(off("a", "b")) == CatalogChanged(
-        1, [ItemRecord("a", 1, available=False), ItemRecord("b", 1, available=False)]
-    )
+    made, era = store.change_items(off("a", "b")), store.catalog_era()
+    hidden = [ItemRecord("a", 1, available=False), ItemRecord("b", 1, available=False)]
+    assert made == CatalogChanged(1, hidden, changed=2, era=era)
+    assert era
     assert store.change_items(off("c")).revision == store.catalog_revision() == 2
     assert store.catalog_records(["a", "nope"]) == {"a": ItemRecord("a", 1, available=False)}
     since_one = store.catalog_changes(1)
@@ -58,9 +60,10 @@ def test_an_item_is_told_once_however_often_it_changed(store: Store) -> None:
 
 def test_what_changes_nothing_makes_no_revision(store: Store) -> None:
     first = store.change_items([*off("a"), ItemChange("b", attributes={"x": None})])
-    assert store.change_items([*off("a"), ItemChange("b", attributes={"x": None})]) == first
-    assert store.change_items([ItemChange("c", available=True)]) == CatalogChanged(1, [ItemRecord("c", 0)])
-    assert store.change_items([]) == CatalogChanged(1, [])
+    again = store.change_items([*off("a"), ItemChange("b", attributes={"x": None})])
+    assert again == replace(first, changed=0)
+    assert store.change_items([ItemChange("c", available=True)]) == replace(again, records=[ItemRecord("c", 0)])
+    assert store.change_items([]) == replace(again, records=[])
     assert store.catalog_records(["c"]) == {}
 
 
@@ -262,7 +265,7 @@ def test_a_large_change_is_not_starved_by_small_ones_of_other_items(store: Store
 def test_a_change_whose_answer_got_lost_is_not_made_twice(store: Store) -> None:
     with losing_the_first_answer(store, meanwhile=lambda: store.change_items(off("b"))) as unlucky:
         made = unlucky.change_items(off("a"))
-    assert made == CatalogChanged(1, [ItemRecord("a", 1, available=False)])
+    assert made == CatalogChanged(1, [ItemRecord("a", 1, available=False)], changed=1, era=store.catalog_era())
     assert store.catalog_revision() == 2
 
 
