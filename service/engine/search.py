@@ -4,7 +4,9 @@ What does not change between requests (trie, item tables) is handed to ONNX Runt
 files themselves. The search on a GPU is in `gpu_search`.
 """
 
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +29,7 @@ SPARE_DEAD: Final = 64
 _DEAD_STEP: Final = 8
 
 _Outputs = tuple[list[NDArray[Any]], float]  # OUTPUTS, and the seconds inside the graph
+_PartOutputs = tuple[list[NDArray[Any]], float, int]  # and the thread that ran it
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,7 @@ class Found:
     code_score  float32 [B, K], log-probability of the code
     prefix_score  float32 [B, K, L], log-probability of its first 1 … L tokens
     legal       bool [B, K], False for an item that the row's filter slot does not allow: a defect
-    run_s       seconds inside the graph; of a batch in parts those of the slowest
+    run_s       seconds inside the graph; of a batch in parts those of the thread that was there for longest
     """
 
     item: NDArray[np.int32]
@@ -131,7 +134,7 @@ class GraphSearch:
         self._threads = threads or usable_cores()
         graphs = graphs_of(artifact, "fp32") if graphs is None else graphs
         self._sessions = {width: cpu_session(graph) for width, graph in graphs.items()}
-        self._parts = PartThreads[_Outputs](self._threads - 1)
+        self._parts = PartThreads[_PartOutputs](self._threads - 1)
         self._catalog: dict[str, ort.OrtValue] = {}
         self.bind(catalog_inputs(artifact) if catalog is None else catalog)()
         self._wanted = {width: _input_names(session) for width, session in self._sessions.items()}
@@ -151,14 +154,17 @@ class GraphSearch:
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
         places = split_by_length(rows, self._threads)
         parts = self._parts.run([partial(self._part, [rows[place] for place in part], shape) for part in places])
-        outputs = [np.concatenate(arrays) for arrays in zip(*(part for part, _ in parts), strict=True)]
+        outputs = [np.concatenate(arrays) for arrays in zip(*(part for part, _, _ in parts), strict=True)]
         back = np.argsort(np.concatenate(places))
-        return found([array[back] for array in outputs], max(run_s for _, run_s in parts))
+        inside_s: defaultdict[int, float] = defaultdict(float)  # a thread runs several parts where there are more
+        for _, run_s, thread in parts:
+            inside_s[thread] += run_s
+        return found([array[back] for array in outputs], max(inside_s.values()))
 
-    def _part(self, rows: Sequence[SearchRow], shape: Shape) -> _Outputs:
+    def _part(self, rows: Sequence[SearchRow], shape: Shape) -> _PartOutputs:
         """On the CPU another length costs nothing, so histories are padded to the longest of the part only."""
         longest = max(len(row.history) for row in rows)
-        return self._search(rows, max(1, min(longest, shape.bucket)), shape)
+        return *self._search(rows, max(1, min(longest, shape.bucket)), shape), threading.get_ident()
 
     def _search(self, rows: Sequence[SearchRow], length: int, shape: Shape) -> _Outputs:
         weight = self._rescore_weight if shape.rescore else 0.0

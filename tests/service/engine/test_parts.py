@@ -3,6 +3,7 @@
 import gc
 import threading
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +28,22 @@ def test_a_batch_in_parts_answers_as_a_batch_in_one(artifact: Artifact) -> None:
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-4)
     assert parts.legal.shape == parts.item.shape
     assert parts.run_s > 0
+
+
+def test_parts_that_one_thread_runs_one_after_the_other_add_up(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search, inside_s = GraphSearch(artifact, 1), 0.0
+    run = search._search
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal inside_s
+        arrays, run_s = run(*arguments)
+        inside_s += run_s
+        return arrays, run_s
+
+    monkeypatch.setattr(search, "_search", counted)
+    assert search.run(rows([5] * 64), Shape(8, 6)).run_s == pytest.approx(inside_s)
 
 
 def test_what_one_part_raises_is_raised_after_all_have_ended() -> None:

@@ -142,6 +142,7 @@ class Gated:
     async def request(self, message: Apply) -> Applied:
         self.asked.set()
         await self.may.wait()
+        await asyncio.sleep(0.02)  # long enough for whoever waits for it to be ready too early
         self.records |= {record.item_id: record for record in message.records}
         return Applied(0, message.revision, [])
 
