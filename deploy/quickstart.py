@@ -10,9 +10,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import httpx
 import typer
@@ -43,8 +44,8 @@ def quickstart(source: Annotated[Literal["recbole", "grouplens"], typer.Option()
 
 def _activate(python: str) -> None:
     """Another version that somebody activated meanwhile stays active."""
-    listed = subprocess.run([python, "-m", "service", "models", "--json"], check=True, stdout=subprocess.PIPE)
-    active = json.loads(listed.stdout)["active"]
+    listing = _started([python, "-m", "service", "models", "--json"], stdout=subprocess.PIPE)
+    active = json.loads(_output_of(listing))["active"]
     if active and active["version"] not in (None, ARTIFACT.name):
         print(
             f"\n── {active['version']} is active and stays so (python -m service activate {ARTIFACT.name})", flush=True
@@ -67,32 +68,47 @@ def _free_port() -> int:
 
 def _step(title: str, command: list[str]) -> None:
     print(f"\n── {title}", flush=True)
-    step = _started(command)
-    _pass_on(lambda number: step.send_signal(number))
-    if code := step.wait():
+    _output_of(_started(command))
+
+
+def _output_of(step: "subprocess.Popen[bytes]") -> bytes:
+    """What it writes to a pipe, if it has one; where it fails, this program ends as it has."""
+    with _passed_on(lambda number: step.send_signal(number)):
+        output, _ = step.communicate()
+    if code := step.returncode:
         sys.exit(code if code > 0 else 128 - code)  # as a shell counts children that a signal ended
+    return output or b""
 
 
 def _serve(command: list[str], port: int) -> int:
     """Runs the service until something ends us; it drains first."""
     print("\n── Serving", flush=True)
-    service = _started(command, PROREC_PORT=str(port))
-    _pass_on(lambda _: service.terminate())
-    address = _address(_HOST, port)
-    if _wait_until_ready(service, address):
-        _print_summary(address)
-    return service.wait()
+    service = _started(command, env=os.environ | {"PROREC_PORT": str(port)})
+    with _passed_on(lambda _: service.terminate()):
+        address = _address(_HOST, port)
+        if _wait_until_ready(service, address):
+            _print_summary(address)
+        return service.wait()
 
 
-def _started(command: list[str], **environment: str) -> "subprocess.Popen[bytes]":
+def _started(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
     """A child in a process group of its own: Ctrl-C, which a terminal sends to all of ours, reaches it through us."""
-    return subprocess.Popen(command, process_group=0, env=os.environ | environment)
+    return subprocess.Popen(command, process_group=0, **options)
 
 
-def _pass_on(tell: Callable[[int], None]) -> None:
-    """What ends us is told to the child, once, whether it came from a terminal or to us alone."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+@contextmanager
+def _passed_on(tell: Callable[[int], None]) -> Iterator[None]:
+    """What would end us meanwhile is told to the child, once, whether it came from a terminal or to us alone; what we
+    were started to ignore, as with nohup, stays ignored."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+    for number in heeded:
         signal.signal(number, lambda number, _: tell(number))
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, before[number])
 
 
 def _address(host: str, port: int) -> str:

@@ -49,13 +49,13 @@ def _group_memory(root: Path, machine: int) -> Iterator[tuple[int, int]]:
 
     Pages of files that it can drop count as available, as they do for the machine.
     """
-    names = (("memory.max", "memory.current", "inactive_file"),
-             ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"))  # fmt: skip
+    names = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
     for group in _groups(root, "memory"):
-        for limit, usage, droppable in names:
+        for limit, usage, prefix in names:
             most, used = _number(group / limit), _number(group / usage)
             if most and used is not None and most < machine:
-                kept = max(0, used - _statistic(group / "memory.stat", droppable))
+                droppable = {f"{prefix}{kind}_file" for kind in ("active", "inactive")}
+                kept = max(0, used - _statistics(group / "memory.stat", droppable))
                 yield most, max(0, most - kept)
 
 
@@ -73,9 +73,10 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         yield from (folder for folder in (inner, *inner.parents) if folder == top or top in folder.parents)
 
 
-def _statistic(path: Path, name: str) -> int:
+def _statistics(path: Path, names: set[str]) -> int:
+    """Their sum."""
     rows = (line.split() for line in (_text(path) or "").splitlines())
-    return next((int(row[1]) for row in rows if row[0] == name), 0)
+    return sum(int(value) for name, value in rows if name in names)
 
 
 def _number(path: Path) -> int | None:

@@ -55,8 +55,9 @@ def _add(source: Path, target: Path) -> None:
 
 def _allocate(target: Path, source: Path) -> None:
     """Room in `target` for whatever `source` adds to it; room is a power of two, as `MmapedDict` doubles it."""
-    held = target.stat().st_size if target.exists() else 0
-    with target.open("ab") as stream:
+    target.touch()
+    held = target.stat().st_size
+    with target.open("r+b") as stream:  # not to append: where a file system cannot reserve, what stands in refuses that
         os.posix_fallocate(stream.fileno(), 0, max(held, _LEAST_BYTES))
         used = _used(target) + _used(source)
         if used > max(held, _LEAST_BYTES):

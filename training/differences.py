@@ -11,7 +11,6 @@ from .metrics import gains_at, paired_bootstrap
 from .plan import Job
 
 K: Final = 10
-Gains = NDArray[np.float64]
 Ranks = Mapping[str, NDArray[np.int64]]
 Row = dict[str, Any]
 
@@ -29,8 +28,9 @@ def rank_key(holdout: str, method: str, *, rescored: bool | None) -> str:
 def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]:
     """Recall@10 and NDCG@10, history masked, of every ranking minus the one that the run `reference` is known for.
 
-    A user counts with the mean over the seeds that there are of a run, so the interval is of users, and the spread of
-    seeds stands beside it: the least and the greatest difference of two runs with the same seed.
+    A user counts with the mean over the seeds that there are of both, so the interval is of users, and the spread of
+    seeds stands beside it: the least and the greatest difference of two runs with the same seed. What draws nothing, as
+    popularity, stands for every seed.
     """
     rows = []
     for (holdout, order), methods in _by_set_and_order(found).items():
@@ -39,7 +39,7 @@ def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]
             {"split": holdout, "order": order, "run": run, "ranking": method} | compared
             for (run, method), ranks in methods.items()
             if known is not None and ranks is not known
-            for compared in _compared(ranks, known)
+            for compared in _compared(_for_seeds(ranks, method, known), known)
         ]
     return rows
 
@@ -62,12 +62,19 @@ def _by_set_and_order(found: Iterable[tuple[Job, Ranks]]) -> dict[tuple[str, str
     return groups
 
 
+def _for_seeds(ranks: Seeds, method: str, reference: Seeds) -> Seeds:
+    return dict.fromkeys(reference, next(iter(ranks.values()))) if method == "popularity" else ranks
+
+
 def _compared(ranks: Seeds, reference: Seeds) -> Iterator[Row]:
+    seeds = sorted(ranks.keys() & reference.keys())
+    if not seeds:
+        return
     metrics: tuple[Literal["recall", "ndcg"], ...] = ("recall", "ndcg")
     for metric in metrics:
-        mine, theirs = ({s: gains_at(r, K, metric) for s, r in seeds.items()} for seeds in (ranks, reference))
-        result = paired_bootstrap(_mean(mine), _mean(theirs))
-        by_seed = [float(np.mean(mine[seed] - theirs[seed])) for seed in sorted(mine.keys() & theirs.keys())]
+        mine, theirs = ([gains_at(each[seed], K, metric) for seed in seeds] for each in (ranks, reference))
+        result = paired_bootstrap(np.mean(mine, axis=0), np.mean(theirs, axis=0))
+        by_seed = [float(np.mean(a - b)) for a, b in zip(mine, theirs, strict=True)]
         yield {
             "metric": f"{metric}@{K}",
             "difference": result.mean_difference,
@@ -75,10 +82,6 @@ def _compared(ranks: Seeds, reference: Seeds) -> Iterator[Row]:
             "high": result.high,
             "p_value": result.p_value,
             "seeds": len(by_seed),
-            "least": min(by_seed, default=None),
-            "greatest": max(by_seed, default=None),
+            "least": min(by_seed),
+            "greatest": max(by_seed),
         }
-
-
-def _mean(gains: Mapping[int, Gains]) -> Gains:
-    return np.mean(list(gains.values()), axis=0, dtype=np.float64)

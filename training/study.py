@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from pydantic import ValidationError
@@ -115,8 +116,11 @@ def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
     ranks = _ranks_path(path)
     if not ranks.exists() or any(result.get(name) != value for name, value in wanted.items()):
         return None
-    with np.load(ranks) as arrays:
-        return result | {"ranks": dict(arrays)}
+    try:
+        with np.load(ranks) as arrays:
+            return result | {"ranks": dict(arrays)}
+    except (OSError, EOFError, ValueError, BadZipFile):  # what a machine that stopped left half written
+        return None
 
 
 def _digest(paths: tuple[Path, ...]) -> str:

@@ -114,7 +114,7 @@ class CatalogEditor:
     def _obeys(self, made: CatalogChanged) -> bool:
         """Revisions begin anew once Redis has lost the catalog, and the highest of the era before says nothing."""
         status = self._router.status
-        return made.revision == 0 or (status.catalog_era == made.era and status.catalog_revision >= made.revision)
+        return status.catalog_era == made.era and status.catalog_revision >= made.revision
 
 
 def _repeated(ids: Sequence[str], name: str, within: str) -> Iterator[FieldError]:

@@ -2,10 +2,12 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query, Request
+import msgspec
+from fastapi import APIRouter, Depends, Query, Request, Response
 
 from service.errors import (
     BadItem,
+    BadRequest,
     CatalogFull,
     DeadlineExceeded,
     Draining,
@@ -15,6 +17,7 @@ from service.errors import (
     NotReady,
 )
 from service.settings import Settings
+from service.store import CatalogPage
 
 from .access import token_check
 from .body import parse, read_body
@@ -24,7 +27,6 @@ from .catalog_schemas import (
     CHANGES_EXAMPLE,
     AddItems,
     CatalogAnswer,
-    ChangedItem,
     ChangedItems,
     PatchItems,
     RemoveItems,
@@ -62,27 +64,36 @@ def create_catalog_routes(settings: Settings, router: Router, library: Library) 
         with WhileConnected(request.receive):
             return await editor.remove(wanted.item_ids, wanted.wait_ms)
 
-    async def changes(since: Since = 0, limit: Limit = 1000) -> ChangedItems:
+    async def changes(since: Since = 0, limit: Limit = 1000) -> Response:
         """What was changed live and how each item stands now, for a copy of it, or to see what a new model inherits."""
-        page = await library.ask(lambda store: store.catalog_page(since, limit))
-        items = [
-            ChangedItem(
-                item_id=one.item_id,
-                revision=one.revision,
-                available=one.available,
-                removed=one.removed,
-                attributes=one.attributes,
-                item=one.item,
-            )
-            for one in page.records
-        ]
-        return ChangedItems(catalog_revision=page.revision, items=items, next=page.then)
+        body = await library.ask(lambda store: _changed_items(store.catalog_page(since, limit)))
+        return Response(body, media_type="application/json")
 
     changing = (*ADMIN, *BODY, BadItem, EngineFailed, NotReady, Draining, DeadlineExceeded, NotFollowed)
     plain = errors(*changing) | answer(CATALOG_EXAMPLE)
     adding = errors(*changing, CatalogFull, NoTextEncoder) | answer(CATALOG_EXAMPLE)
     api.patch(_PATH, openapi_extra=request_body(PatchItems), responses=plain)(patch_items)
     api.post(_PATH, openapi_extra=request_body(AddItems), responses=adding)(add_items)
-    api.get("/catalog/changes", responses=errors(*ADMIN) | answer(CHANGES_EXAMPLE))(changes)
+    api.get(
+        "/catalog/changes", response_model=ChangedItems, responses=errors(*ADMIN, BadRequest) | answer(CHANGES_EXAMPLE)
+    )(changes)
     api.delete(_PATH, openapi_extra=request_body(RemoveItems), responses=plain)(remove_items)
     return api
+
+
+def _changed_items(page: CatalogPage) -> bytes:
+    """As `ChangedItems`, written where it holds no event loop up: it may be megabytes."""
+    items = [
+        {
+            "item_id": one.item_id,
+            "revision": one.revision,
+            "available": one.available,
+            "removed": one.removed,
+            "attributes": one.attributes,
+            "item": one.item,
+        }
+        for one in page.records
+    ]
+    return msgspec.json.encode(
+        {"catalog_revision": page.revision, "catalog_era": page.era, "items": items, "next": page.then}
+    )

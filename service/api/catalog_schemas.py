@@ -158,12 +158,14 @@ class ChangedItems(BaseModel):
     """Items in the order of their last changes."""
 
     catalog_revision: int
+    catalog_era: str = Field(description="Another one once Redis has lost the changes; revisions begin anew then.")
     items: list[ChangedItem]
     next: int | None = Field(description="`since` of the next page; null: these are the last.")
 
 
 CHANGES_EXAMPLE: Final[dict[str, Any]] = {
     "catalog_revision": 8,
+    "catalog_era": "5e0f3a1c",
     "items": [
         {
             "item_id": "B001MA0QY2",

@@ -5,7 +5,7 @@ has no record does not exist, and publishers never write over each other. Deploy
 compare-and-set.
 """
 
-from .catalog import CatalogChanged, CatalogSighting
+from .catalog import CatalogChanged, CatalogPage, CatalogSighting
 from .connection import Connection
 from .deployment import ANY, KEEP, Canary, Deployment, Event
 from .records import VersionInfo
@@ -18,6 +18,7 @@ __all__ = [
     "KEEP",
     "Canary",
     "CatalogChanged",
+    "CatalogPage",
     "CatalogSighting",
     "Connection",
     "Deployment",

@@ -51,6 +51,7 @@ class CatalogPage:
     """Items in the order of their last changes: all of every revision that it holds some of."""
 
     revision: int  # of the catalog
+    era: str
     records: list[ItemRecord] = field(repr=False)
     then: int | None  # revision to go on after; None: these are the last
 
@@ -103,14 +104,14 @@ class Catalog:
 
     def page(self, since: int, limit: int) -> CatalogPage:
         """Errors as in `Store.catalog_page`."""
-        revision, _ = self.state()
+        revision, era = self.state()
         scored = self._changed(f"({since}", "+inf", start=0, num=limit)
         then = None
         if len(scored) == limit:
             then = int(scored[-1][1])
             scored = [one for one in scored if one[1] < then] + self._changed(then, then)
         held = self._held([name.decode(errors="surrogatepass") for name, _ in scored])
-        return CatalogPage(revision, _in_order(record for record in held if record is not None), then)
+        return CatalogPage(revision, era, _in_order(record for record in held if record is not None), then)
 
     def _changed(self, least: str | int, most: str | int, **part: int) -> list[tuple[bytes, float]]:
         """(item id, revision of its last change), in that order."""

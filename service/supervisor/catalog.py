@@ -60,6 +60,7 @@ class Feeds:
         self._codes = codes
         self._board = board
         self._listeners: dict[Engine, Listener] = {}
+        self._owed = Reached()  # the most that was ever told of this era, whatever has become of who obeyed it
 
     def take(self, sighting: CatalogSighting) -> None:
         """Queues what has changed for everybody. Where Redis has lost the catalog, what is known of it stays."""
@@ -88,7 +89,7 @@ class Feeds:
         A catalog of millions takes its time to be read, and an engine that did not wait would recommend hidden items.
         """
         await self.catalog.known.wait()
-        feed = Feed(engine, self._codes, self.tell, self._owed, places=places)
+        feed = Feed(engine, self._codes, self.tell, lambda: self._owed, places=places)
         feed.put(self.catalog.reached, self.catalog.records.values())
         listener = Listener(feed, asyncio.create_task(feed.run()), serves)
         self._listeners[engine] = listener
@@ -107,11 +108,10 @@ class Feeds:
         mine = [feed.unplaced for feed in serving if feed.peer.version == self._board.serving_version]
         era = self.catalog.era
         revisions = [feed.applied.revision if feed.applied.era == era else 0 for feed in serving]
-        self._board.catalog(min(revisions, default=0), era, mine[-1] if mine else {})
-
-    def _owed(self) -> Reached:
-        status = self._board.status
-        return Reached(status.catalog_revision, status.catalog_era)
+        reached = Reached(min(revisions, default=0), era)
+        if reached.era != self._owed.era or reached.obeys(self._owed):
+            self._owed = reached
+        self._board.catalog(reached.revision, era, mine[-1] if mine else {})
 
     def _leave(self, engine: Engine, task: "asyncio.Task[None]") -> None:
         self._listeners.pop(engine, None)

@@ -117,13 +117,14 @@ class Replica:
         self._reading.on_change = self._fleet.changed
 
     async def _drain(self, follower: Follower) -> None:
-        """From the outside in: readiness, connections, workers, engines. What Redis wants from now on is not heard.
+        """From the outside in: readiness, connections, workers, engines. Of Redis, only the catalog is still heard.
 
         Until connections are refused, answers say "Connection: close", and who probes readiness has time to find out.
         """
         logger.info("draining")
         self._board.drain()
-        await asyncio.gather(asyncio.sleep(self._settings.drain_notice_s), follower.stop(_MARGIN_S))
+        await asyncio.sleep(self._settings.drain_notice_s)
+        await follower.stop(_MARGIN_S)
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
@@ -134,6 +135,8 @@ class Replica:
     # ---- what Redis says
 
     def _on_sighting(self, sighting: Sighting) -> None:
+        if self._board.status.draining and not isinstance(sighting, CatalogSighting):
+            return  # no engine is started any more; what is hidden must be hidden as long as anything is answered
         match sighting:
             case Deployment():
                 self._on_deployment(sighting)

@@ -13,6 +13,8 @@ _PREFIX: Final = "prorec-"
 _LOCK: Final = "owner.lock"
 _MEMORY: Final = Path("/dev/shm")
 _LEAST_FREE_BYTES: Final = 32 << 20
+_SYSTEMD: Final = Path("/run/systemd/system")
+_LAST_SYSTEM_USER: Final = 999
 
 
 @contextmanager
@@ -23,9 +25,9 @@ def scratch_folder() -> Iterator[Path]:
     and on a disk that is full they would end with SIGBUS. Its lock is held by this process and whatever it forks, so
     the folder lasts as long as any of them.
     """
-    parent = _parent(_MEMORY)
-    _remove_abandoned(parent)
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=parent, ignore_cleanup_errors=True) as name:
+    for place in {_MEMORY, *map(Path, filter(None, (os.environ.get("TMPDIR"), "/tmp")))}:
+        _remove_abandoned(place)
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, dir=_parent(_MEMORY), ignore_cleanup_errors=True) as name:
         aside = Path(name) / f".{_LOCK}"
         with aside.open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -33,13 +35,17 @@ def scratch_folder() -> Iterator[Path]:
             yield Path(name)
 
 
-def _parent(memory: Path) -> Path:
-    """`memory` where it can be written and has room, else the system's folder for temporary files."""
-    fallback = Path(tempfile.gettempdir())
-    if os.environ.get("TMPDIR") or not os.access(memory, os.W_OK | os.X_OK):
-        return fallback
+def _parent(memory: Path) -> Path | None:
+    """`memory` where it can be written, has room and is left alone; None: the system's folder for temporary files."""
+    if os.environ.get("TMPDIR") or not os.access(memory, os.W_OK | os.X_OK) or _is_cleared_at_logout():
+        return None
     free = os.statvfs(memory)
-    return memory if free.f_bavail * free.f_frsize >= _LEAST_FREE_BYTES else fallback
+    return memory if free.f_bavail * free.f_frsize >= _LEAST_FREE_BYTES else None
+
+
+def _is_cleared_at_logout() -> bool:
+    """systemd removes what a user who is a person has in memory when the last session ends (`RemoveIPC`)."""
+    return _SYSTEMD.is_dir() and os.getuid() > _LAST_SYSTEM_USER
 
 
 def _remove_abandoned(parent: Path) -> None:

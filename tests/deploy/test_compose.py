@@ -4,13 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 
 from service.settings import Settings, variable
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-FILES = ("compose.yaml", "compose.gpu.yaml")
 
 
 def service(name: str) -> dict[str, Any]:
@@ -18,12 +16,13 @@ def service(name: str) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_every_variable_is_a_setting_that_can_be_used(name: str) -> None:
-    given = {key: value for key, value in service(name)["environment"].items() if "${" not in value}
+def test_only_what_the_containers_depend_on_wins_over_the_file_of_settings() -> None:
+    """What stands under `environment` cannot be set in service.env."""
+    given = service("compose.yaml")["environment"]
+    assert given.keys() == {variable(name) for name in ("redis_url", "host", "port")}
     fields = {variable(field): field for field in Settings.model_fields}
-    assert given.keys() <= fields.keys()
     Settings(**{fields[key]: value for key, value in given.items()})
+    assert "environment" not in service("compose.gpu.yaml")
 
 
 def test_the_image_for_gpus_has_what_the_dockerfile_says() -> None:
@@ -45,6 +44,9 @@ def test_settings_of_ones_own_are_read_from_a_file_that_git_does_not_keep() -> N
 
 def test_nothing_is_open_to_the_network_unasked() -> None:
     (port,) = service("compose.yaml")["ports"]
-    assert port.startswith("${PROREC_BIND:-127.0.0.1}:")
+    assert (
+        port
+        == "${PROREC_BIND:-127.0.0.1}:${PROREC_PORT:-8000}:" + service("compose.yaml")["environment"]["PROREC_PORT"]
+    )
     redis = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
     assert "ports" not in redis, json.dumps(redis)

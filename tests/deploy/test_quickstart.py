@@ -55,6 +55,24 @@ def test_the_service_is_asked_where_it_listens(host: str, address: str) -> None:
     assert quickstart._address(host, 80) == address
 
 
+def test_what_we_were_started_to_ignore_reaches_no_step() -> None:
+    """As with nohup."""
+    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {QUICKSTART}"
+    started = [sys.executable, "-c", program, STEP]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+        process.send_signal(signal.SIGHUP)
+        process.send_signal(signal.SIGTERM)
+        assert process.stdout.read() == f"told {signal.SIGTERM.value}\n"
+
+
+def test_between_steps_a_signal_ends_us() -> None:
+    program = f"{QUICKSTART}; import os, signal; os.kill(os.getpid(), signal.SIGTERM); print('went on')"
+    ended = subprocess.run([sys.executable, "-c", program, ""], capture_output=True, text=True, check=False)
+    assert (ended.returncode, "went on" in ended.stdout) == (-signal.SIGTERM, False)
+
+
 def test_a_step_that_a_signal_ends_gives_the_exit_code_of_a_shell() -> None:
     step = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     ended = subprocess.run([sys.executable, "-c", QUICKSTART, step], stdout=subprocess.PIPE, check=False)

@@ -400,6 +400,19 @@ def test_the_end_finishes_what_is_in_flight_and_leaves_nothing(
         assert not folder.exists()
 
 
+def test_while_it_drains_it_hides_what_is_hidden_now(store: Store, tmp_path: Path) -> None:
+    """A balancer may take its time to notice, and until then this replica is asked."""
+    with replica(redis_url=store.url, data_dir=tmp_path, drain_notice_s=20) as one:
+        one.first_line()
+        one.wait_for(status="ready")
+        hidden = one.recommend("item-1").json()["items"][0]["item_id"]
+        one.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: one.unready())
+        store.change_items([ItemChange(hidden, available=False)])
+        wait_until(lambda: hidden not in [item["item_id"] for item in one.recommend("item-1").json()["items"]])
+        one.end(signal.SIGKILL)
+
+
 def test_the_end_while_an_engine_loads_waits_for_nothing(store: Store, tmp_path: Path) -> None:
     with replica(redis_url=store.url, data_dir=tmp_path) as one:
         wait_until(lambda: bool(one.children("service.engine")))

@@ -83,7 +83,7 @@ def test_memory_of_a_container_counts_without_the_files_it_can_drop(tmp_path: Pa
         "proc/self/cgroup": "0::/",
         "sys/fs/cgroup/memory.max": str(8 * GB),
         "sys/fs/cgroup/memory.current": str(7 * GB),
-        "sys/fs/cgroup/memory.stat": f"anon 5\ninactive_file {GB}\nactive_file 9",
+        "sys/fs/cgroup/memory.stat": f"anon 5\ninactive_file {GB // 2}\nactive_file {GB // 2}",
     }
     assert available_percent(tree(tmp_path, files)) == 25.0
 
@@ -106,7 +106,7 @@ def test_memory_of_version_1_is_read_too(tmp_path: Path) -> None:
         "sys/fs/cgroup/memory/memory.usage_in_bytes": str(30 * GB),
         "sys/fs/cgroup/memory/box/memory.limit_in_bytes": str(4 * GB),
         "sys/fs/cgroup/memory/box/memory.usage_in_bytes": str(4 * GB),
-        "sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file {GB}",
+        "sys/fs/cgroup/memory/box/memory.stat": f"total_inactive_file 7\ntotal_active_file {GB - 7}\nactive_file 7",
     }
     assert available_percent(tree(tmp_path, files)) == 25.0
 

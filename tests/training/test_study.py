@@ -115,13 +115,38 @@ def test_seeds_are_averaged_for_each_user_and_their_spread_stands_beside() -> No
     assert differences([], "b") == []
 
 
+def test_only_seeds_that_both_have_are_compared_and_popularity_stands_for_each() -> None:
+    runs = [{"name": "p", "kind": "popularity"}, {"name": "a", "seeds": [0]}, {"name": "b", "seeds": [0, 1]}]
+    jobs = Plan.model_validate({"run": runs}).jobs()
+    places = {("p", 0): [-1, 0], ("a", 0): [0, 0], ("b", 0): [0, 0], ("b", 1): [-1, -1]}
+    methods = {"p": "popularity", "a": "prorec", "b": "prorec"}
+    found = differences(
+        [
+            (job, {rank_key("test", method, rescored=None if method == "popularity" else True): np.array(ranks)})
+            for job in jobs
+            for method, ranks in [(methods[job.run.name], places[job.run.name, job.seed])]
+        ],
+        "b",
+    )
+    rows = {row["run"]: row for row in found if row["metric"] == "recall@10"}
+    assert (rows["a"]["difference"], rows["a"]["seeds"]) == (0.0, 1)
+    assert (rows["p"]["difference"], rows["p"]["seeds"], rows["p"]["least"], rows["p"]["greatest"]) == (
+        0.0,
+        2,
+        -0.5,
+        0.5,
+    )
+
+
 def test_results_without_ranks_are_measured_again(ring: Path, tmp_path: Path) -> None:
     plan = read_plan(str(write_plan(ring, POPULARITY)))
     run_study(plan, ring / "data", tmp_path)
     ranks = tmp_path / "results" / "popularity-shuffled-0.npz"
-    ranks.unlink()
-    run_study(plan, ring / "data", tmp_path)
-    assert ranks.exists()
+    whole = ranks.stat().st_size
+    for lose in (ranks.unlink, lambda: ranks.write_bytes(b"")):
+        lose()
+        run_study(plan, ring / "data", tmp_path)
+        assert ranks.stat().st_size == whole
     assert not (tmp_path / "differences.csv").exists()  # a plan without PRORec names nothing to compare with
 
 

@@ -65,8 +65,9 @@ async def test_what_was_set_live_can_be_seen_and_forgotten(router: Router, store
         got = await client.patch(PATH, json={"items": [{"item_id": "a", "reset": True, "attributes": {"new": True}}]})
     a = {"item_id": "a", "revision": 1, "available": False, "removed": False, "attributes": {"price": 9}, "item": None}
     b = {"item_id": "b", "revision": 2, "available": True, "removed": False, "attributes": {"price": 1}, "item": None}
-    assert first.json() == {"catalog_revision": 2, "items": [a], "next": 1}
-    assert rest.json() == {"catalog_revision": 2, "items": [b], "next": None}
+    now = {"catalog_revision": 2, "catalog_era": store.catalog_era()}
+    assert first.json() == now | {"items": [a], "next": 1}
+    assert rest.json() == now | {"items": [b], "next": None}
     assert got.json()["changed"] == 1
     record = store.catalog_records(["a"])["a"]
     assert (record.available, record.attributes) == (True, {"new": True})

@@ -102,15 +102,42 @@ def test_what_is_no_replicas_stays(temporary: Path) -> None:
     assert sorted(path.name for path in temporary.rglob("*")) == ["else", "owner.lock", "prorec-notes"]
 
 
-def test_mapped_files_are_kept_in_memory_where_nobody_wants_them_elsewhere(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def free(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """No TMPDIR, and a system without logins."""
     monkeypatch.delenv("TMPDIR", raising=False)
-    assert scratch._parent(tmp_path) == tmp_path
-    assert scratch._parent(tmp_path / "nowhere") == Path(tempfile.gettempdir())
+    monkeypatch.setattr(scratch, "_SYSTEMD", tmp_path / "no systemd")
+    return tmp_path
+
+
+def test_mapped_files_are_kept_in_memory_where_there_is_room(free: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scratch._parent(free) == free
+    assert scratch._parent(free / "nowhere") is None
     monkeypatch.setattr(scratch, "_LEAST_FREE_BYTES", 1 << 62)
-    assert scratch._parent(tmp_path) == Path(tempfile.gettempdir())
+    assert scratch._parent(free) is None
+
+
+@pytest.mark.parametrize(("user", "safe"), [(0, True), (999, True), (1000, False)])
+def test_where_a_logout_would_remove_them_they_are_elsewhere(
+    free: Path, monkeypatch: pytest.MonkeyPatch, user: int, safe: bool
+) -> None:
+    monkeypatch.setattr(scratch, "_SYSTEMD", free)
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    assert (scratch._parent(free) == free) == safe
 
 
 def test_whoever_names_a_folder_gets_it(temporary: Path) -> None:
-    assert scratch._parent(Path("/dev/shm")) == temporary
+    assert scratch._parent(Path("/dev/shm")) is None
+    with scratch_folder() as folder:
+        assert folder.parent == temporary
+
+
+def test_what_killed_replicas_left_goes_from_wherever_it_is(
+    other: Other, temporary: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    other.kill()
+    monkeypatch.setattr(scratch, "_MEMORY", temporary)
+    monkeypatch.setenv("TMPDIR", str(tmp_path_factory.mktemp("elsewhere")))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with scratch_folder():
+        assert not other.folder.exists()
