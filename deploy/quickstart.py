@@ -98,17 +98,17 @@ def _started(command: list[str], **options: Any) -> "subprocess.Popen[bytes]":
 
 @contextmanager
 def _passed_on(tell: Callable[[int], None]) -> Iterator[None]:
-    """What would end us meanwhile is told to the child, once, whether it came from a terminal or to us alone; what we
-    were started to ignore, as with nohup, stays ignored."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    heeded = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
-    for number in heeded:
+    """What would end us meanwhile is told to the child, once, whether it came from a terminal or to us alone; under
+    nohup the end of the terminal is not."""
+    hang_up = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, *hang_up)}
+    for number in before:
         signal.signal(number, lambda number, _: tell(number))
     try:
         yield
     finally:
-        for number in heeded:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _address(host: str, port: int) -> str:

@@ -55,8 +55,7 @@ def test_the_service_is_asked_where_it_listens(host: str, address: str) -> None:
     assert quickstart._address(host, 80) == address
 
 
-def test_what_we_were_started_to_ignore_reaches_no_step() -> None:
-    """As with nohup."""
+def test_under_nohup_the_end_of_a_terminal_reaches_no_step() -> None:
     program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {QUICKSTART}"
     started = [sys.executable, "-c", program, STEP]
     with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
@@ -65,6 +64,17 @@ def test_what_we_were_started_to_ignore_reaches_no_step() -> None:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
         assert process.stdout.read() == f"told {signal.SIGTERM.value}\n"
+
+
+def test_a_shell_s_background_job_can_be_interrupted_too() -> None:
+    """It is started with SIGINT ignored."""
+    program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {QUICKSTART}"
+    started = [sys.executable, "-c", program, STEP]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.read() == f"told {signal.SIGINT.value}\n"
 
 
 def test_between_steps_a_signal_ends_us() -> None:
