@@ -95,6 +95,7 @@ def _show(done: dict[str, Result], jobs: Sequence[Job], plan: Plan, folder: Path
     compared: list[dict[str, Any]] = []
     if plan.compared_with is not None:
         compared = differences([(job, done[job.key]["ranks"]) for job in found], plan.compared_with)
+    (folder / "differences.csv").unlink(missing_ok=True)  # of a plan that compared others
     if compared:
         write_table(compared, folder / "differences.csv")
     write_report(done, jobs, folder / "report.html", title, compared, plan.compared_with)

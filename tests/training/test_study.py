@@ -140,6 +140,7 @@ def test_only_seeds_that_both_have_are_compared_and_popularity_stands_for_each()
 
 def test_results_without_ranks_are_measured_again(ring: Path, tmp_path: Path) -> None:
     plan = read_plan(str(write_plan(ring, POPULARITY)))
+    (tmp_path / "differences.csv").touch()  # of another plan
     run_study(plan, ring / "data", tmp_path)
     ranks = tmp_path / "results" / "popularity-shuffled-0.npz"
     whole = ranks.stat().st_size
