@@ -1,5 +1,6 @@
 """What differs from the trained catalogs: one record an item, every change all or nothing."""
 
+import itertools
 import random
 import time
 from collections.abc import Iterable, Sequence
@@ -20,6 +21,7 @@ LARGEST_PART: Final = 10_000  # items told as what changed; above it everything 
 _BATCH: Final = 1000  # items in one command
 _ATTEMPTS: Final = 100
 _PAUSE_S: Final = 0.02
+_PAGE_BYTES: Final = 16 << 20  # of records in one page
 _MOST_RECORD_BYTES: Final = 1 << 20  # of one item: every replica and engine holds it, and gets it in one message
 
 _encoder = msgspec.msgpack.Encoder()
@@ -110,8 +112,27 @@ class Catalog:
         if len(scored) == limit:
             then = int(scored[-1][1])
             scored = [one for one in scored if one[1] < then] + self._changed(then, then)
-        held = self._held([name.decode(errors="surrogatepass") for name, _ in scored])
+        told = self._fitting(scored)
+        if len(told) < len(scored):
+            then = int(told[-1][1])
+        held = self._held([name.decode(errors="surrogatepass") for name, _ in told])
         return CatalogPage(revision, era, _in_order(record for record in held if record is not None), then)
+
+    def _fitting(self, scored: Sequence[tuple[bytes, float]]) -> list[tuple[bytes, float]]:
+        """The first of them, of whole revisions, whose records are not many megabytes; one revision at least."""
+
+        def measure(client: Any) -> list[int]:
+            pipe = client.pipeline(transaction=False)
+            for name, _ in scored:
+                pipe.hstrlen(self.keys.items, name)
+            return list(pipe.execute())
+
+        ends = itertools.accumulate(self.redis.ask(measure) if scored else [])
+        large = next((revision for (_, revision), end in zip(scored, ends, strict=True) if end > _PAGE_BYTES), None)
+        if large is None:
+            return list(scored)
+        first = scored[0][1]
+        return [one for one in scored if one[1] < large or one[1] == first]
 
     def _changed(self, least: str | int, most: str | int, **part: int) -> list[tuple[bytes, float]]:
         """(item id, revision of its last change), in that order."""

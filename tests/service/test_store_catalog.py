@@ -13,7 +13,7 @@ import pytest
 from service.catalog.records import ItemChange, ItemRecord
 from service.embedded_redis import embedded_redis
 from service.errors import BadItem, StoreCorrupt, StoreUnavailable
-from service.store import CatalogChanged, CatalogSighting, Store
+from service.store import CatalogChanged, CatalogSighting, Store, catalog
 from service.store.catalog import LARGEST_PART, Catalog, merge
 from tests.service.store_probes import losing_the_first_answer, stored_keys
 
@@ -188,6 +188,17 @@ def test_changes_are_read_in_pages_of_whole_revisions(store: Store) -> None:
         ItemRecord("a", 4, attributes={"at": 3}),
     ]
     assert (store.catalog_page(4, 10).revision, store.catalog_page(4, 10).then) == (4, None)
+
+
+def test_a_page_of_large_records_has_fewer_of_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "_PAGE_BYTES", 2500)
+    for ids in (["a", "b", "c"], ["d"], ["e"], ["f", "g"]):
+        store.change_items([ItemChange(one, attributes={"text": "x" * 1000}) for one in ids])
+    pages, since = [], 0
+    while (page := store.catalog_page(since, 100)).then is not None:
+        pages.append([record.item_id for record in page.records])
+        since = page.then
+    assert [*pages, [record.item_id for record in page.records]] == [["a", "b", "c"], ["d", "e"], ["f", "g"]]
 
 
 def test_more_than_can_be_told_one_by_one_is_told_whole(store: Store) -> None:
