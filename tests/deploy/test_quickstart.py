@@ -4,11 +4,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
-
-from deploy import quickstart
 
 STEP = """
 import os, signal, sys, time
@@ -26,55 +25,47 @@ QUICKSTART = (
 )
 
 
+@contextmanager
+def working(*before: str) -> "Iterator[subprocess.Popen[str]]":
+    """The quickstart in a session of its own, with a step at work; what it prints from then on can be read."""
+    program = "; ".join([*before, QUICKSTART])
+    started = [sys.executable, "-c", program, STEP]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+        yield process
+
+
+def told(process: "subprocess.Popen[str]") -> str:
+    """What the step was told until it ended."""
+    assert process.stdout is not None
+    return process.stdout.read()
+
+
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_step_is_told_once_what_ends_us_and_ends_in_its_own_way(
     send: Callable[[int, int], None], number: signal.Signals
 ) -> None:
     """By a terminal, which tells the whole process group, or by somebody who tells our process alone."""
-    started = [sys.executable, "-c", QUICKSTART, STEP]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+    with working() as process:
         send(process.pid, number)
-        assert process.stdout.read() == f"told {number.value}\n"
+        assert told(process) == f"told {number.value}\n"
         assert process.wait(10) == 7
 
 
-@pytest.mark.parametrize(
-    ("host", "address"),
-    [
-        ("127.0.0.1", "http://127.0.0.1:80"),
-        ("0.0.0.0", "http://127.0.0.1:80"),
-        ("::", "http://[::1]:80"),
-        ("::1", "http://[::1]:80"),
-        ("shop", "http://shop:80"),
-    ],
-)
-def test_the_service_is_asked_where_it_listens(host: str, address: str) -> None:
-    assert quickstart._address(host, 80) == address
-
-
 def test_under_nohup_the_end_of_a_terminal_reaches_no_step() -> None:
-    program = f"import signal; signal.signal(signal.SIGHUP, signal.SIG_IGN); {QUICKSTART}"
-    started = [sys.executable, "-c", program, STEP]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+    with working("import signal", "signal.signal(signal.SIGHUP, signal.SIG_IGN)") as process:
         process.send_signal(signal.SIGHUP)
         process.send_signal(signal.SIGTERM)
-        assert process.stdout.read() == f"told {signal.SIGTERM.value}\n"
+        assert told(process) == f"told {signal.SIGTERM.value}\n"
 
 
 def test_a_shell_s_background_job_can_be_interrupted_too() -> None:
     """It is started with SIGINT ignored."""
-    program = f"import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); {QUICKSTART}"
-    started = [sys.executable, "-c", program, STEP]
-    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
-        assert process.stdout is not None
-        assert [process.stdout.readline() for _ in range(3)] == ["\n", "── a step\n", "working\n"]
+    with working("import signal", "signal.signal(signal.SIGINT, signal.SIG_IGN)") as process:
         process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == f"told {signal.SIGINT.value}\n"
+        assert told(process) == f"told {signal.SIGINT.value}\n"
 
 
 def test_between_steps_a_signal_ends_us() -> None:

@@ -23,6 +23,7 @@ from models.artifact import MANIFEST, Artifact, file_entry
 from service.catalog.records import ItemChange
 from service.cores import parse
 from service.store import Store
+from tests.marks import needs_two_cores
 
 from .replica import Load, RedisServer, Replica, replica, wait_until
 
@@ -74,7 +75,7 @@ def cores_of(process: psutil.Process) -> set[int]:
     return parse(cores)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: one for engines and one for the rest")
+@needs_two_cores
 def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
     *rest, last = sorted(os.sched_getaffinity(0))
     with replica(redis_url=store.url, data_dir=tmp_path, engine_cores=last) as one:

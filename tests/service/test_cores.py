@@ -6,6 +6,7 @@ import pytest
 
 from service.cores import Shares, listed, parse
 from service.errors import SettingsError
+from tests.marks import needs_two_cores
 
 
 @pytest.mark.parametrize(("text", "cores"), [("3", {3}), ("0,2", {0, 2}), ("4-6,1", {1, 4, 5, 6}), ("2-2", {2})])
@@ -34,7 +35,7 @@ def test_no_core_for_anything_else_is_refused() -> None:
         Shares.of(listed(os.sched_getaffinity(0)))
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores: one for engines and one for the rest")
+@needs_two_cores
 def test_everything_else_gets_the_other_cores() -> None:
     *rest, last = sorted(os.sched_getaffinity(0))
     assert Shares.of(str(last)) == Shares(frozenset({last}), frozenset(rest))

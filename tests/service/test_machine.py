@@ -78,24 +78,21 @@ def test_memory_is_that_of_the_machine_where_no_container_limits_it(tmp_path: Pa
 
 
 @pytest.mark.usefixtures("roomy")
-def test_memory_of_a_container_counts_without_the_files_it_can_drop(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("used", "statistics", "percent"),
+    [
+        (7 * GB, f"anon 5\ninactive_file {GB // 2}\nactive_file {GB // 2}", 25.0),  # files it can drop do not count
+        (GB, "", 75.0),  # and the machine is fuller than this container
+    ],
+)
+def test_of_machine_and_container_the_fuller_counts(tmp_path: Path, used: int, statistics: str, percent: float) -> None:
     files = {
         "proc/self/cgroup": "0::/",
         "sys/fs/cgroup/memory.max": str(8 * GB),
-        "sys/fs/cgroup/memory.current": str(7 * GB),
-        "sys/fs/cgroup/memory.stat": f"anon 5\ninactive_file {GB // 2}\nactive_file {GB // 2}",
+        "sys/fs/cgroup/memory.current": str(used),
+        "sys/fs/cgroup/memory.stat": statistics,
     }
-    assert available_percent(tree(tmp_path, files)) == 25.0
-
-
-@pytest.mark.usefixtures("roomy")
-def test_a_machine_that_is_fuller_than_the_container_counts(tmp_path: Path) -> None:
-    files = {
-        "proc/self/cgroup": "0::/",
-        "sys/fs/cgroup/memory.max": str(8 * GB),
-        "sys/fs/cgroup/memory.current": str(GB),
-    }
-    assert available_percent(tree(tmp_path, files)) == 75.0
+    assert available_percent(tree(tmp_path, files)) == percent
 
 
 @pytest.mark.usefixtures("roomy")

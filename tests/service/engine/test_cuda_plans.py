@@ -6,7 +6,6 @@ answers or times.
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,16 +14,14 @@ from typing import Any, Literal
 import pytest
 
 from models.artifact import Artifact
+from tests.marks import needs_a_compiler
 
 from .cuda_dry.build import build
 
 SHAPES = {"Shape", "Concat", "Squeeze", "Unsqueeze", "Reshape", "Mul", "Sub", "Add", "Gather", "Slice", "Cast"}
 """Operators of the arithmetic of shapes, which stays on the CPU."""
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which("cc") and shutil.which("nm")),
-    reason="needs a C compiler and binutils to build the CUDA runtime without kernels",
-)
+pytestmark = needs_a_compiler
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,9 @@
 """What this machine cannot do is refused in one sentence, before anything is loaded."""
 
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
-from ctypes.util import find_library
 from pathlib import Path
 
 import pytest
@@ -14,10 +12,7 @@ from service.engine.devices import CPU
 from service.engine.fitness import Wanted, usable_provider
 from service.engine.precision import Precision
 from service.errors import SettingsError
-
-without_gpu = pytest.mark.skipif(
-    Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one"
-)
+from tests.marks import needs_a_compiler, without_cuda_libraries, without_gpu
 
 
 def ask(*words: str, without: str = "nothing", site: Path | None = None, **variables: str) -> tuple[int, str]:
@@ -74,10 +69,8 @@ def test_8_bits_without_their_package_are_one_sentence() -> None:
     assert ask("cpu", "fp32", without="onnx") == (0, "")
 
 
-@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler for a driver without a GPU")
-@pytest.mark.skipif(
-    find_library("cublasLt") is not None, reason="needs a machine whose system has no libraries of CUDA"
-)
+@needs_a_compiler
+@without_cuda_libraries
 def test_what_a_machine_with_a_gpu_but_without_its_libraries_cannot_do_is_one_sentence(tmp_path: Path) -> None:
     site = tmp_path / "site"
     site.mkdir()

@@ -1,7 +1,5 @@
 """The search in bound buffers, in memory of this process, against the search on the CPU."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -12,6 +10,7 @@ from models.trie import CodeTrie
 from service.engine.devices import CPU, SearchError, placement
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Found, GraphSearch, Shape, dead_class
+from tests.marks import without_gpu
 from tests.tiny import build_tiny_artifact, random_codes
 
 WIDTH, BUCKET, SLOTS = 8, 6, 3
@@ -128,7 +127,7 @@ def test_it_can_be_told_where_every_node_runs(bound: GpuSearch) -> None:
         assert placed[CPU]["TopK"] == 5
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one")
+@without_gpu
 def test_a_gpu_that_cannot_be_used_is_not_replaced_in_silence(artifact: Artifact) -> None:
     with pytest.raises(SearchError, match="cannot use CUDAExecutionProvider"):
         GpuSearch(artifact)

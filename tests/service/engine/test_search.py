@@ -1,6 +1,5 @@
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from service.engine.live import LiveSearch
 from service.engine.search import Shape
 from service.engine.startup import assemble, warm
 from service.frames import Answer, Query
+from tests.marks import without_gpu
 
 from .conftest import ENGINE_SETTINGS
 
@@ -112,7 +112,7 @@ def test_another_artifact_s_network_fails_the_golden_requests(
         check_golden(replace(artifact, folder=tiniest_artifact.folder), catalog, search)
 
 
-@pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="says what happens without a GPU, and this machine has one")
+@without_gpu
 def test_cuda_without_a_gpu_is_refused() -> None:
     with pytest.raises(SearchError, match="no CUDA device"):
         choose_provider("cuda")

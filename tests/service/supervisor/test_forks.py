@@ -12,18 +12,13 @@ import psutil
 import pytest
 
 from service.supervisor.engine import Engine, Program
-from service.supervisor.forks import Forks, can_fork
+from service.supervisor.forks import Forks
 from service.supervisor.processes import METRICS_FOLDER, Child
+from tests.marks import needs_forks
 
 from .waiting import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.skipif(
-        not can_fork(),
-        reason="forking needs pidfds, which this kernel does not have; engines are fresh interpreters then",
-    ),
-]
+pytestmark = [pytest.mark.anyio, needs_forks]
 
 LITTLE = "tests.service.supervisor.little_engine"
 ODD = "tests.service.supervisor.odd_program"
