@@ -11,6 +11,7 @@ from .metrics import gains_at, paired_bootstrap
 from .plan import Job
 
 K: Final = 10
+_KNOWN_FOR: Final = ("prorec, rescored", "sasrec", "popularity")
 Ranks = Mapping[str, NDArray[np.int64]]
 Row = dict[str, Any]
 
@@ -26,7 +27,9 @@ def rank_key(holdout: str, method: str, *, rescored: bool | None) -> str:
 
 
 def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]:
-    """Recall@10 and NDCG@10, history masked, of every ranking minus the one that the run `reference` is known for.
+    """Recall@10 and NDCG@10, history masked, of every ranking minus the like one of the run `reference`: codes alone
+    minus codes alone, stage I minus stage I. What `reference` has no like of, as popularity, and its own other rankings
+    stand against the one that it is known for; `against` says which.
 
     A user counts with the mean over the seeds that there are of both, so the interval is of users, and the spread of
     seeds stands beside it: the least and the greatest difference of two runs with the same seed. What draws nothing, as
@@ -34,19 +37,15 @@ def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]
     """
     rows = []
     for (holdout, order), methods in _by_set_and_order(found).items():
-        known = next((methods[name] for name in _known_for(reference) if name in methods), None)
-        rows += [
-            {"split": holdout, "order": order, "run": run, "ranking": method} | compared
-            for (run, method), ranks in methods.items()
-            if known is not None and ranks is not known
-            for compared in _compared(_for_seeds(ranks, method, known), known)
-        ]
+        own = {method: ranks for (run, method), ranks in methods.items() if run == reference}
+        known = next((method for method in _KNOWN_FOR if method in own), None)
+        for (run, method), ranks in methods.items():
+            against = method if run != reference and method in own else known
+            if against is None or (run, method) == (reference, against):
+                continue
+            named = {"split": holdout, "order": order, "run": run, "ranking": method, "against": against}
+            rows += [named | row for row in _compared(_for_seeds(ranks, method, own[against]), own[against])]
     return rows
-
-
-def _known_for(run: str) -> Iterator[tuple[str, str]]:
-    """A PRORec run is known for its rescored search."""
-    return ((run, method) for method in ("prorec, rescored", "sasrec", "popularity"))
 
 
 Seeds = dict[int, NDArray[np.int64]]

@@ -68,15 +68,16 @@ def _differences(compared: Sequence[Mapping[str, Any]], reference: str | None) -
     """A table for each held-out set and order of events: a line a ranking, recall and NDCG side by side."""
     tables: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in compared:
-        tables[row["split"], row["order"]][_title(row["run"], row["ranking"])] += _difference_cells(row)
+        name = _title(row["run"], row["ranking"]), _title(reference or "", row["against"])
+        tables[row["split"], row["order"]][" − ".join(name)] += _difference_cells(row)
     metrics = dict.fromkeys(row["metric"] for row in compared)
     head = "<th></th>" + "".join(
         f"<th>{metric}</th><th>95 % of users</th><th>p</th><th>seeds</th>" for metric in metrics
     )
     return [
         f"<h2>{split}, {_ORDERS[order]}, history masked: differences from {html.escape(reference or '')}</h2>"
-        "<p>Over the same users, a PRORec run standing for its rescored search: mean of the seeds there are, a paired "
-        "bootstrap over users, and the least and the greatest difference of two runs with the same seed.</p>"
+        "<p>Over the same users: mean of the seeds that both have, a paired bootstrap over users, and the least and "
+        "the greatest difference of two runs with the same seed.</p>"
         f"<table><tr>{head}</tr>"
         + "".join(f"<tr><td>{html.escape(name)}</td>{''.join(cells)}</tr>" for name, cells in lines.items())
         + "</table>"

@@ -81,13 +81,14 @@ def test_the_table_has_a_row_for_each_ranking(studied: Path) -> None:
     assert float(best["recall@10"]) > 0.9 > 0.6 > float(worst["recall@10"])
 
 
-def test_every_ranking_is_compared_with_the_first_prorec_over_the_same_users(studied: Path) -> None:
+def test_every_ranking_is_compared_with_its_like_of_the_first_prorec_over_the_same_users(studied: Path) -> None:
     with (studied / "differences.csv").open() as stream:
         compared = list(csv.DictReader(stream))
-    rankings = {(row["run"], row["ranking"]) for row in compared}
-    own = {(run, ranking) for run in ("prorec", "without-ikd") for ranking in ("prorec, codes only", "stage1")}
-    others = {("popularity", "popularity"), ("sasrec", "sasrec"), ("without-ikd", "prorec, rescored")}
-    assert rankings == own | others
+    rankings = {(row["run"], row["ranking"], row["against"]) for row in compared}
+    kinds = ("prorec, codes only", "prorec, rescored", "stage1")
+    alike = {("without-ikd", kind, kind) for kind in kinds}
+    known = {("prorec", "prorec, codes only"), ("prorec", "stage1"), ("popularity", "popularity"), ("sasrec", "sasrec")}
+    assert rankings == alike | {(*name, "prorec, rescored") for name in known}
     assert len(compared) == 2 * 2 * len(rankings)  # validation and test, recall and NDCG
     for metric in ("recall@10", "ndcg@10"):
         worse, than = (
@@ -102,6 +103,17 @@ def test_every_ranking_is_compared_with_the_first_prorec_over_the_same_users(stu
         assert float(found["difference"]) == pytest.approx(worse - than)
         assert float(found["low"]) < float(found["difference"]) < float(found["high"]) < 0
         assert float(found["p_value"]) < 0.001
+        of_codes = [
+            float(rows(studied, run=run, split="test", items="all", history_masked="True", rescored="False")[0][metric])
+            for run in ("without-ikd", "prorec")
+        ]
+        found = next(
+            row
+            for row in compared
+            if (row["run"], row["ranking"], row["split"], row["metric"])
+            == ("without-ikd", "prorec, codes only", "test", metric)
+        )
+        assert float(found["difference"]) == pytest.approx(of_codes[0] - of_codes[1])
 
 
 def test_seeds_are_averaged_for_each_user_and_their_spread_stands_beside() -> None:
