@@ -151,6 +151,22 @@ def delete(version: Version) -> None:
 
 
 @app.command()
+def restore(
+    forget_changes: Annotated[
+        bool, typer.Option("--forget-changes", help="Begin the changed catalog anew instead of putting it back.")
+    ] = False,
+) -> None:
+    """Put back what Redis has lost from what a replica served last here; what Redis has stays."""
+    from .restore import restore as put_back  # the other commands need none of what it imports
+
+    with _one_sentence():
+        settings = _settings()
+        with open_store(settings) as store:
+            for sentence in put_back(store, settings, forget_changes=forget_changes):
+                typer.echo(sentence)
+
+
+@app.command()
 def models(as_json: AsJson = False) -> None:
     """List the published versions, last published first; '*' marks the active one."""
     with _store() as store:

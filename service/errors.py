@@ -25,6 +25,8 @@ ServiceError
 ├── NoTextEncoder             409  the model was exported without one, or `tokenizers` is not installed
 └── StoreError                500
     ├── StoreUnavailable      503  Redis does not answer, or refuses to
+    │   └── StoreReadOnly     503  it answers, and takes no changes
+    ├── CatalogLost           409  Redis has lost the changes of the catalog; they are to be put back first
     ├── StoreCorrupt          500  what Redis holds differs from its checksum
     ├── EvictionPolicy        409  Redis could drop a published model
     ├── BadArtifact           422  a model that cannot be published as it is
@@ -260,6 +262,18 @@ class StoreUnavailable(StoreError):
     code = "store_unavailable"
     status = 503
     title = "Redis unavailable"
+
+
+class StoreReadOnly(StoreUnavailable):
+    """Redis answers and refuses to be written to."""
+
+
+class CatalogLost(StoreError):
+    """Redis has lost the changes of the catalog that are still obeyed here; one more would end them."""
+
+    code = "catalog_lost"
+    status = 409
+    title = "Redis has lost the catalog's changes"
 
 
 class StoreCorrupt(StoreError):

@@ -25,7 +25,7 @@ class CatalogEditor:
     """Each method changes all of the items, or raises before anything has changed.
 
     Raises BadRequest and BadItem with pointers into the request, CatalogFull, NoTextEncoder, NotReady,
-    StoreUnavailable; NotFollowed after a change that this replica did not follow in `wait_ms`.
+    StoreUnavailable, CatalogLost; NotFollowed after a change that this replica did not follow in `wait_ms`.
     """
 
     def __init__(self, settings: Settings, router: Router, library: Library) -> None:
@@ -90,7 +90,8 @@ class CatalogEditor:
     async def _change(
         self, changes: Sequence[ItemChange], unknown: list[str] | None, wait_ms: int | None
     ) -> CatalogAnswer:
-        made = await self._library.ask(lambda store: store.change_items(changes))
+        held = self._router.status.catalog_era
+        made = await self._library.ask(lambda store: store.change_items(changes, held))
         unplaced: dict[str, str] = {}
         if wait_ms is not None:
             await self._applied(made, wait_ms)

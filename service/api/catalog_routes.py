@@ -9,6 +9,7 @@ from service.errors import (
     BadItem,
     BadRequest,
     CatalogFull,
+    CatalogLost,
     DeadlineExceeded,
     Draining,
     EngineFailed,
@@ -69,7 +70,7 @@ def create_catalog_routes(settings: Settings, router: Router, library: Library) 
         body = await library.ask(lambda store: _changed_items(store.catalog_page(since, limit)))
         return Response(body, media_type="application/json")
 
-    changing = (*ADMIN, *BODY, BadItem, EngineFailed, NotReady, Draining, DeadlineExceeded, NotFollowed)
+    changing = (*ADMIN, *BODY, BadItem, CatalogLost, EngineFailed, NotReady, Draining, DeadlineExceeded, NotFollowed)
     plain = errors(*changing) | answer(CATALOG_EXAMPLE)
     adding = errors(*changing, CatalogFull, NoTextEncoder) | answer(CATALOG_EXAMPLE)
     api.patch(_PATH, openapi_extra=request_body(PatchItems), responses=plain)(patch_items)

@@ -60,6 +60,7 @@ class Status(msgspec.Struct, tag="status", frozen=True):
 
     redis: str = "unknown"  # "ok", "unreachable", "lost" (its `active` key has gone) or "unknown" at the start
     redis_reason: str | None = None  # why it is unreachable, one sentence
+    redis_refusal: str | None = None  # why it refuses to be written to, one sentence
     redis_since: float = 0.0  # Unix time of the last change of `redis`
     active_version: str | None = None  # what Redis said last
     active_epoch: int = 0

@@ -74,6 +74,11 @@ def _supervised(status: Status) -> Iterator[Metric]:
         "prorec_redis_up", "1 while Redis answers the supervisor", value=status.redis in ("ok", "lost")
     )
     yield GaugeMetricFamily(
+        "prorec_redis_writable",
+        "1 while Redis answers and takes changes",
+        value=status.redis in ("ok", "lost") and status.redis_refusal is None,
+    )
+    yield GaugeMetricFamily(
         "prorec_catalog_revision", "Catalog revision that every engine has applied", value=status.catalog_revision
     )
     yield GaugeMetricFamily("prorec_catalog_unplaced", "Added items without a place", value=status.unplaced_count)

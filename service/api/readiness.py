@@ -79,7 +79,12 @@ def _notes(status: Status, route: Route | None) -> Iterator[str]:
     if status.redis == "unreachable":
         yield f"{status.redis_reason}; the loaded model keeps answering"
     if status.redis == "lost":
-        yield "Redis has lost the name of the active model; the loaded one keeps answering until one is activated again"
+        yield (
+            "Redis has lost the name of the active model; the loaded one keeps answering until it is put back "
+            "(python -m service restore) or another one is activated"
+        )
+    elif status.redis == "ok" and status.redis_refusal:
+        yield f"{status.redis_refusal}; what is active stays active"
     yield from map(_sentence, status.failed)  # also of versions that are only loaded, canary or shadow
     failed = {model.version for model in status.failed}
     if status.active_version not in (None, route.info.model_version, *failed):

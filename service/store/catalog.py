@@ -4,6 +4,7 @@ import itertools
 import random
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final
 from uuid import uuid4
@@ -11,9 +12,9 @@ from uuid import uuid4
 import msgspec
 
 from ..catalog.records import ItemChange, ItemRecord
-from ..errors import BadItem, FieldError, StoreCorrupt, StoreError
+from ..errors import BadItem, CatalogLost, FieldError, StoreCorrupt, StoreError
 from .batches import batches
-from .catalog_script import CHANGE, SINCE
+from .catalog_script import CHANGE, RESTORE, SINCE
 from .connection import Connection
 from .keys import Keys
 
@@ -21,6 +22,7 @@ LARGEST_PART: Final = 10_000  # items told as what changed; above it everything 
 _BATCH: Final = 1000  # items in one command
 _ATTEMPTS: Final = 100
 _PAUSE_S: Final = 0.02
+_STAGED_S: Final = 3600  # for how long a catalog that was half put back takes room
 _PAGE_BYTES: Final = 16 << 20  # of records in one page
 _MOST_RECORD_BYTES: Final = 1 << 20  # of one item: every replica and engine holds it, and gets it in one message
 
@@ -75,12 +77,17 @@ class Catalog:
         ids = list(dict.fromkeys(item_ids))
         return {item_id: record for item_id, record in zip(ids, self._held(ids), strict=True) if record is not None}
 
-    def change(self, changes: Sequence[ItemChange]) -> CatalogChanged:
+    def change(self, changes: Sequence[ItemChange], held_era: str) -> CatalogChanged:
         """Errors as in `Store.change_items`."""
         ids = list(dict.fromkeys(change.item_id for change in changes))
         token = uuid4().hex
         for attempt in range(_ATTEMPTS):
             revision, era = self.state()
+            if revision == 0 and held_era:
+                raise CatalogLost(
+                    "Redis has lost the changes of the catalog, and the next one would end those before: "
+                    "put them back (python -m service restore), or do without them (… restore --forget-changes)"
+                )
             before = dict(zip(ids, self._held(ids), strict=True))
             after = _merged(before, changes)
             changed = [item_id for item_id in ids if after[item_id] != (before[item_id] or ItemRecord(item_id, 0))]
@@ -94,6 +101,32 @@ class Catalog:
                 return CatalogChanged(revision, list((after | renewed).values()), len(changed), era)
             time.sleep(random.uniform(0, _PAUSE_S * min(attempt + 1, 10)))
         raise StoreError("others keep changing these items; try again later")
+
+    def restore(self, records: Sequence[ItemRecord], revision: int) -> bool:
+        """Errors as in `Store.restore_catalog`."""
+        token = uuid4().hex
+        keys = [self.keys.catalog, self.keys.items, self.keys.changed]
+        staged = [self.keys.staged(token, key) for key in keys[1:]]
+        for some in batches(records, _BATCH):
+            self._stage(some, *staged)
+        values = [self.keys.catalog_changes, revision, uuid4().hex]
+        try:
+            (word, *_) = self.redis.ask(lambda client: client.eval(RESTORE, 5, *keys, *staged, *values))
+        finally:
+            with suppress(StoreError):
+                self.redis.ask(lambda client: client.unlink(*staged))
+        return bool(word == b"ok")
+
+    def _stage(self, records: Sequence[ItemRecord], items: str, changed: str) -> None:
+        def stage(client: Any) -> None:
+            pipe = client.pipeline(transaction=False)
+            pipe.hset(items, mapping={one.item_id: b"%d %b" % (one.revision, _body(one)) for one in records})
+            pipe.zadd(changed, {one.item_id: one.revision for one in records})
+            pipe.expire(items, _STAGED_S)
+            pipe.expire(changed, _STAGED_S)
+            pipe.execute()
+
+        self.redis.ask(stage)
 
     def since(self, revision: int, era: str | None) -> CatalogSighting:
         """Errors as in `Store.catalog_changes`."""

@@ -1,4 +1,4 @@
-"""The Lua scripts that change the catalog in one step, and read what has changed at one moment."""
+"""The Lua scripts that change the catalog in one step, put a lost one back, and read what has changed at one moment."""
 
 from typing import Final
 
@@ -33,6 +33,26 @@ if era == '' then era = new_era end
 redis.call('HSET', catalog, 'revision', made, 'era', era, 'tokens', table.concat(kept, ','))
 redis.call('PUBLISH', channel, made)
 return {'ok', made, era}
+"""
+
+# KEYS: catalog, items, changed, and the two hashes that are to become the latter. ARGV: channel, revision, era.
+# Answers {ok} or {there, revision}: the catalog is not lost, nothing was written.
+RESTORE: Final = """
+local catalog, items, changed, staged_items, staged_changed = unpack(KEYS)
+local channel, revision, era = unpack(ARGV)
+local known, held = unpack(redis.call('HMGET', catalog, 'revision', 'era'))
+if held == era then return {'ok'} end
+if known then return {'there', known} end
+for staged, key in pairs({[staged_items] = items, [staged_changed] = changed}) do
+  redis.call('DEL', key)
+  if redis.call('EXISTS', staged) == 1 then
+    redis.call('PERSIST', staged)
+    redis.call('RENAME', staged, key)
+  end
+end
+redis.call('HSET', catalog, 'revision', revision, 'era', era)
+redis.call('PUBLISH', channel, revision)
+return {'ok'}
 """
 
 # ARGV: the revision and era ("*": any) that are known, and how many items are still told one by one.

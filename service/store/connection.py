@@ -1,5 +1,6 @@
 """From a Redis URL to a client whose failures are `StoreError`s that name the server and never a password."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +14,7 @@ from redis.exceptions import AuthenticationWrongNumberOfArgsError, ClusterError,
 from redis.retry import Retry
 from redis.sentinel import MasterNotFoundError, Sentinel
 
-from ..errors import SettingsError, StoreError, StoreUnavailable
+from ..errors import SettingsError, StoreError, StoreReadOnly, StoreUnavailable
 
 SCHEMES: Final = (
     "redis://, rediss://, unix://, redis+sentinel://HOST:PORT,HOST:PORT/SERVICE[/DB] or redis+cluster://HOST:PORT,…, "
@@ -31,12 +32,11 @@ _REFUSED: Final = (
 _DOWN: Final = (
     redis.ConnectionError,
     redis.TimeoutError,
-    redis.exceptions.ReadOnlyError,  # a master that has just become a replica
     ClusterError,
     RedisClusterException,
     OSError,
 )
-_NO_CHANGES: Final = ("MISCONF ", "NOREPLICAS ")  # its disk fails or is full; too few replicas follow
+_NO_CHANGES: Final = re.compile(r"(MISCONF|NOREPLICAS) .*")  # its disk fails or is full; too few replicas follow
 
 _Sentinel: Any = Sentinel  # redis-py gives these no types
 _Cluster: Any = RedisCluster
@@ -87,11 +87,11 @@ class Connection:
     def _answered(self, error: redis.RedisError) -> StoreError:
         """What an error that Redis answers means; one inside a script has no class of its own."""
         if isinstance(error, redis.exceptions.OutOfMemoryError) or "-OOM " in str(error):
-            return StoreUnavailable(f"Redis at {self} is full: its maxmemory is reached")
-        if any(why in str(error) for why in _NO_CHANGES):
-            return StoreUnavailable(f"Redis at {self} takes no changes now: {_first_line(error)}")
-        if "-READONLY " in str(error):
-            return StoreUnavailable(f"Redis at {self} does not answer: it is a replica now, and takes no changes")
+            return StoreReadOnly(f"Redis at {self} is full: its maxmemory is reached")
+        if why := _NO_CHANGES.search(_first_line(error)):  # in a script's error behind where the script failed
+            return StoreReadOnly(f"Redis at {self} takes no changes now: {why[0]}")
+        if isinstance(error, redis.exceptions.ReadOnlyError) or "-READONLY " in str(error):
+            return StoreReadOnly(f"Redis at {self} takes no changes now: it is a replica")
         return StoreError(f"Redis at {self} answers with an error: {_first_line(error)}")
 
     def ask_node_of(self, key: str, section: str) -> dict[str, Any]:

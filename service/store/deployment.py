@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from ..errors import BadRequest, FieldError, LostRace, NoPrevious, ServiceError, StoreCorrupt, UnknownVersion
 from .connection import Connection
-from .deployment_script import CHANGE, FIELDS, UNCHANGED
+from .deployment_script import CHANGE, FIELDS, RESTORE, UNCHANGED
 from .keys import Keys
 from .records import check_known
 
@@ -128,6 +128,13 @@ class Deployments:
         if isinstance(shadow, str):
             check_known(shadow)
         return self._change("traffic", "", "traffic", canary=canary, shadow=shadow)
+
+    def restore(self, deployment: Deployment) -> bool:
+        keys = [self.keys.active, self.keys.events]
+        held = [deployment.version or "", deployment.epoch, ",".join(deployment.previous), ",".join(deployment.pinned)]
+        held += [*_canary_values(deployment.canary), deployment.shadow or "", deployment.reason]
+        values = [self.keys.changes, uuid4().hex, KEPT_EVENTS, *held]
+        return bool(self.redis.ask(lambda client: client.eval(RESTORE, len(keys), *keys, *values)) == b"ok")
 
     def _change(
         self,

@@ -1,4 +1,4 @@
-"""The Lua script that changes the deployment in one step."""
+"""The Lua scripts that change the deployment in one step, or put a lost one back."""
 
 from typing import Final
 
@@ -111,4 +111,21 @@ redis.call('XADD', events, 'MAXLEN', '~', capped, '*', 'reason', reason, 'versio
   'epoch', now.epoch, 'pinned', now.pinned, 'canary', now.canary, 'percent', now.percent, 'shadow', now.shadow)
 redis.call('PUBLISH', channel, now.version .. ' ' .. now.epoch)
 return answer('ok')
+"""
+
+# ARGV: channel, a token, how many events are kept, and a value for each of FIELDS but `at`. Answers ok, or there: Redis
+# has a deployment.
+RESTORE: Final = """
+local active, events = unpack(KEYS)
+local channel, token, capped, version, epoch, previous, pinned, canary, percent, shadow, reason = unpack(ARGV)
+if redis.call('HGET', active, 'token') == token then return 'ok' end
+if redis.call('EXISTS', active) == 1 then return 'there' end
+local time = redis.call('TIME')
+redis.call('HSET', active, 'token', token, 'version', version, 'epoch', epoch, 'previous', previous, 'pinned', pinned,
+  'canary', canary, 'percent', percent, 'shadow', shadow, 'reason', reason,
+  'at', string.format('%d.%06d', tonumber(time[1]), tonumber(time[2])))
+redis.call('XADD', events, 'MAXLEN', '~', capped, '*', 'reason', reason, 'version', version, 'from', '',
+  'epoch', epoch, 'pinned', pinned, 'canary', canary, 'percent', percent, 'shadow', shadow)
+redis.call('PUBLISH', channel, version .. ' ' .. epoch)
+return 'ok'
 """

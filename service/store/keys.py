@@ -62,6 +62,10 @@ class Keys:
     def replicas(self) -> str:
         return self._key("replicas")
 
+    def staged(self, token: str, key: str) -> str:
+        """What is to become `key` in one step; expires where it never does."""
+        return self._key(f"restore:{token}:{key.rpartition(':')[2]}")
+
     def codes(self, version: str) -> str:
         """Hash: added item → its code in this version, tokens with points."""
         return self._key(f"v:{version}:codes")

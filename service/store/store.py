@@ -166,13 +166,25 @@ class Store:
         """Records of those items that differ from the trained catalogs. Raises StoreCorrupt."""
         return self._catalog.records(item_ids)
 
-    def change_items(self, changes: Sequence[ItemChange]) -> CatalogChanged:
+    def change_items(self, changes: Sequence[ItemChange], held_era: str = "") -> CatalogChanged:
         """Merges every change into its item's record: all of them in one revision, or none.
 
         Others may change other items meanwhile; where they change the same ones, it merges again. A change that
-        changes nothing makes no revision. Raises BadItem for values that cannot be kept.
+        changes nothing makes no revision. Raises BadItem for values that cannot be kept, and CatalogLost where Redis
+        has no catalog and the caller holds one of an era: replicas would obey this change and no earlier one.
         """
-        return self._catalog.change(changes)
+        return self._catalog.change(changes, held_era)
+
+    def restore_catalog(self, records: Sequence[ItemRecord], revision: int) -> bool:
+        """Puts back what Redis has lost, as it was at `revision`, in an era of its own; all in one step.
+
+        False, and nothing is changed, where Redis has a catalog. `revision` is at least 1.
+        """
+        return self._catalog.restore(records, revision)
+
+    def restore_deployment(self, deployment: Deployment) -> bool:
+        """Puts a deployment back as it is given. False, and nothing is changed, where Redis has one."""
+        return self._deployments.restore(deployment)
 
     def catalog_changes(self, since: int, era: str | None = None) -> CatalogSighting:
         """What has changed after revision `since`, all as of one moment.
@@ -207,8 +219,8 @@ class Store:
 
         Blocks between changes, for a thread of its own; ends within a moment after `stop` is set. Never raises.
         `StoreDown` is told once an outage, and after it the deployment again, changed or not. After a flush: `Lost`,
-        and nothing of the catalog, so that what is known of it stays until someone changes it again; what Redis holds
-        then is told as whole.
+        and nothing of the catalog, so that what is known of it stays until it is put back or begun anew; what Redis
+        holds then is told as whole.
         """
         return Watcher(self.redis, self.keys, poll_s).sightings(stop)
 

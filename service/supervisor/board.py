@@ -29,6 +29,11 @@ class Board:
         if state != self.status.redis:
             self._change(redis=state, redis_reason=reason, redis_since=time.time())
 
+    def redis_refusal(self, reason: str | None) -> None:
+        """Why Redis refuses what this replica writes; None: it does not, or does not answer at all."""
+        if reason != self.status.redis_refusal:
+            self._change(redis_refusal=reason)
+
     def wanted(self, version: str | None, epoch: int) -> None:
         """Redis says `version`."""
         self._change(active_version=version, active_epoch=epoch)

@@ -73,7 +73,8 @@ class Replica:
         self._reading = Reading(self._plant.reader, settings.drain_timeout_s, settings.warm_previous)
         self._fleet = self._new_fleet()
         self._probation = Probation(_limits(settings), self._roll_back)
-        self._reporter = Reporter(store, self._report)
+        self._reporter = Reporter(store, self._report, self._on_refusal)
+        self._loop = asyncio.get_running_loop()
         self._last = last
         self._scribe = Scribe(self._last, self._feeds.as_last)
         self._stop = asyncio.Event()
@@ -224,6 +225,10 @@ class Replica:
 
     def _report(self) -> ReplicaReport:
         return describe(self._board.status, self._announce.address, self._board.serving_version)
+
+    def _on_refusal(self, reason: str | None) -> None:
+        """In the reporter's thread."""
+        self._loop.call_soon_threadsafe(self._board.redis_refusal, reason)
 
     def _in_use(self) -> Iterator[str]:
         yield from self._fleet.versions

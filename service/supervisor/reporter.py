@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Final, Protocol
 
 from service.api.control import Status
-from service.errors import ServiceError
+from service.errors import ServiceError, StoreReadOnly
 from service.store import ReplicaReport
 
 _EVERY_S: Final = 1.0
@@ -32,10 +32,15 @@ class Reporter:
     changes hundreds of times a second.
     """
 
-    def __init__(self, store: Notices, latest: Callable[[], ReplicaReport]) -> None:
-        """`latest` is called in the thread."""
+    def __init__(
+        self, store: Notices, latest: Callable[[], ReplicaReport], on_refusal: Callable[[str | None], None]
+    ) -> None:
+        """Both are called in the thread, `on_refusal` when Redis begins to refuse reports (why), and when it no longer
+        does (None)."""
         self._store = store
         self._latest = latest
+        self._on_refusal = on_refusal
+        self._refusal: str | None = None
         self._changed = threading.Event()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="reporter", daemon=True)
@@ -70,13 +75,23 @@ class Reporter:
     def _tell(self, report: ReplicaReport) -> bool:
         try:
             self._store.report(report)
+            self._refused(None)
+        except StoreReadOnly as error:
+            self._refused(str(error))
+            return False
         except ServiceError as error:
+            self._refused(None)  # who does not answer is noticed elsewhere
             logger.debug("this replica could not report: %s", error)
             return False
         except Exception:  # silent from then on, it would be missing where others wait for every replica
             logger.exception("a fault while reporting")
             return False
         return True
+
+    def _refused(self, reason: str | None) -> None:
+        if reason != self._refusal and not self._stopped.is_set():
+            self._refusal = reason
+            self._on_refusal(reason)
 
 
 def describe(status: Status, address: str, serving: str | None) -> ReplicaReport:

@@ -112,6 +112,9 @@ class Replica:
     def admin(self, path: str) -> httpx.Response:
         return self.client.post(path, headers={"Authorization": f"Bearer {TOKEN}"})
 
+    def patch(self, body: dict[str, Any]) -> httpx.Response:
+        return self.client.patch("/catalog/items", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
+
     def models(self) -> dict[str, Any]:
         answer: dict[str, Any] = self.client.get("/models", headers={"Authorization": f"Bearer {TOKEN}"}).json()
         return answer

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from models.artifact import Artifact
+from service.__main__ import app
 from service.catalog.records import ItemChange
 from service.store import Store
 
@@ -150,6 +152,41 @@ def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_i
         store.activate("tiny-1")
         one.wait_for(status="ready", model_version="tiny-1")
         assert hidden not in found(one)
+
+
+def test_what_redis_has_lost_is_put_back_and_what_was_hidden_stays_hidden_throughout(
+    store: Store, tmp_path: Path
+) -> None:
+    with serving(store, tmp_path) as one:
+        store.activate("tiny-2")
+        one.wait_for(status="ready", model_version="tiny-2")
+        hidden, other = [item["item_id"] for item in one.recommend("item-1").json()["items"]][:2]
+        hide = {"items": [{"item_id": hidden, "available": False}], "wait_ms": 60_000}
+        assert one.patch(hide).status_code == 200
+        store.redis.client.flushall()
+        wait_until(lambda: one.ready()["redis"]["state"] == "lost")
+        hide_another = {"items": [{"item_id": other, "available": False}], "wait_ms": 60_000}
+        assert one.patch(hide_another).json()["code"] == "catalog_lost"
+        wait_until(lambda: any(hidden in path.read_text("latin-1") for path in tmp_path.glob("last/*/*catalog*")))
+        restored = CliRunner().invoke(
+            app, ["restore"], env={"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(tmp_path)}
+        )
+        assert (restored.exit_code, len(restored.stdout.splitlines())) == (0, 4)
+        one.wait_for(status="ready", model_version="tiny-2")
+        assert one.patch(hide_another).json()["catalog_revision"] == 2
+        assert not {hidden, other} & {item["item_id"] for item in one.recommend("item-1").json()["items"]}
+        assert one.metric("prorec_engine_restarts_total") == 0
+        assert one.activate("tiny-1").status_code == 200
+        one.wait_for(status="ready", model_version="tiny-1")
+        assert not {hidden, other} & {item["item_id"] for item in one.recommend("item-1").json()["items"]}
+
+
+def test_a_redis_that_takes_no_changes_is_told_as_long_as_it_takes_none(running: Replica, store: Store) -> None:
+    store.redis.client.config_set("min-replicas-to-write", 1)
+    (note,) = running.wait_for(status="degraded", model_version="tiny-1")["notes"]
+    assert "takes no changes now: NOREPLICAS" in note
+    store.redis.client.config_set("min-replicas-to-write", 0)
+    assert running.wait_for(status="ready")["notes"] == []
 
 
 def test_a_replica_with_nothing_cached_does_not_start_without_redis(tmp_path: Path) -> None:

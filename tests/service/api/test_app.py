@@ -253,6 +253,7 @@ READINESS = [
     (Status(redis="ok", active_version="v1"), "engine", 200, "ready", ""),
     (Status(redis="ok", active_version="v1", draining=True), "engine", 503, "not_ready", "draining"),
     (Status(redis="unreachable", redis_reason="Redis is off", active_version="v1"), "engine", 200, "degraded", "off"),
+    (Status(redis="ok", redis_refusal="R is full", active_version="v1"), "engine", 200, "degraded", "R is full; what"),
     (Status(redis="lost", active_version="v1"), "engine", 200, "degraded", "lost the name of the active model"),
     (Status(redis="ok", active_version="v2", models=(FAILED,)), "engine", 200, "degraded", "v2 failed: checksum"),
     (Status(redis="ok", active_version="v2"), "engine", 200, "degraded", "v2 is being loaded, v1 answers"),
@@ -327,6 +328,24 @@ async def test_metrics_count_requests_by_status_and_show_what_the_supervisor_kno
     assert float(values['prorec_model_swap_total{result="failure"}']) == 2
     assert float(values["prorec_catalog_staleness_seconds"]) >= 100
     assert any(name.startswith("prorec_model_info{") and 'model_version="v1"' in name for name in values)
+
+
+@pytest.mark.parametrize(
+    ("status", "up", "writable"),
+    [
+        (Status(redis="ok"), 1, 1),
+        (Status(redis="lost"), 1, 1),
+        (Status(redis="ok", redis_refusal="full"), 1, 0),
+        (Status(redis="unreachable"), 0, 0),
+    ],
+)
+async def test_metrics_say_whether_redis_answers_and_takes_changes(
+    router: Router, status: Status, up: float, writable: float
+) -> None:
+    router.status = status
+    async with client_of(router) as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    assert {f"prorec_redis_up {up:.1f}", f"prorec_redis_writable {writable:.1f}"} <= set(lines)
 
 
 async def test_version_names_programs_model_and_limits(router: Router, folder: Path) -> None:

@@ -231,6 +231,18 @@ async def test_a_change_may_wait_until_this_replica_follows(router: Router, stor
     assert (got.status_code, got.json()["unplaced"]) == (200, {"m": "no code is free"})
 
 
+async def test_a_change_that_would_end_those_that_redis_has_lost_is_refused(
+    router: Router, store: Store, folder: Path
+) -> None:
+    router.status = Status(catalog_revision=7, catalog_era="of a Redis that was lost")
+    async with editing(router, store, folder) as (client, _):
+        got = await client.patch(PATH, json={"items": [PATCHED | {"available": False}]})
+        assert (got.status_code, got.json()["code"], store.catalog_revision()) == (409, "catalog_lost", 0)
+        store.restore_catalog([], 7)
+        got = await client.patch(PATH, json={"items": [PATCHED | {"available": False}]})
+    assert (got.status_code, got.json()["catalog_revision"]) == (200, 8)
+
+
 async def test_ids_that_are_longer_than_a_new_item_s_can_be_hidden_and_removed(
     router: Router, store: Store, folder: Path
 ) -> None:
