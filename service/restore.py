@@ -52,16 +52,25 @@ def _publish(store: Store, folder: Path) -> tuple[bool, str]:
 
 
 def _restore_catalog(store: Store, last: LastCatalog | None, published: set[str]) -> str:
-    if now := store.catalog_revision():
+    now = store.catalog_revision()
+    if last is not None:
+        _restore_codes(store, last, published, known=now > 0)
+    if now:
         return f"catalog: Redis has revision {now}, which stays"
     if last is None or last.revision < 1:
         return "catalog: no change of it is known here"
-    for version, codes in last.codes.items():
-        if version in published:
-            store.place(version, codes)
     if not store.restore_catalog(last.records, last.revision):
         return "catalog: another one came first, which stays"
     return f"catalog: {len(last.records)} changed items as of revision {last.revision}"
+
+
+def _restore_codes(store: Store, last: LastCatalog, published: set[str], *, known: bool) -> None:
+    """Of items that were added and still are, in the catalog of Redis where it has one; a code once given stays."""
+    held = store.catalog_records({one.item_id for one in last.records}).values() if known else last.records
+    added = {one.item_id for one in held if one.item is not None and not one.removed}
+    for version, codes in last.codes.items():
+        if version in published:
+            store.place(version, {item_id: code for item_id, code in codes.items() if item_id in added})
 
 
 def _forget(store: Store) -> str:

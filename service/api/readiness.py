@@ -83,7 +83,12 @@ def _notes(status: Status, route: Route | None) -> Iterator[str]:
             "Redis has lost the name of the active model; the loaded one keeps answering until it is put back "
             "(python -m service restore) or another one is activated"
         )
-    elif status.redis == "ok" and status.redis_refusal:
+    if status.catalog_lost:
+        yield (
+            "Redis has lost the changes of the catalog; they are obeyed here, and new ones are refused until they are "
+            "put back (python -m service restore)"
+        )
+    if status.redis in ("ok", "lost") and status.redis_refusal:
         yield f"{status.redis_refusal}; what is active stays active"
     yield from map(_sentence, status.failed)  # also of versions that are only loaded, canary or shadow
     failed = {model.version for model in status.failed}

@@ -22,6 +22,7 @@ LARGEST_PART: Final = 10_000  # items told as what changed; above it everything 
 _BATCH: Final = 1000  # items in one command
 _ATTEMPTS: Final = 100
 _PAUSE_S: Final = 0.02
+_STAGED: Final = 100  # items in one command of a catalog that is put back; each may be a megabyte
 _STAGED_S: Final = 3600  # for how long a catalog that was half put back takes room
 _PAGE_BYTES: Final = 16 << 20  # of records in one page
 _MOST_RECORD_BYTES: Final = 1 << 20  # of one item: every replica and engine holds it, and gets it in one message
@@ -107,14 +108,16 @@ class Catalog:
         token = uuid4().hex
         keys = [self.keys.catalog, self.keys.items, self.keys.changed]
         staged = [self.keys.staged(token, key) for key in keys[1:]]
-        for some in batches(records, _BATCH):
-            self._stage(some, *staged)
-        values = [self.keys.catalog_changes, revision, uuid4().hex]
+        values = [self.keys.catalog_changes, revision, uuid4().hex, len(records)]
         try:
+            for some in batches(records, _STAGED):
+                self._stage(some, *staged)
             (word, *_) = self.redis.ask(lambda client: client.eval(RESTORE, 5, *keys, *staged, *values))
         finally:
             with suppress(StoreError):
                 self.redis.ask(lambda client: client.unlink(*staged))
+        if word == b"late":
+            raise StoreError("of the catalog that was sent Redis lost a part before all was there; restore again")
         return bool(word == b"ok")
 
     def _stage(self, records: Sequence[ItemRecord], items: str, changed: str) -> None:

@@ -35,14 +35,18 @@ redis.call('PUBLISH', channel, made)
 return {'ok', made, era}
 """
 
-# KEYS: catalog, items, changed, and the two hashes that are to become the latter. ARGV: channel, revision, era.
-# Answers {ok} or {there, revision}: the catalog is not lost, nothing was written.
+# KEYS: catalog, items, changed, and the two that are to become the latter. ARGV: channel, revision, era, item count.
+# Answers {ok}; {there, revision}: the catalog is not lost; {late}: not all that was sent is there. Only ok has changed
+# anything.
 RESTORE: Final = """
 local catalog, items, changed, staged_items, staged_changed = unpack(KEYS)
-local channel, revision, era = unpack(ARGV)
+local channel, revision, era, count = unpack(ARGV)
 local known, held = unpack(redis.call('HMGET', catalog, 'revision', 'era'))
 if held == era then return {'ok'} end
 if known then return {'there', known} end
+if redis.call('HLEN', staged_items) ~= tonumber(count) or redis.call('ZCARD', staged_changed) ~= tonumber(count) then
+  return {'late'}
+end
 for staged, key in pairs({[staged_items] = items, [staged_changed] = changed}) do
   redis.call('DEL', key)
   if redis.call('EXISTS', staged) == 1 then

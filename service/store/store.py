@@ -219,8 +219,8 @@ class Store:
 
         Blocks between changes, for a thread of its own; ends within a moment after `stop` is set. Never raises.
         `StoreDown` is told once an outage, and after it the deployment again, changed or not. After a flush: `Lost`,
-        and nothing of the catalog, so that what is known of it stays until it is put back or begun anew; what Redis
-        holds then is told as whole.
+        and once a catalog of revision 0 without records; what is known of it stays until it is put back or begun anew,
+        and what Redis holds then is told as whole.
         """
         return Watcher(self.redis, self.keys, poll_s).sightings(stop)
 

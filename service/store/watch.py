@@ -44,6 +44,7 @@ class Watcher:
     _told: Deployment | Lost | StoreDown | None = StoreDown("nothing was told yet")
     _down: bool = False
     _catalog: tuple[int, str] | None = None  # revision and era told last
+    _catalog_lost: bool = False  # told
     _listener: Any = None
 
     def sightings(self, stop: threading.Event) -> Iterator[Sighting]:
@@ -97,11 +98,16 @@ class Watcher:
         return found
 
     def _look_at_catalog(self) -> CatalogSighting | StoreDown | None:
-        """None where nothing is new, or where Redis has lost the catalog: what is known of it stays."""
+        """None where nothing is new. Where Redis has lost the catalog that is told once, as revision 0 without records:
+        what is known of it stays."""
         catalog = Catalog(self.redis, self.keys)
         try:
             now = catalog.state()
-            if now == self._catalog or (now[0] == 0 and self._catalog is not None):
+            lost, told = now[0] == 0 and self._catalog is not None and self._catalog[0] > 0, self._catalog_lost
+            self._catalog_lost = lost
+            if lost and not told:
+                return CatalogSighting(0, [])
+            if lost or (now == self._catalog and not told):
                 return None
             found = catalog.since(*(self._catalog or (0, None)))
         except StoreError as error:

@@ -75,6 +75,11 @@ class Board:
         if any(getattr(self.status, name) != value for name, value in news.items()):
             self._change(**news)
 
+    def catalog_lost(self, lost: bool) -> None:
+        """Whether Redis has lost the changes of the catalog that are obeyed here."""
+        if lost != self.status.catalog_lost:
+            self._change(catalog_lost=lost)
+
     def swap(self, result: Literal["success", "failure", "rolled_back"]) -> None:
         swaps = self.status.swaps
         self._change(swaps=swaps | {result: swaps.get(result, 0) + 1})

@@ -11,7 +11,7 @@ from .codes import Codes
 from .engine import Engine, StartError
 from .feed import Feed, Reached
 from .last import LastCatalog
-from .tasks import tell_fault
+from .tasks import Tasks, tell_fault
 
 
 class Catalog:
@@ -60,15 +60,20 @@ class Feeds:
         self._codes = codes
         self._board = board
         self._listeners: dict[Engine, Listener] = {}
+        self._tasks = Tasks()
         self._owed = Reached()  # the most that was ever told of this era, whatever has become of who obeyed it
 
     def take(self, sighting: CatalogSighting) -> None:
         """Queues what has changed for everybody. Where Redis has lost the catalog, what is known of it stays."""
-        if sighting.revision < 1 <= self.catalog.revision:
+        lost = sighting.revision < 1 <= self.catalog.revision
+        self._board.catalog_lost(lost)
+        if lost:
             return
-        if self.catalog.era not in ("", sighting.era):
-            self._codes.forget()  # Redis has lost what it decided
+        anew = self.catalog.era not in ("", sighting.era)
         news = self.catalog.take(sighting)
+        if anew:  # Redis has lost what it decided, and is told what holds here
+            added = {one.item_id for one in self.catalog.records.values() if one.item is not None and not one.removed}
+            self._tasks.run(self._codes.renew(added))
         for listener in self._listeners.values():
             listener.feed.put(self.catalog.reached, news)
         self.tell()

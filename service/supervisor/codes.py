@@ -1,12 +1,18 @@
 """Codes of items that were added live: Redis decides them, once for all replicas; here is what it decided."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import logging
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Protocol
+
+from service.errors import StoreError
 
 from .aside import aside
 
 Code = tuple[int, ...]
+
+
+logger = logging.getLogger(__name__)
 
 
 class Placements(Protocol):
@@ -26,6 +32,7 @@ class Codes:
         self._store = store
         self._known: dict[str, dict[str, Code]] = {}
         self._grown = asyncio.Event()
+        self.on_growth: Callable[[], None] = lambda: None
 
     def all_known(self) -> dict[str, dict[str, Code]]:
         """A copy of everything, by version."""
@@ -65,6 +72,17 @@ class Codes:
         else:
             self._known.pop(version, None)
 
+    async def renew(self, ids: Collection[str]) -> None:
+        """Redis has lost what it decided: it is offered again for these items, and what counts then is remembered."""
+        before = self.all_known()
+        self.forget()
+        for version, known in before.items():
+            offered = {item_id: code for item_id, code in known.items() if item_id in ids}
+            try:
+                self._learn(version, await aside(self._store.place, version, offered) if offered else {})
+            except StoreError as error:
+                logger.warning("codes of added items in version %s could not be put back: %s", version, error)
+
     async def more(self) -> None:
         """Returns when a code has become known."""
         await self._grown.wait()
@@ -74,3 +92,4 @@ class Codes:
             self._known.setdefault(version, {}).update(codes)
             self._grown.set()
             self._grown = asyncio.Event()
+            self.on_growth()

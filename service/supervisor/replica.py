@@ -63,7 +63,8 @@ class Replica:
         self._announce = announce
         self._deployment: Deployment | None = None
         self._board = Board(replica=uuid4().hex[:12])
-        self._feeds = Feeds(Codes(store), self._board)
+        self._codes = Codes(store)
+        self._feeds = Feeds(self._codes, self._board)
         cache = settings.data_dir / "cache" / last.name  # names mean other models in another namespace
         unprivileged = without_secrets(variables)
         cores = shares.engines if shares else None
@@ -116,6 +117,7 @@ class Replica:
         self._fleet.on_switch = self._on_switch
         self._fleet.on_death = self._probation.died
         self._reading.on_change = self._fleet.changed
+        self._codes.on_growth = self._scribe.catalog_changed
 
     async def _drain(self, follower: Follower) -> None:
         """From the outside in: readiness, connections, workers, engines. Of Redis, only the catalog is still heard.
@@ -142,14 +144,23 @@ class Replica:
             case Deployment():
                 self._on_deployment(sighting)
             case CatalogSighting():
-                self._feeds.take(sighting)
-                self._scribe.catalog_changed()
+                self._on_catalog(sighting)
             case Lost(last):
                 self._on_loss(last.version)
             case StoreDown():
                 self._on_outage(sighting.reason)
             case None:
                 self._on_nothing()
+
+    def _on_catalog(self, sighting: CatalogSighting) -> None:
+        """Where Redis has none, what was obeyed last is obeyed on, also by a process that has just begun."""
+        if sighting.revision < 1 and not self._feeds.catalog.known.is_set():
+            self._recall_catalog()
+        self._feeds.take(sighting)
+        if sighting.revision < 1:
+            self._scribe.catalog_now()
+        else:
+            self._scribe.catalog_changed()
 
     def _on_nothing(self) -> None:
         """There is no deployment. Where one was served from here, Redis has lost it, and it is served on."""

@@ -31,11 +31,15 @@ class Scribe:
         if self._later is None:
             self._later = asyncio.get_running_loop().call_later(_CATALOG_EVERY_S, self._write_catalog)
 
-    def close(self) -> None:
-        """Writes what is not written yet."""
+    def catalog_now(self) -> None:
+        """Writes what waits: nobody else may know it any more."""
         if self._later is not None:
             self._later.cancel()
             self._write_catalog()
+
+    def close(self) -> None:
+        """Writes what is not written yet."""
+        self.catalog_now()
         self._thread.shutdown()
 
     def _write_catalog(self) -> None:

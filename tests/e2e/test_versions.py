@@ -150,7 +150,7 @@ def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_i
         assert hidden not in found(one)
         store.publish(first)
         store.activate("tiny-1")
-        one.wait_for(status="ready", model_version="tiny-1")
+        wait_until(lambda: one.ready()["redis"]["state"] == "ok")
         assert hidden not in found(one)
 
 
@@ -179,6 +179,30 @@ def test_what_redis_has_lost_is_put_back_and_what_was_hidden_stays_hidden_throug
         assert one.activate("tiny-1").status_code == 200
         one.wait_for(status="ready", model_version="tiny-1")
         assert not {hidden, other} & {item["item_id"] for item in one.recommend("item-1").json()["items"]}
+
+
+def test_hidden_items_stay_hidden_where_a_model_is_activated_by_hand_after_a_flush(
+    store: Store, first: Artifact, tmp_path: Path
+) -> None:
+    def found(one: Replica) -> list[str]:
+        return [item["item_id"] for item in one.recommend("item-1").json()["items"]]
+
+    with serving(store, tmp_path) as one:
+        hidden = found(one)[0]
+        store.change_items([ItemChange(hidden, available=False), ItemChange("new", item={"item_id": "new"})])
+        wait_until(lambda: one.metric("prorec_catalog_revision") == 1)
+    store.redis.client.flushall()
+    store.publish(first)
+    store.activate("tiny-1")
+    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+        one.first_line()
+        (note,) = one.wait_for(status="degraded", model_version="tiny-1")["notes"]
+        assert "lost the changes of the catalog" in note
+        assert hidden not in found(one)
+        assert one.patch({"items": [{"item_id": hidden, "available": True}]}).json()["code"] == "catalog_lost"
+    environment = {"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(tmp_path)}
+    assert "catalog: 2 changed items" in CliRunner().invoke(app, ["restore"], env=environment).stdout
+    assert not store.catalog_records([hidden])[hidden].available
 
 
 def test_a_redis_that_takes_no_changes_is_told_as_long_as_it_takes_none(running: Replica, store: Store) -> None:

@@ -1,12 +1,15 @@
 """What Redis has lost comes back from the disk of a replica, and what Redis has stays."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from service.catalog.records import ItemChange
+from service.catalog.records import ItemChange, ItemRecord
+from service.errors import StoreError
 from service.store import Canary, Deployment, Store
+from service.store.catalog import Catalog
 from service.supervisor.last import LastCatalog, last_folder, remember, remember_catalog
 from tests.service.plain_artifact import plain_artifact
 from tests.service.test_cli import refusal, run
@@ -116,6 +119,22 @@ def test_without_what_was_active_nothing_is_activated(store: Store, data_dir: Pa
     store.publish(plain_artifact(data_dir / "again", "v1"))
     assert run(store, "restore", PROREC_DATA_DIR=str(data_dir)).exit_code == 0
     assert store.deployment() is not None
+    assert store.placements("v1") == CODES  # which could not be kept before
+
+
+def test_what_was_sent_and_is_not_there_any_more_is_no_catalog(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Catalog._stage
+
+    def flushed(catalog: Catalog, records: Sequence[ItemRecord], items: str, changed: str) -> None:
+        stage(catalog, records, items, changed)
+        if records[0].item_id == "a":
+            lose(store)
+
+    monkeypatch.setattr(Catalog, "_stage", flushed)
+    records = [ItemRecord(f"{letter}{number}"[: 1 + number], number + 1) for letter in "ab" for number in range(60)]
+    with pytest.raises(StoreError, match="restore again"):
+        store.restore_catalog(records, 60)
+    assert store.catalog_revision() == 0
 
 
 def test_changes_can_be_forgotten(store: Store, data_dir: Path) -> None:

@@ -123,6 +123,7 @@ def test_after_a_flush_what_is_known_stays_until_someone_changes_it(own_store: S
         assert seen.get_catalog().revision == 2
         own_store.redis.client.flushall()
         assert seen.get() == Lost(Deployment("a", 1))
+        assert seen.get_catalog() == CatalogSighting(0, [])
         with pytest.raises(queue.Empty):
             seen.get_catalog(timeout=4 * SOON_S)
         off(own_store, "z")
@@ -135,16 +136,14 @@ def test_a_catalog_that_outgrew_the_lost_one_unseen_is_told_whole(own_store: Sto
     off(own_store, "x")
     with watching(own_store, NEVER_S) as seen:
         assert seen.get_catalog().revision == 1
-        pipe = own_store.redis.client.pipeline()
-        pipe.delete(own_store.keys.catalog, own_store.keys.items, own_store.keys.changed)
-        pipe.execute()
         with closing(Store.connect(own_store.url, "other")) as other:
             for number in range(3):
                 off(other, f"new-{number}")
-            client = own_store.redis.client
+            pipe = own_store.redis.client.pipeline()
             for ours, theirs in ((name, getattr(other.keys, name)) for name in ("items", "changed", "catalog")):
-                client.rename(theirs, getattr(own_store.keys, ours))
-        client.publish(own_store.keys.catalog_changes, "3")
+                pipe.rename(theirs, getattr(own_store.keys, ours))
+            pipe.publish(own_store.keys.catalog_changes, "3")
+            pipe.execute()
         again = seen.get_catalog()
         assert (again.revision, ids(again), again.whole) == (3, ["new-0", "new-1", "new-2"], True)
 

@@ -254,6 +254,7 @@ READINESS = [
     (Status(redis="ok", active_version="v1", draining=True), "engine", 503, "not_ready", "draining"),
     (Status(redis="unreachable", redis_reason="Redis is off", active_version="v1"), "engine", 200, "degraded", "off"),
     (Status(redis="ok", redis_refusal="R is full", active_version="v1"), "engine", 200, "degraded", "R is full; what"),
+    (Status(redis="ok", catalog_lost=True, active_version="v1"), "engine", 200, "degraded", "lost the changes of"),
     (Status(redis="lost", active_version="v1"), "engine", 200, "degraded", "lost the name of the active model"),
     (Status(redis="ok", active_version="v2", models=(FAILED,)), "engine", 200, "degraded", "v2 failed: checksum"),
     (Status(redis="ok", active_version="v2"), "engine", 200, "degraded", "v2 is being loaded, v1 answers"),
