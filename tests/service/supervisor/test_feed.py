@@ -169,6 +169,19 @@ async def test_an_engine_is_not_ready_before_what_others_obey_already_counts_the
     assert scene.board.status.catalog_revision >= 2
 
 
+async def test_codes_that_redis_has_lost_are_put_back_with_the_catalog(scene: Scene) -> None:
+    engine = await scene.start()
+    scene.change(added("new"))
+    held, keys, client = await code(engine, "new"), scene.store.keys, scene.store.redis.client
+    before = scene.store.catalog_changes(0)
+    client.delete(keys.catalog, keys.items, keys.changed, keys.codes("v1"), keys.coded("v1"))
+    scene.store.restore_catalog(before.records, before.revision)
+    scene.feeds.take(scene.store.catalog_changes(before.revision, before.era))
+    await until(lambda: scene.store.placements("v1") == {"new": tuple(held)})
+    await until(lambda: scene.feeds.as_last().codes == {"v1": {"new": tuple(held)}})
+    assert await code(engine, "new") == held
+
+
 async def test_revisions_of_another_era_are_not_taken_for_those_of_this_one(scene: Scene) -> None:
     engine = await scene.start()
     for available in (False, True, False):
