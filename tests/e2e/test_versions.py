@@ -25,6 +25,19 @@ def serving(store: Store, folder: Path, **settings: Any) -> Iterator[Replica]:
         yield one
 
 
+def found(one: Replica) -> list[str]:
+    return [item["item_id"] for item in one.recommend("item-1").json()["items"]]
+
+
+def restore(store: Store, folder: Path) -> list[str]:
+    """What the command says line by line; it succeeds."""
+    environment = {"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(folder)}
+    done = CliRunner().invoke(app, ["restore"], env=environment)
+    assert done.exit_code == 0
+    lines: list[str] = done.stdout.splitlines()
+    return lines
+
+
 @pytest.fixture
 def running(store: Store, tmp_path: Path) -> Iterator[Replica]:
     # Tests run where memory may be short, and that is not what they test.
@@ -134,9 +147,6 @@ def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then
 def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_it_served_last(
     store: Store, first: Artifact, tmp_path: Path
 ) -> None:
-    def found(one: Replica) -> list[str]:
-        return [item["item_id"] for item in one.recommend("item-1").json()["items"]]
-
     with serving(store, tmp_path) as one:
         hidden = found(one)[0]
         store.change_items([ItemChange(hidden, available=False)])
@@ -160,7 +170,7 @@ def test_what_redis_has_lost_is_put_back_and_what_was_hidden_stays_hidden_throug
     with serving(store, tmp_path) as one:
         store.activate("tiny-2")
         one.wait_for(status="ready", model_version="tiny-2")
-        hidden, other = [item["item_id"] for item in one.recommend("item-1").json()["items"]][:2]
+        hidden, other = found(one)[:2]
         hide = {"items": [{"item_id": hidden, "available": False}], "wait_ms": 60_000}
         assert one.patch(hide).status_code == 200
         store.redis.client.flushall()
@@ -168,25 +178,19 @@ def test_what_redis_has_lost_is_put_back_and_what_was_hidden_stays_hidden_throug
         hide_another = {"items": [{"item_id": other, "available": False}], "wait_ms": 60_000}
         assert one.patch(hide_another).json()["code"] == "catalog_lost"
         wait_until(lambda: any(hidden in path.read_text("latin-1") for path in tmp_path.glob("last/*/*catalog*")))
-        restored = CliRunner().invoke(
-            app, ["restore"], env={"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(tmp_path)}
-        )
-        assert (restored.exit_code, len(restored.stdout.splitlines())) == (0, 4)
+        assert len(restore(store, tmp_path)) == 4
         one.wait_for(status="ready", model_version="tiny-2")
         assert one.patch(hide_another).json()["catalog_revision"] == 2
-        assert not {hidden, other} & {item["item_id"] for item in one.recommend("item-1").json()["items"]}
+        assert not {hidden, other} & set(found(one))
         assert one.metric("prorec_engine_restarts_total") == 0
         assert one.activate("tiny-1").status_code == 200
         one.wait_for(status="ready", model_version="tiny-1")
-        assert not {hidden, other} & {item["item_id"] for item in one.recommend("item-1").json()["items"]}
+        assert not {hidden, other} & set(found(one))
 
 
 def test_hidden_items_stay_hidden_where_a_model_is_activated_by_hand_after_a_flush(
     store: Store, first: Artifact, tmp_path: Path
 ) -> None:
-    def found(one: Replica) -> list[str]:
-        return [item["item_id"] for item in one.recommend("item-1").json()["items"]]
-
     with serving(store, tmp_path) as one:
         hidden = found(one)[0]
         store.change_items([ItemChange(hidden, available=False), ItemChange("new", item={"item_id": "new"})])
@@ -200,8 +204,7 @@ def test_hidden_items_stay_hidden_where_a_model_is_activated_by_hand_after_a_flu
         assert "lost the changes of the catalog" in note
         assert hidden not in found(one)
         assert one.patch({"items": [{"item_id": hidden, "available": True}]}).json()["code"] == "catalog_lost"
-    environment = {"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(tmp_path)}
-    assert "catalog: 2 changed items" in CliRunner().invoke(app, ["restore"], env=environment).stdout
+    assert "catalog: 2 changed items as of revision 1" in restore(store, tmp_path)
     assert not store.catalog_records([hidden])[hidden].available
 
 
