@@ -116,13 +116,15 @@ def test_a_new_version_whose_engine_keeps_ending_is_rolled_back(store: Store, tm
 def test_what_a_worker_counted_outlives_it(running: Replica) -> None:
     for _ in range(5):
         running.recommend("item-1")
+    counted = 'prorec_requests_total{status="200"}'
+    wait_until(lambda: running.metric(counted) == 5)  # which is after the answer
     (worker,) = running.children("service.api")
     worker.kill()
     worker.wait()
     wait_until(lambda: bool(running.children("service.api")))
     running.connect(str(running.client.base_url))
     running.recommend("item-1")
-    assert running.metric('prorec_requests_total{status="200"}') == 6
+    wait_until(lambda: running.metric(counted) == 6)
 
 
 def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then_follows(
