@@ -265,7 +265,7 @@ class StoreUnavailable(StoreError):
 
 
 class StoreReadOnly(StoreUnavailable):
-    """Redis answers and refuses to be written to."""
+    """Redis answers and refuses to be written to, by anybody or by this user."""
 
 
 class CatalogLost(StoreError):

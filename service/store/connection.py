@@ -26,7 +26,6 @@ _SENTINEL_OPTIONS: Final = frozenset({"sentinel_username", "sentinel_password"})
 _REFUSED: Final = (
     redis.AuthenticationError,
     redis.exceptions.AuthorizationError,
-    redis.exceptions.NoPermissionError,
     AuthenticationWrongNumberOfArgsError,
 )
 _DOWN: Final = (
@@ -36,6 +35,7 @@ _DOWN: Final = (
     RedisClusterException,
     OSError,
 )
+_NO_RIGHT: Final = re.compile(r"permission|can't run this command")  # as every version says it, in scripts too
 _NO_CHANGES: Final = re.compile(r"(MISCONF|NOREPLICAS) .*")  # its disk fails or is full; too few replicas follow
 
 _Sentinel: Any = Sentinel  # redis-py gives these no types
@@ -72,9 +72,7 @@ class Connection:
         try:
             return command(self.client)
         except _REFUSED:
-            raise StoreUnavailable(
-                f"Redis at {self} refuses this user: password missing or wrong, or no rights"
-            ) from None
+            raise StoreUnavailable(f"Redis at {self} refuses this user: password missing or wrong") from None
         except MasterNotFoundError:  # its own text shows clients, and with some versions their passwords
             raise StoreUnavailable(
                 f"Redis at {self} does not answer: no Sentinel answers, or none knows such a master"
@@ -88,6 +86,8 @@ class Connection:
         """What an error that Redis answers means; one inside a script has no class of its own."""
         if isinstance(error, redis.exceptions.OutOfMemoryError) or "-OOM " in str(error):
             return StoreReadOnly(f"Redis at {self} is full: its maxmemory is reached")
+        if isinstance(error, redis.exceptions.NoPermissionError) or _NO_RIGHT.search(str(error)):
+            return StoreReadOnly(f"Redis at {self} gives this user no right to that: {_first_line(error)}")
         if why := _NO_CHANGES.search(_first_line(error)):  # in a script's error behind where the script failed
             return StoreReadOnly(f"Redis at {self} takes no changes now: {why[0]}")
         if isinstance(error, redis.exceptions.ReadOnlyError) or "-READONLY " in str(error):

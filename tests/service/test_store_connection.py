@@ -1,6 +1,7 @@
 """From URLs to servers: single ones, behind Sentinel, in a Cluster; and what is said of those that do not answer."""
 
 import random
+import re
 import socket
 import subprocess
 import time
@@ -16,7 +17,7 @@ import redis
 
 from service.catalog.records import ItemChange
 from service.embedded_redis import embedded_redis, find_binary
-from service.errors import SettingsError, StoreUnavailable
+from service.errors import SettingsError, StoreReadOnly, StoreUnavailable
 from service.store import Canary, CatalogSighting, Connection, Deployment, ReplicaReport, Store
 from tests.service.plain_artifact import contents, plain_artifact
 
@@ -105,9 +106,36 @@ def test_a_wrong_password_is_told_and_not_printed(tmp_path: Path) -> None:
         for wrong in (url, f"unix://:hunter2@{path}", f"unix://{path}?password=hunter2", f"unix://bob:hunter2@{path}"):
             with closing(Store.connect(wrong, "prorec")) as store, pytest.raises(StoreUnavailable) as caught:
                 store.ping()
-            assert str(caught.value) == f"Redis at {url} refuses this user: password missing or wrong, or no rights"
+            assert str(caught.value) == f"Redis at {url} refuses this user: password missing or wrong"
         with closing(Store.connect(f"unix://:opensesame@{path}", "prorec")) as store:
             store.ping()
+
+
+def test_the_rights_that_the_operations_guide_names_are_enough(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    rights = re.search(r"`(resetchannels [^`]+)`", guide)
+    assert rights is not None
+    with embedded_redis(tmp_path / "redis") as url, closing(Store.connect(url, "prorec")) as admin:
+        admin.redis.client.execute_command("ACL", "SETUSER", "app", "on", ">opensesame", *rights[1].split())
+        own = f"unix://app:opensesame@{url.removeprefix('unix://')}"
+        with closing(Store.connect(own, "prorec")) as store:
+            works(store, tmp_path / "models")
+        with closing(Store.connect(own, "another")) as store, pytest.raises(StoreReadOnly):
+            store.versions()
+
+
+def test_a_user_without_the_right_to_change_anything_is_told_so(tmp_path: Path) -> None:
+    with embedded_redis(tmp_path / "redis") as url, closing(Store.connect(url, "prorec")) as admin:
+        admin.publish(plain_artifact(tmp_path / "models", "v1"))
+        rights = ("~*", "&*", "+@read", "+@connection", "+info", "+eval", "+evalsha", "+script")
+        admin.redis.client.execute_command("ACL", "SETUSER", "reader", "on", ">opensesame", *rights)
+        path = url.removeprefix("unix://")
+        with closing(Store.connect(f"unix://reader:opensesame@{path}", "prorec")) as store:
+            store.ping()
+            assert [one.version for one in store.versions()] == ["v1"]
+            for change in (partial(store.activate, "v1"), partial(store.leave, "abc")):  # in a script, and not
+                with pytest.raises(StoreReadOnly, match=f"^Redis at {url} gives this user no right to that: "):
+                    change()
 
 
 def without_disk(server: Any, folder: Path) -> None:
