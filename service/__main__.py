@@ -49,7 +49,7 @@ def serve() -> None:
         from .supervisor.last import last_folder, remembered
 
         if settings.redis_url is not None:
-            redis = str(Store.connect(settings.redis_url, settings.namespace).redis)
+            redis = Store.connect(settings.redis_url, settings.namespace).redis
             last = remembered(last_folder(settings.data_dir, redis, settings.namespace))
             _check_redis(settings, may_be_away=last is not None)
         raise typer.Exit(run(settings))

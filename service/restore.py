@@ -22,8 +22,8 @@ def restore(store: Store, settings: Settings, *, forget_changes: bool = False) -
     Versions first, then codes and the catalog, and the deployment last: whoever follows finds everything it names.
     Raises ServiceError where nothing was ever served from here, and at the end where the active version is missing.
     """
-    where = "embedded" if settings.redis_url is None else str(store.redis)
-    folder = last_folder(settings.data_dir, where, settings.namespace)
+    redis = None if settings.redis_url is None else store.redis
+    folder = last_folder(settings.data_dir, redis, settings.namespace)
     deployment = remembered(folder)
     if deployment is None:
         raise ServiceError(f"nothing was served from here: {folder} names no deployment")
@@ -61,7 +61,7 @@ def _restore_catalog(store: Store, last: LastCatalog | None, published: set[str]
         return "catalog: no change of it is known here"
     if not store.restore_catalog(last.records, last.revision):
         return "catalog: another one came first, which stays"
-    return f"catalog: {len(last.records)} changed items as of revision {last.revision}"
+    return f"catalog: put back as of revision {last.revision}, items changed: {len(last.records)}"
 
 
 def _restore_codes(store: Store, last: LastCatalog, published: set[str], *, known: bool) -> None:

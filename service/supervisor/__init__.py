@@ -57,7 +57,7 @@ def _serve(settings: Settings, listener: socket.socket, shares: Shares | None, *
     assert settings.redis_url is not None
     with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
         where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
-        last = last_folder(settings.data_dir, "embedded" if embedded else str(store.redis), settings.namespace)
+        last = last_folder(settings.data_dir, None if embedded else store.redis, settings.namespace)
         with scratch_folder() as folder:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 replica = partial(Replica, settings, listener, store, folder, last, shares)

@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from service.catalog.records import ItemRecord
-from service.store import Deployment
+from service.store import Connection, Deployment
 
 FILE: Final = "last.json"
 CATALOG_FILE: Final = "last-catalog.msgpack"
@@ -33,9 +33,9 @@ class LastCatalog(msgspec.Struct, frozen=True):
     codes: dict[str, dict[str, tuple[int, ...]]] = {}
 
 
-def last_folder(data_dir: Path, redis: str, namespace: str) -> Path:
-    """Where it is kept what was served from a namespace of the Redis at `redis`, a URL without secrets."""
-    return data_dir / "last" / blake2b(f"{redis} {namespace}".encode(), digest_size=6).hexdigest()
+def last_folder(data_dir: Path, redis: Connection | None, namespace: str) -> Path:
+    """Where it is kept what was served from a namespace of a Redis; None is the embedded one, wherever it listens."""
+    return data_dir / "last" / blake2b(f"{redis or 'embedded'} {namespace}".encode(), digest_size=6).hexdigest()
 
 
 def remembered(folder: Path) -> Deployment | None:

@@ -206,7 +206,7 @@ def test_hidden_items_stay_hidden_where_a_model_is_activated_by_hand_after_a_flu
         assert "lost the changes of the catalog" in note
         assert hidden not in found(one)
         assert one.patch({"items": [{"item_id": hidden, "available": True}]}).json()["code"] == "catalog_lost"
-    assert "catalog: 2 changed items as of revision 1" in restore(store, tmp_path)
+    assert "catalog: put back as of revision 1, items changed: 2" in restore(store, tmp_path)
     assert not store.catalog_records([hidden])[hidden].available
 
 

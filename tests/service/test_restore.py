@@ -25,7 +25,7 @@ def lose(store: Store) -> None:
 
 def serve(store: Store, data_dir: Path, *versions: str) -> Path:
     """What a replica leaves that served all of these, the last of them now, and saw the catalog change."""
-    folder = last_folder(data_dir, str(store.redis), store.keys.namespace)
+    folder = last_folder(data_dir, store.redis, store.keys.namespace)
     for version in versions:
         store.publish(plain_artifact(data_dir / "made", version))
         store.activate(version)
@@ -53,13 +53,13 @@ def test_everything_that_was_served_comes_back(store: Store, data_dir: Path) -> 
     store.set_traffic(Canary("v2", 12.5), None)
     before, catalog, era = store.deployment(), store.catalog_changes(0), store.catalog_era()
     assert before is not None
-    remember(last_folder(data_dir, str(store.redis), store.keys.namespace), before)
+    remember(last_folder(data_dir, store.redis, store.keys.namespace), before)
     lose(store)
     done = run(store, "restore", PROREC_DATA_DIR=str(data_dir))
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.splitlines() == [
         *(f"{version}: published from the cache" for version in ("v3", "v1", "v2")),
-        "catalog: 4 changed items as of revision 3",
+        "catalog: put back as of revision 3, items changed: 4",
         f"deployment: v3 is active (change {before.epoch + 1})",
     ]
     now = store.deployment()
@@ -112,7 +112,7 @@ def test_without_what_was_active_nothing_is_activated(store: Store, data_dir: Pa
     assert done.exit_code == 1
     assert done.stdout.splitlines() == [
         "v1: not in the cache here; publish its artifact",
-        "catalog: 4 changed items as of revision 3",
+        "catalog: put back as of revision 3, items changed: 4",
     ]
     assert done.stderr == "error: v1 was active and is missing: publish its artifact, and restore again\n"
     assert store.deployment() is None

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from service.catalog.records import ItemRecord
-from service.store import Canary, Deployment
+from service.store import Canary, Connection, Deployment
 from service.supervisor.last import (
     CATALOG_FILE,
     FILE,
@@ -72,8 +72,13 @@ def test_a_full_disk_leaves_no_half_written_file(tmp_path: Path) -> None:
 
 def test_each_redis_and_namespace_has_its_own(tmp_path: Path) -> None:
     folders = {
-        last_folder(tmp_path, redis, namespace)
-        for redis, namespace in (("redis://a:1", "shop"), ("redis://b:1", "shop"), ("redis://a:1", "other"))
+        last_folder(tmp_path, Connection(url) if url else None, namespace)
+        for url, namespace in (
+            ("redis://a:1", "shop"),
+            ("redis://b:1", "shop"),
+            ("redis://a:1", "other"),
+            (None, "shop"),
+        )
     }
-    assert len(folders) == 3
-    assert last_folder(tmp_path, "redis://a:1", "shop") in folders
+    assert len(folders) == 4
+    assert last_folder(tmp_path, Connection("redis://:secret@a:1"), "shop") in folders
