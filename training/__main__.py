@@ -108,6 +108,8 @@ def study(
     plan: Annotated[str, typer.Option(help="A plan's TOML file, or the name of one that comes with the package.")],
     out: Annotated[Path, typer.Option(help="Folder for steps, artifacts, tables and report.html.")],
     device: Annotated[list[str] | None, typer.Option(help="One run at a time on each: cpu, cuda:0, …")] = None,
+    run: Annotated[list[str] | None, typer.Option(help="Only this run of the plan; may be repeated.")] = None,
+    order: Annotated[Literal["file", "shuffled"] | None, typer.Option(help="Only this order of events.")] = None,
     seed: Annotated[list[int] | None, typer.Option(min=0, help="Instead of the plan's seeds, for all runs.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="One more setting for all runs.")] = None,
 ) -> None:
@@ -117,7 +119,7 @@ def study(
     from .study import run_study
 
     refuse_without_plots()
-    wanted = read_plan(plan).changed(changes or [], seed or [])
+    wanted = read_plan(plan).only(run or [], order).changed(changes or [], seed or [])
     report = run_study(wanted, data, out, device or ["auto"], f"{data.resolve().name}: {Path(plan).stem}")
     typer.echo(f"wrote {out / 'results.csv'} and {report}")
 

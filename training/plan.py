@@ -67,6 +67,23 @@ class Plan(BaseModel):
         runs = [run.model_copy(update={"set": (*run.set, *settings)} | others) for run in self.run]
         return self.model_copy(update={"run": tuple(runs), "seeds": tuple(dict.fromkeys(seeds)) or self.seeds})
 
+    def only(self, names: Sequence[str], order: Order | None) -> "Plan":
+        """The plan without its other runs and without the other order of events; no names, no order: with all.
+
+        Raises ConfigError for a name that is none of its runs, and where nothing is left.
+        """
+        known = [run.name for run in self.run]
+        if unknown := [name for name in names if name not in known]:
+            raise ConfigError(f"the plan has no run {unknown[0]!r}; it has {', '.join(known)}")
+        kept = [run for run in self.run if not names or run.name in names]
+        if order is not None:
+            there = [run for run in kept if order in (run.orders or self.orders)]
+            kept = [run.model_copy(update={"orders": (order,)}) for run in there]
+        if not kept:
+            raise ConfigError(f"the plan has none of these runs with events of one day in the order {order!r}")
+        reference = self.reference if any(run.name == self.reference for run in kept) else None
+        return self.model_copy(update={"run": tuple(kept), "reference": reference})
+
     @property
     def compared_with(self) -> str | None:
         """The run that the others are compared with."""

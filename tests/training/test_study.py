@@ -319,6 +319,19 @@ def test_seeds_and_settings_of_the_command_win_over_the_plans_and_its_runs() -> 
     assert len(plan.changed([], []).jobs()) == 4
 
 
+def test_the_command_may_name_some_runs_and_one_order() -> None:
+    runs = [{"name": "a"}, {"name": "b", "kind": "sasrec"}, {"name": "c", "orders": ["file"]}]
+    plan = Plan.model_validate({"orders": ["file", "shuffled"], "reference": "b", "run": runs})
+    assert [job.key for job in plan.only(["c", "a"], "shuffled").changed(["sasrec="], []).jobs()] == ["a-shuffled-0"]
+    assert [job.key for job in plan.only([], "file").jobs()] == ["a-file-0", "b-file-0", "c-file-0"]
+    assert (plan.only(["a", "b"], None).compared_with, plan.only(["a", "c"], None).compared_with) == ("b", "a")
+    assert plan.only([], None) == plan
+    with pytest.raises(ConfigError, match=r"no run 'd'; it has a, b, c$"):
+        plan.only(["a", "d"], None)
+    with pytest.raises(ConfigError, match=r"none of these runs .* 'shuffled'"):
+        plan.only(["c"], "shuffled")
+
+
 @pytest.mark.parametrize(
     ("runs", "message"),
     [
