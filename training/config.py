@@ -86,7 +86,12 @@ class TrainingConfig(BaseModel):
         False,
         description="stage II trains the code decoder alone, on states without dropout; the item head stays stage I's",
     )
-    softmax_items: int = Field(20_000, ge=2, description="above this catalog size the item head samples negatives")
+    softmax_items: int = Field(
+        20_000,
+        ge=2,
+        description="above this catalog size the item head samples negatives, and a decoder that learns alone is taught"
+        " by what prefixes are worth instead of all items",
+    )
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()
     stage2: StageConfig = StageConfig()
