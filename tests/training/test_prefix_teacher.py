@@ -80,7 +80,7 @@ def test_fitted_vectors_say_nearly_what_all_items_say() -> None:
     """Of user states that have something in common, as those of a network have: it stands for the number of items."""
     users = torch.randn(400, WIDTH, generator=torch.Generator().manual_seed(4))
     users[:, 0] = 2.0
-    near_by = ITEM / 2
+    near_by = ITEM * np.float32(0.5)
     tables = {"item_output": near_by} | fit_prefix_output(TRIE, near_by, users).inputs()
     siblings = Siblings(TRIE, CPU)
     choices = siblings.of(torch.arange(400) % ITEMS)
