@@ -16,6 +16,7 @@ from .errors import ServiceError, SettingsError, StoreUnavailable
 from .lifetime import REFUSED
 from .settings import Settings, unknown_variables
 from .store import ANY, KEEP, Canary, Deployment, Store, open_store
+from .store.records import megabytes
 
 NOTHING: Final = "none"
 _VARIABLES = """
@@ -79,7 +80,7 @@ def publish(
     with _store() as store:
         artifact = Artifact.open(folder)
         upload = _Upload()
-        size = listing.size(store.publish(artifact, upload))
+        size = megabytes(store.publish(artifact, upload))
         version = artifact.manifest.model_version
         if upload.began:
             typer.echo(f"published {version}: {size} in Redis at {store.redis}")
@@ -250,7 +251,7 @@ class _Upload:
         self.began = True
         if self._watched:
             end = "\n" if done == total else ""
-            print(f"\r{listing.size(done)} of {listing.size(total)}", end=end, file=sys.stderr, flush=True)
+            print(f"\r{megabytes(done)} of {megabytes(total)}", end=end, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

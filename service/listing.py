@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import msgspec
 
 from .store import Deployment, Event, ReplicaReport, VersionInfo
+from .store.records import megabytes
 
 Row = tuple[str, ...]
 
@@ -67,15 +68,11 @@ def events_json(found: list[Event]) -> str:
     return json.dumps([_event_values(event) for event in found], indent=2)
 
 
-def size(size_bytes: int) -> str:
-    return f"{size_bytes / 1e6:.1f} MB"
-
-
 def _version(info: VersionInfo, deployment: Deployment | None) -> Row:
     roles = ", ".join(_roles(info.version, deployment)) if deployment else ""
     published = f"{info.published_at:%Y-%m-%d %H:%M} UTC"
     mark = "*" if deployment is not None and deployment.version == info.version else ""
-    return mark, info.version, f"{info.item_count:,}", size(info.bytes), published, roles
+    return mark, info.version, f"{info.item_count:,}", megabytes(info.bytes), published, roles
 
 
 def _roles(version: str, deployment: Deployment) -> list[str]:

@@ -1,8 +1,11 @@
-"""Chunks in Redis → an artifact in the cache folder, every byte checked on the way."""
+"""Chunks in Redis → an artifact in the cache folder, every byte checked on the way.
+
+What a broken fetch has written stays in a folder aside. The next attempt checks it, and fetches the rest.
+"""
 
 import fcntl
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -13,9 +16,10 @@ from models.artifact import MANIFEST, Artifact
 from models.errors import ArtifactError
 
 from ..errors import StoreCorrupt, StoreError, UnknownVersion
+from .batches import batches
 from .connection import Connection
 from .keys import Keys
-from .records import Record, check_known, manifest_digest, read_record
+from .records import Record, check_known, manifest_digest, megabytes, read_record
 
 _BATCH_BYTES: Final = 16 * 1024 * 1024
 
@@ -63,30 +67,57 @@ class Fetcher:
         if cached is not None:
             return cached
         aside, old = _asides(cache, record.version)
-        shutil.rmtree(aside, ignore_errors=True)  # left by a process that was killed
-        aside.mkdir()
+        aside.mkdir(exist_ok=True)
         try:
             self._download(record, aside)
             _put(aside, target, old)
-        finally:
+        except (OSError, UnknownVersion):  # the disk may be full; nobody goes on with what was deleted
             shutil.rmtree(aside, ignore_errors=True)
+            raise
         _checked_files[target] = _signature(target)
         return Artifact.open(target, verify=False)
 
     def _download(self, record: Record, folder: Path) -> None:
         try:
-            _write(read_chunks(self.redis, self.keys, record), record, folder)
+            self._write(record, folder)
         except StoreCorrupt:
             newer = self.record(record.version)  # UnknownVersion: it was deleted meanwhile
             if newer.upload == record.upload:
                 raise
-            _write(read_chunks(self.redis, self.keys, newer), newer, folder)  # it was published anew meanwhile
+            self._write(newer, folder)  # it was published anew meanwhile
+
+    def _write(self, record: Record, folder: Path) -> None:
+        """Writes files and manifest, of each file what is not there yet."""
+        _remove_others(folder, record.manifest.files)
+        _check_room(record, folder)
+        for name in record.manifest.files:
+            self._write_file(record, name, folder / name)
+        (folder / MANIFEST).write_bytes(record.manifest_text.encode())
+
+    def _write_file(self, record: Record, name: str, path: Path) -> None:
+        """Goes on after the last chunk that is right; the whole file's checksum also catches a wrong list of chunks."""
+        whole, chunks, size = sha256(), 0, 0
+        with path.open("a+b") as stream:
+            for data in _right_chunks(stream, record, name):
+                whole.update(data)
+                chunks, size = chunks + 1, size + len(data)
+            stream.truncate(size)
+            for data in read_chunks(self.redis, self.keys, record, name, chunks):
+                whole.update(data)
+                stream.write(data)
+        if whole.hexdigest() != record.manifest.files[name].sha256:
+            raise StoreCorrupt(f"{name} of version {record.version} differs from its manifest; publish it again")
 
 
-def remove_remains(cache: Path) -> None:
-    """Removes what killed fetches have left, whatever their version, unless a fetch of it is under way."""
+def remove_remains(cache: Path, wanted: Collection[str] = ()) -> None:
+    """Removes what broken and killed fetches have left, unless a fetch of that version is under way.
+
+    Of versions still `wanted`, what the next attempt goes on with stays.
+    """
     for path in cache.glob(".*.lock"):
-        remains = [folder for folder in _asides(cache, path.name[1 : -len(".lock")]) if folder.exists()]
+        version = path.name[1 : -len(".lock")]
+        aside, old = _asides(cache, version)
+        remains = [folder for folder in ([old] if version in wanted else [aside, old]) if folder.exists()]
         if not remains:
             continue
         with path.open("ab") as lock, suppress(BlockingIOError):
@@ -95,18 +126,16 @@ def remove_remains(cache: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def read_chunks(redis: Connection, keys: Keys, record: Record) -> Iterator[tuple[str, bytes]]:
-    """(file, bytes) of every chunk of a version, in order and checked, a batch at a time.
+def read_chunks(redis: Connection, keys: Keys, record: Record, name: str, first: int = 0) -> Iterator[bytes]:
+    """The chunks of a file from number `first` on, in order and checked, a batch in one round trip.
 
     Raises StoreCorrupt for a chunk that is missing or differs from its checksum.
     """
-    batch = max(1, _BATCH_BYTES // record.chunk_bytes)
-    for name, digests in record.chunk_sha256.items():
-        for first in range(0, len(digests), batch):
-            numbers = range(first, min(first + batch, len(digests)))
-            found = _get_all(redis, [keys.chunk(record.version, record.upload, name, number) for number in numbers])
-            for number, data in zip(numbers, found, strict=True):
-                yield name, _checked(data, digests[number], f"chunk {number} of {name} of version {record.version}")
+    digests = record.chunk_sha256[name]
+    for numbers in batches(range(first, len(digests)), max(1, _BATCH_BYTES // record.chunk_bytes)):
+        found = _get_all(redis, [keys.chunk(record.version, record.upload, name, number) for number in numbers])
+        for number, data in zip(numbers, found, strict=True):
+            yield _checked(data, digests[number], f"chunk {number} of {name} of version {record.version}")
 
 
 def _get_all(redis: Connection, names: list[str]) -> list[bytes | None]:
@@ -121,19 +150,37 @@ def _checked(data: bytes | None, digest: str, what: str) -> bytes:
     return data
 
 
-def _write(chunks: Iterator[tuple[str, bytes]], record: Record, folder: Path) -> None:
-    """Writes files and manifest; the whole-file checksums also catch a record whose own chunk list is wrong."""
-    whole = {name: sha256() for name in record.manifest.files}
-    for name in record.manifest.files:
-        (folder / name).write_bytes(b"")
-    for name, data in chunks:
-        whole[name].update(data)
-        with (folder / name).open("ab") as stream:
-            stream.write(data)
-    for name, entry in record.manifest.files.items():
-        if whole[name].hexdigest() != entry.sha256:
-            raise StoreCorrupt(f"{name} of version {record.version} differs from its manifest; publish it again")
-    (folder / MANIFEST).write_bytes(record.manifest_text.encode())
+def _right_chunks(stream: IO[bytes], record: Record, name: str) -> Iterator[bytes]:
+    """What an earlier attempt has written of a file, as far as it is right."""
+    stream.seek(0)
+    for digest in record.chunk_sha256[name]:
+        data = stream.read(record.chunk_bytes)
+        if sha256(data).hexdigest() != digest:
+            return
+        yield data
+
+
+def _remove_others(folder: Path, names: Collection[str]) -> None:
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in names:
+            path.unlink()
+
+
+def _check_room(record: Record, folder: Path) -> None:
+    """Raises StoreError where the disk has less left than is still to be written.
+
+    A file system that does not know its size, as some in user space, is not asked.
+    """
+    there = {path.name: path.stat().st_size for path in folder.iterdir()}
+    needed = sum(max(0, entry.bytes - there.get(name, 0)) for name, entry in record.manifest.files.items())
+    disk = shutil.disk_usage(folder)
+    if disk.total and needed > disk.free:
+        raise StoreError(
+            f"version {record.version} needs {megabytes(needed)} on the disk of {folder.parent},"
+            f" where {megabytes(disk.free)} are free"
+        )
 
 
 def _cached(target: Path, record: Record) -> Artifact | None:

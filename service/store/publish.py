@@ -166,8 +166,9 @@ class Publisher:
         raw = self.redis.ask(lambda client: client.get(self.keys.manifest(wanted.version)))
         try:
             record = read_record(raw or b"", wanted.version)
-            for _ in read_chunks(self.redis, self.keys, record):
-                pass
+            for name in record.chunk_sha256:
+                for _ in read_chunks(self.redis, self.keys, record, name):
+                    pass
         except (StoreCorrupt, BadArtifact):
             return False  # publishing again is how damage is repaired
         return record.digest == wanted.digest

@@ -75,6 +75,11 @@ class Record(BaseModel):
         return parse_manifest_text(self.manifest_text, f"published version {self.version}")
 
 
+def megabytes(size_bytes: int) -> str:
+    """As a person reads it, decimal."""
+    return f"{size_bytes / 1e6:.1f} MB"
+
+
 def manifest_digest(manifest_json: bytes) -> str:
     return sha256(manifest_json).hexdigest()
 

@@ -79,7 +79,8 @@ class Store:
     def fetch(self, version: str, cache: Path) -> Artifact:
         """The version in `cache`/VERSION, every byte checked; at once where an earlier fetch left it there whole.
 
-        Raises UnknownVersion, StoreCorrupt, and StoreError where the folder cannot be written.
+        Goes on where an earlier attempt was broken off. Raises UnknownVersion, StoreCorrupt, and StoreError where the
+        folder cannot be written or its disk has too little left.
         """
         return Fetcher(self.redis, self.keys).fetch(version, cache)
 

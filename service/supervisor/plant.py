@@ -93,12 +93,12 @@ def _cached(folder: Path, missing: ServiceError) -> Artifact:
 
 
 def prune(cache: Path, keep: Iterable[str]) -> None:
-    """Removes fetched versions nobody needs, and what killed fetches left.
+    """Removes fetched versions nobody needs, and what broken fetches of them left.
 
     A process that has a version mapped keeps its pages.
     """
-    remove_remains(cache)
     kept = set(keep)
+    remove_remains(cache, kept)
     for manifest in cache.glob(f"[!.]*/{MANIFEST}"):
         if manifest.parent.name not in kept:
             shutil.rmtree(manifest.parent, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -22,3 +23,10 @@ def store(redis_server: str) -> Iterator[Store]:
     """An empty store: a namespace that no other test has."""
     with closing(Store.connect(redis_server, f"test-{uuid4().hex}")) as empty:
         yield empty
+
+
+@pytest.fixture
+def own_store(tmp_path: Path) -> Iterator[Store]:
+    """A store on a server of its own, to be reconfigured and flushed."""
+    with embedded_redis(tmp_path / "own") as url, closing(Store.connect(url, "prorec")) as store:
+        yield store

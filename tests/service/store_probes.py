@@ -22,6 +22,23 @@ def flip_a_byte(store: Store, key: str) -> None:
     store.redis.client.setrange(key, 0, bytes([first[0] ^ 1]))
 
 
+def chunks_before(store: Store, version: str, file: str, number: int = 0) -> list[str]:
+    """Keys of what a fetch asks for before this chunk."""
+    record = Fetcher(store.redis, store.keys).record(version)
+    counts = {name: len(digests) for name, digests in record.chunk_sha256.items()}
+    keys = [store.keys.chunk(version, record.upload, name, n) for name, count in counts.items() for n in range(count)]
+    return keys[: keys.index(chunk_key(store, version, file, number))]
+
+
+@contextmanager
+def cut_off(store: Store, version: str, file: str, number: int = 0) -> Iterator[None]:
+    """A fetch ends at this chunk, which is back afterwards."""
+    key = chunk_key(store, version, file, number)
+    chunk = store.redis.client.getdel(key)
+    yield
+    store.redis.client.set(key, chunk)
+
+
 @contextmanager
 def losing_the_first_answer(store: Store, meanwhile: Callable[[], object] = lambda: None) -> Iterator[Store]:
     """The same store through a relay that breaks the connection in place of the first answer to an EVAL.

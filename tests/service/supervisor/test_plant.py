@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.artifact import MANIFEST, Artifact
-from service.errors import UnknownVersion
+from service.errors import StoreCorrupt, UnknownVersion
 from service.store import Store
 from service.supervisor.board import Board
 from service.supervisor.catalog import Feeds
@@ -14,6 +14,7 @@ from service.supervisor.codes import Codes
 from service.supervisor.plant import Plant
 from service.supervisor.processes import Child
 from tests.service.plain_artifact import plain_artifact
+from tests.service.store_probes import chunks_before, cut_off
 
 pytestmark = pytest.mark.anyio
 
@@ -52,6 +53,22 @@ async def test_what_nobody_needs_goes_before_a_version_is_fetched(
     monkeypatch.setattr(Store, "fetch", looked)
     assert await plant.fetch("v3") == cache / "v3"
     assert there == ["v2"]
+
+
+async def test_a_broken_fetch_goes_on_where_it_was(full: Store, tmp_path: Path) -> None:
+    plant = plant_of(full, tmp_path)
+    with cut_off(full, "v2", "search.weights"), pytest.raises(StoreCorrupt):
+        await plant.fetch("v2")
+    full.redis.client.delete(*chunks_before(full, "v2", "search.weights"))
+    assert (await plant.fetch("v2")).name == "v2"
+
+
+async def test_what_a_broken_fetch_left_goes_once_nobody_needs_its_version(full: Store, tmp_path: Path) -> None:
+    plant = plant_of(full, tmp_path)
+    with cut_off(full, "v2", "search.weights"), pytest.raises(StoreCorrupt):
+        await plant.fetch("v2")
+    await plant.fetch("v3")
+    assert [path.name for path in (tmp_path / "cache").iterdir() if path.is_dir()] == ["v3"]
 
 
 async def test_a_version_that_redis_has_lost_comes_from_the_cache(full: Store, tmp_path: Path) -> None:
