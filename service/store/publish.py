@@ -11,13 +11,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from models.artifact import Artifact, FileEntry
+from models.artifact import Artifact, FileEntry, Manifest
 
 from ..errors import (
     BadArtifact,
     EvictionPolicy,
     StoreCorrupt,
     StoreError,
+    StoreReadOnly,
     UnknownVersion,
     VersionActive,
     VersionExists,
@@ -36,6 +37,7 @@ from .records import (
     check_known,
     check_names,
     manifest_digest,
+    megabytes,
     parse_manifest_text,
     read_manifest_text,
     read_published,
@@ -129,6 +131,7 @@ class Publisher:
         self._refuse_eviction()
         self._remove_remains()
         if not self._is_whole(published):
+            self._check_room(manifest)
             self._upload(artifact.folder, published, text, progress or _silent)
         return published.bytes
 
@@ -154,6 +157,18 @@ class Publisher:
             raise EvictionPolicy(
                 f"Redis at {self.redis} has maxmemory-policy {policy} and could drop a published model;"
                 " set noeviction or a volatile-* policy"
+            )
+
+    def _check_room(self, manifest: Manifest) -> None:
+        """Raises StoreReadOnly where the version cannot fit into what `maxmemory` leaves."""
+        memory = self.redis.ask_node_of(self.keys.versions, "memory")
+        limit = int(memory.get("maxmemory", 0))  # 0: there is none
+        used = int(memory.get("used_memory", 0)) - int(memory.get("mem_not_counted_for_evict", 0))
+        needed = _memory_bytes(manifest, str(memory.get("mem_allocator", "")))
+        if limit and used + needed > limit:
+            raise StoreReadOnly(
+                f"version {manifest.model_version} needs {megabytes(needed)} of memory in Redis at {self.redis},"
+                f" where {megabytes(max(0, limit - used))} of maxmemory are left"
             )
 
     def _is_whole(self, wanted: Published) -> bool:
@@ -268,6 +283,13 @@ class Publisher:
         for batch in batches(chunks, _UNLINK_KEYS):
             self._unlink(batch)
         self.redis.ask(lambda client: client.hdel(self.keys.uploads, published.upload))
+
+
+def _memory_bytes(manifest: Manifest, allocator: str) -> int:
+    """What a version takes in Redis at least: jemalloc, its usual allocator, has nothing between 4 MiB and 5."""
+    sizes = [entry.bytes for entry in manifest.files.values()]
+    spare = CHUNK_BYTES // 4 if allocator.startswith("jemalloc") else 0
+    return sum(sizes) + spare * sum(size // CHUNK_BYTES for size in sizes)
 
 
 def _chunks(folder: Path, files: dict[str, FileEntry]) -> Iterator[Chunk]:

@@ -62,7 +62,8 @@ class Store:
 
         The version exists when this returns and not before. The same bytes may be published again: they are checked,
         and sent again where Redis holds them damaged. Raises VersionExists for other bytes under that name,
-        EvictionPolicy, and BadArtifact for odd names or files that differ from their manifest.
+        EvictionPolicy, StoreReadOnly where Redis has too little memory left, and BadArtifact for odd names or files
+        that differ from their manifest.
         """
         return self._publisher.publish(artifact, progress)
 

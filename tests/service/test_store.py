@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -11,30 +10,23 @@ from pathlib import Path
 import pytest
 
 from models.artifact import MANIFEST
-from service.embedded_redis import embedded_redis
 from service.errors import (
     BadArtifact,
     EvictionPolicy,
     StoreError,
+    StoreReadOnly,
     StoreUnavailable,
     UnknownVersion,
     VersionActive,
     VersionExists,
 )
 from service.store import Store
-from service.store.publish import Publisher
-from service.store.records import Published, Record
+from service.store.publish import Publisher, _memory_bytes
+from service.store.records import CHUNK_BYTES, Published, Record
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
 from tests.service.store_probes import chunk_key, flip_a_byte, stored_keys
 
 ODD_NAMES = ["", "ü", "a b", "../v1", "v1\n", "a:b", "a,b", ".hidden", "a" * 65, "\ud800", "v1\x00"]
-
-
-@pytest.fixture
-def own_store(tmp_path: Path) -> Iterator[Store]:
-    """A store on a server of its own, to be reconfigured and flushed."""
-    with embedded_redis(tmp_path / "own") as url, closing(Store.connect(url, "prorec")) as store:
-        yield store
 
 
 def test_what_is_fetched_is_what_was_published(store: Store, tmp_path: Path) -> None:
@@ -233,12 +225,48 @@ def test_an_eviction_policy_that_could_drop_models_is_refused(own_store: Store, 
     own_store.publish(artifact)
 
 
-def test_a_full_redis_is_told_in_a_sentence(own_store: Store, tmp_path: Path) -> None:
+def test_a_redis_that_fills_up_meanwhile_is_told_in_a_sentence(own_store: Store, tmp_path: Path) -> None:
+    def fill(done: int, _: int) -> None:
+        if done > 0:
+            own_store.redis.client.config_set("maxmemory", 1)
+
+    with pytest.raises(StoreReadOnly, match="is full"):
+        own_store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES), fill)
+    assert stored_keys(own_store) == set()
+
+
+def test_a_version_that_cannot_fit_is_refused_before_anything_is_sent(own_store: Store, tmp_path: Path) -> None:
     artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
     own_store.redis.client.config_set("maxmemory", 16 * 1024 * 1024)
-    with pytest.raises(StoreUnavailable, match="is full"):
-        own_store.publish(artifact)
+    sizes = (
+        rf"version v1 needs 2\d\.\d MB of memory in Redis at {own_store.url}, where 1\d\.\d MB of maxmemory are left"
+    )
+    with pytest.raises(StoreReadOnly, match=sizes):
+        own_store.publish(artifact, lambda *_: pytest.fail("it was sent before it was refused"))
     assert stored_keys(own_store) == set()
+
+
+def test_what_a_version_is_said_to_need_is_no_more_than_it_takes(own_store: Store, tmp_path: Path) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    before = own_store.redis.client.info("memory")
+    own_store.publish(artifact)
+    own_store.close()  # or buffers of the connection would count
+    taken = own_store.redis.client.info("memory")["used_memory"] - before["used_memory"]
+    assert SEVERAL_BATCHES < _memory_bytes(artifact.manifest, before["mem_allocator"]) <= taken
+
+
+def test_a_redis_with_jemalloc_takes_a_quarter_more_for_a_whole_chunk(tmp_path: Path) -> None:
+    manifest = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES).manifest
+    assert _memory_bytes(manifest, "jemalloc-5.3.0") - _memory_bytes(manifest, "libc") == 5 * CHUNK_BYTES // 4
+
+
+def test_published_bytes_are_published_again_where_a_second_copy_would_not_fit(
+    own_store: Store, tmp_path: Path
+) -> None:
+    artifact = plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES)
+    own_store.publish(artifact)
+    own_store.redis.client.config_set("maxmemory", 40 * 1024 * 1024)
+    own_store.publish(artifact)
 
 
 def test_a_version_is_deleted_from_a_redis_that_is_full(own_store: Store, tmp_path: Path) -> None:
