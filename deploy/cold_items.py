@@ -84,7 +84,8 @@ def main(
     """Prints a table and writes FOLDER/cold_items.json."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     changes = [*(change or []), f"beam_widths={beams}", f"default_beam_width={beams.split(',')[0]}"]
-    whole = read_dataset(data, tie_seed=load_config(preset, changes).tie_seed)
+    config = load_config(preset, changes)
+    whole = read_dataset(data, tie_seed=config.tie_seed, skip_wrong_rows=config.skip_wrong_rows)
     cold = hold_out(len(whole.item_ids), share, seed)
     if not (work / "data").exists():
         write_without(whole, cold, work / "data")

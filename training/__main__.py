@@ -30,6 +30,9 @@ Change = Annotated[
 ]
 Table = Annotated[bool, typer.Option(help="Print the table of test metrics.")]
 MinCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events.")]
+SkipWrongRows = Annotated[
+    int, typer.Option(min=0, help="Leave up to so many lines of wrong rows out of each file, with warnings.")
+]
 Force = Annotated[bool, typer.Option(help="Replace a dataset that is already there.")]
 
 
@@ -93,12 +96,13 @@ def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     data: Data,
     tie_seed: Annotated[int | None, typer.Option(help="As the run's tie_seed.")] = None,
+    skip_wrong_rows: SkipWrongRows = 0,
 ) -> None:
     """Measure an artifact on the test events of a dataset, through its graph."""
     from .evaluate import evaluate_artifact, print_metrics
     from .interactions import leave_one_out, read_dataset
 
-    split = leave_one_out(read_dataset(data, tie_seed=tie_seed))
+    split = leave_one_out(read_dataset(data, tie_seed=tie_seed, skip_wrong_rows=skip_wrong_rows))
     print_metrics(evaluate_artifact(Artifact.open(artifact), split), f"{artifact.name} on {data.name}")
 
 
@@ -125,22 +129,28 @@ def study(
 
 
 @imports.command()
-def movielens(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+def movielens(
+    src: Path, out: Path, min_core: MinCore = 5, skip_wrong_rows: SkipWrongRows = 0, force: Force = False
+) -> None:
     """GroupLens ml-100k or ml-1m: a folder or the .zip as downloaded."""
-    typer.echo(import_movielens(src, out, min_core, force=force))
+    typer.echo(import_movielens(src, out, min_core, skip_wrong_rows=skip_wrong_rows, force=force))
 
 
 @imports.command()
-def recbole(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+def recbole(
+    src: Path, out: Path, min_core: MinCore = 5, skip_wrong_rows: SkipWrongRows = 0, force: Force = False
+) -> None:
     """A folder with RecBole atomic files NAME.inter and NAME.item."""
-    typer.echo(import_recbole(src, out, min_core, force=force))
+    typer.echo(import_recbole(src, out, min_core, skip_wrong_rows=skip_wrong_rows, force=force))
 
 
 @imports.command()
-def amazon(src: Path, out: Path, min_core: MinCore = 5, force: Force = False) -> None:
+def amazon(
+    src: Path, out: Path, min_core: MinCore = 5, skip_wrong_rows: SkipWrongRows = 0, force: Force = False
+) -> None:
     """A folder with raw review and metadata JSON lines of 2014, 2018 or 2023, gzipped or not."""
     reviews, metadata = find_amazon_files(src)
-    typer.echo(import_amazon(reviews, metadata, out, min_core, force=force))
+    typer.echo(import_amazon(reviews, metadata, out, min_core, skip_wrong_rows=skip_wrong_rows, force=force))
 
 
 @app.command()

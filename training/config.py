@@ -52,6 +52,9 @@ class TrainingConfig(BaseModel):
     tie_seed: int | None = Field(
         None, ge=0, lt=2**63, description="shuffle events of one user at one timestamp with this seed"
     )
+    skip_wrong_rows: int = Field(
+        0, ge=0, description="leave up to so many lines of wrong rows out of each of the two data files, with warnings"
+    )
     recommender: Literal["temporal", "din"] = Field("temporal", description="network of stage I")
     integrated: Integrated = Field(
         "concat",
@@ -111,8 +114,11 @@ class TrainingConfig(BaseModel):
     tensorboard: bool = Field(False, description="write event files into the working folder")
 
     def recipe(self) -> dict[str, Any]:
-        """The settings that decide what is trained, without those that say where and how it is watched."""
-        return self.model_dump(mode="json", exclude={"device", "checkpoint_every_s", "tensorboard"})
+        """The settings that decide what is trained, without those that say where and how it is watched.
+
+        Nor how many wrong rows are left out: what was read without them has a fingerprint of its own.
+        """
+        return self.model_dump(mode="json", exclude={"device", "checkpoint_every_s", "tensorboard", "skip_wrong_rows"})
 
 
 def _model(**sizes: Any) -> ModelConfig:

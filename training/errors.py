@@ -1,7 +1,7 @@
 """Errors of the training package.
 
 TrainingError
-├── DataError          a row of an input file cannot be used; starts with `path:line: `
+├── DataError          rows of an input file cannot be used; `path:line: ` and a sentence for each
 ├── DatasetTooSmall    nothing could be learned or measured
 ├── ConfigError        an argument or setting cannot be used
 ├── FetchError         a public dataset could not be downloaded
@@ -14,10 +14,15 @@ class TrainingError(Exception):
 
 
 class DataError(TrainingError):
-    """A row of an input file cannot be used; the message always starts with `path:line: `."""
+    """Rows of an input file cannot be used; the message is `path:line: ` and a sentence for each, a line a row."""
 
-    def __init__(self, path: object, line: int, sentence: str) -> None:
-        super().__init__(f"{path}:{line}: {sentence}")
+    def __init__(self, *sentences: str) -> None:
+        super().__init__("\n".join(sentences))
+
+    @classmethod
+    def at(cls, path: object, line: int, sentence: str) -> "DataError":
+        """That of one row."""
+        return cls(f"{path}:{line}: {sentence}")
 
 
 class DatasetTooSmall(TrainingError):  # noqa: N818, it names a state and not a fault

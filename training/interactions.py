@@ -5,8 +5,8 @@ A dataset folder holds
     interactions.csv[.gz]   header `user_id,item_id,timestamp` in any column order, rows in any order
     items.jsonl[.gz]        one JSON object a line with a non-empty `item_id`
 
-Other columns are ignored, other keys are metadata and kept as they are. Every mistake is one `DataError` that names
-file and line. Files may be gzipped whatever their name says.
+Other columns are ignored, other keys are metadata and kept as they are. A file's mistakes are one `DataError` with
+the line of each. Files may be gzipped whatever their name says.
 """
 
 import csv
@@ -18,7 +18,7 @@ import re
 import zipfile
 import zlib
 from array import array
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b, sha256
 from itertools import islice
@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .errors import ConfigError, DataError, DatasetTooSmall
+from .wrong_rows import wrong_rows
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LARGEST_TIME_S = 2**63 // 1_000_000 - 1
 _LONGEST_NUMBER = 64  # characters
+_LONGEST_SHOWN = 64  # characters
 _LINES_PER_PROGRESS = 8192
 
 
@@ -47,12 +49,13 @@ _LINES_PER_PROGRESS = 8192
 class Interactions:
     """All events of a dataset, user by user, and its catalog.
 
-    user_ids    U ids, in order of first appearance
-    item_ids    N ids: all of the items file in its order, then unlisted ones in order of appearance
-    items       N metadata objects, each with its `item_id`
-    offsets     int64 [U + 1], events of user u are offsets[u]:offsets[u + 1]
-    events      int32 [E] item indices, oldest first within a user
-    timestamps  int64 [E] seconds, rounded down
+    user_ids       U ids, in order of first appearance
+    item_ids       N ids: all of the items file in its order, then unlisted ones in order of appearance
+    items          N metadata objects, each with its `item_id`
+    offsets        int64 [U + 1], events of user u are offsets[u]:offsets[u + 1]
+    events         int32 [E] item indices, oldest first within a user
+    timestamps     int64 [E] seconds, rounded down
+    whole_catalog  whether no line of the items file was left out, so that line n is item n - 1
     """
 
     user_ids: list[str]
@@ -61,6 +64,7 @@ class Interactions:
     offsets: NDArray[np.int64]
     events: NDArray[np.int32]
     timestamps: NDArray[np.int64]
+    whole_catalog: bool = True
 
 
 @dataclass(frozen=True)
@@ -148,16 +152,18 @@ class EventLog:
         self._time_us = array("q")
 
     def add(self, user_id: str, item_id: str, time_us: int) -> None:
-        """Raises ValueError for an empty id."""
-        user = self.users.get(user_id)
-        if user is None:
-            user = _enter(self.users, user_id, "user_id")
-        item = self.items.get(item_id)
-        if item is None:
-            item = _enter(self.items, item_id, "item_id")
+        """Raises ValueError for a wrong id, and then knows neither of both."""
+        user, item = self.users.get(user_id), self.items.get(item_id)
+        if user is None or item is None:
+            user, item = self._enter(user_id, item_id)
         self._user.append(user)
         self._item.append(item)
         self._time_us.append(time_us)
+
+    def _enter(self, user_id: str, item_id: str) -> tuple[int, int]:
+        _refuse_bad_id(user_id, "user_id")
+        _refuse_bad_id(item_id, "item_id")
+        return self.users.setdefault(user_id, len(self.users)), self.items.setdefault(item_id, len(self.items))
 
     @property
     def user(self) -> NDArray[np.int32]:
@@ -175,8 +181,11 @@ class EventLog:
         return np.array(self._time_us, dtype=np.int64)
 
 
-def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
-    """Reads a dataset folder; raises ConfigError when a file is missing and DataError for a wrong row.
+def read_dataset(folder: Path, *, tie_seed: int | None = None, skip_wrong_rows: int = 0) -> Interactions:
+    """Reads a dataset folder; raises ConfigError when a file is missing and DataError for wrong rows.
+
+    Of each of the two files, up to `skip_wrong_rows` lines of wrong rows are left out with warnings: what is read is
+    then what would be read of files that never had them.
 
     Events are sorted by time within each user and the file's order breaks ties, unless `tie_seed` is given: then events
     of one user with the same timestamp are shuffled. Reason: some published sets (Amazon reviews among them) know only
@@ -185,13 +194,13 @@ def read_dataset(folder: Path, *, tie_seed: int | None = None) -> Interactions:
     shuffled place depends on seed, user id and item id alone: neither the file's order nor other users matter.
     """
     items_path, events_path = find_dataset(folder)
-    items = _read_items(items_path)
+    items, whole_catalog = _read_items(items_path, skip_wrong_rows)
     log = EventLog(record["item_id"] for record in items)
-    _read_events(events_path, log)
+    _read_events(events_path, log, skip_wrong_rows)
     unlisted = [{"item_id": item_id} for item_id in islice(log.items, len(items), None)]
     if unlisted:
         logger.warning("%s: %d items of the interactions are not in it and get no metadata", items_path, len(unlisted))
-    return _arrange(log, items + unlisted, tie_seed)
+    return _arrange(log, items + unlisted, tie_seed, whole_catalog)
 
 
 def find_dataset(folder: Path) -> tuple[Path, Path]:
@@ -241,9 +250,9 @@ def text_lines(path: Path | zipfile.Path, encoding: str = "utf-8") -> Generator[
                 text = line.decode(encoding)
                 yield text.removeprefix("\ufeff") if number == 1 else text
     except UnicodeDecodeError as error:
-        raise DataError(path, number, f"Byte {error.start + 1} of this line is not valid {encoding}.") from None
+        raise DataError.at(path, number, f"Byte {error.start + 1} of this line is not valid {encoding}.") from None
     except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile):
-        raise DataError(path, number + 1, "The compressed data is cut short or damaged here.") from None
+        raise DataError.at(path, number + 1, "The compressed data is cut short or damaged here.") from None
 
 
 def parse_time_us(text: str) -> int:
@@ -251,8 +260,7 @@ def parse_time_us(text: str) -> int:
     if len(text) <= 12 and text.isascii() and text.isdigit():
         return int(text) * 1_000_000
     if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
-        shown = text if len(text) <= _LONGEST_NUMBER else f"{text[:_LONGEST_NUMBER]}…"
-        raise ValueError(f"The timestamp {shown!r} is not a finite number.")
+        raise ValueError(f"The timestamp {_shown(text)} is not a finite number.")
     seconds = float(text)
     if abs(seconds) > _LARGEST_TIME_S:
         raise ValueError(f"The timestamp {text!r} is too large to be seconds.")
@@ -278,31 +286,37 @@ def _one_file(folder: Path, name: str) -> Path:
     return found[0]
 
 
-def _enter(index: dict[str, int], key: str, column: str) -> int:
-    _refuse_bad_id(key, column)
-    return index.setdefault(key, len(index))
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}…")
 
 
 def _refuse_bad_id(text: str, column: str) -> None:
     if not text.strip():
         raise ValueError(f"The {column} is empty.")
     if "\n" in text or "\r" in text:  # mostly a stray quotation mark that has swallowed a row
-        raise ValueError(f"The {column} {text!r} holds a line break.")
+        raise ValueError(f"The {column} {_shown(text)} holds a line break.")
 
 
-def _read_items(path: Path) -> list[dict[str, Any]]:
+def _read_items(path: Path, skip_wrong_rows: int) -> tuple[list[dict[str, Any]], bool]:
+    """Metadata of the items, and whether that is all that the file holds."""
     items: list[dict[str, Any]] = []
     line_of: dict[str, int] = {}
-    for line, text in enumerate(text_lines(path), start=1):
-        try:
-            record = _parse_item(text)
-        except (ValueError, RecursionError) as error:
-            raise DataError(path, line, _json_sentence(error)) from None
-        first = line_of.setdefault(record["item_id"], line)
-        if first != line:
-            raise DataError(path, line, f"The item_id {record['item_id']!r} was already given in line {first}.")
-        items.append(record)
-    return items
+    with wrong_rows(path, skip_wrong_rows) as wrong:
+        for line, text in enumerate(text_lines(path), start=1):
+            try:
+                record = _parse_item(text)
+                _refuse_second(record["item_id"], line_of.get(record["item_id"]))
+            except (ValueError, RecursionError) as error:
+                wrong.add(line, _json_sentence(error))
+                continue
+            line_of[record["item_id"]] = line
+            items.append(record)
+    return items, not wrong.rows
+
+
+def _refuse_second(item_id: str, first: int | None) -> None:
+    if first is not None:
+        raise ValueError(f"The item_id {_shown(item_id)} was already given in line {first}.")
 
 
 def _parse_item(text: str) -> dict[str, Any]:
@@ -336,31 +350,42 @@ def _json_sentence(error: Exception) -> str:
             return str(error)
 
 
-def _read_events(path: Path, log: EventLog) -> None:
+def _read_events(path: Path, log: EventLog, skip_wrong_rows: int) -> None:
     rows = csv.reader(text_lines(path), strict=True)
-    line = 1
+    header = _read_header(path, rows)
+    user, item, time = map(header.index, EVENT_COLUMNS)
+    with wrong_rows(path, skip_wrong_rows) as wrong:
+        at_end = False
+        while not at_end:
+            line = rows.line_num + 1
+            try:
+                for row in rows:
+                    if len(row) != len(header):
+                        raise ValueError(f"The row has {len(row)} columns where the header has {len(header)}.")
+                    log.add(row[user], row[item], parse_time_us(row[time]))
+                    line = rows.line_num + 1
+                at_end = True
+            except (csv.Error, ValueError) as error:  # around the loop, which thus costs nothing where rows are right
+                wrong.add(line, _csv_sentence(error), lines=rows.line_num + 1 - line)
+
+
+def _read_header(path: Path, rows: Iterator[list[str]]) -> list[str]:
     try:
         header = next(rows, [])
-        user, item, time = (_column(header, name) for name in EVENT_COLUMNS)
-        line = rows.line_num + 1
-        for row in rows:
-            if len(row) != len(header):
-                raise ValueError(f"The row has {len(row)} columns where the header has {len(header)}.")
-            log.add(row[user], row[item], parse_time_us(row[time]))
-            line = rows.line_num + 1
     except csv.Error as error:
-        raise DataError(path, line, f"The row is not valid CSV: {error}.") from None
-    except ValueError as error:
-        raise DataError(path, line, str(error)) from None
+        raise DataError.at(path, 1, _csv_sentence(error)) from None
+    for name in EVENT_COLUMNS:
+        if header.count(name) != 1:
+            sentence = f"The header must name the column {name} once, but it is {','.join(header)!r}."
+            raise DataError.at(path, 1, sentence)
+    return header
 
 
-def _column(header: list[str], name: str) -> int:
-    if header.count(name) != 1:
-        raise ValueError(f"The header must name the column {name} once, but it is {','.join(header)!r}.")
-    return header.index(name)
+def _csv_sentence(error: Exception) -> str:
+    return f"The row is not valid CSV: {error}." if isinstance(error, csv.Error) else str(error)
 
 
-def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None) -> Interactions:
+def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None, whole_catalog: bool) -> Interactions:
     user, item, time_us = log.user, log.item, log.time_us
     by_time: tuple[NDArray[Any], ...] = (time_us, user)
     if tie_seed is not None:
@@ -374,6 +399,7 @@ def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None) -
         offsets=running_total(np.bincount(user, minlength=len(log.users))),
         events=item[order],
         timestamps=time_us[order] // 1_000_000,
+        whole_catalog=whole_catalog,
     )
 
 

@@ -73,7 +73,11 @@ class Run:
 
     @cached_property
     def split(self) -> Split:
-        return leave_one_out(read_dataset(self.data, tie_seed=self.config.tie_seed))
+        config = self.config
+        data = read_dataset(self.data, tie_seed=config.tie_seed, skip_wrong_rows=config.skip_wrong_rows)
+        if is_precomputed(config.text_encoder) and not data.whole_catalog:
+            raise ConfigError(f"{config.text_encoder} has a row for each item, so wrong items cannot be left out")
+        return leave_one_out(data)
 
     @cached_property
     def settings(self) -> StepSettings:

@@ -5,7 +5,7 @@ import json
 import logging
 import zipfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from typer.testing import CliRunner
 
+from training.__main__ import app
 from training.errors import ConfigError, DataError, DatasetTooSmall
 from training.importers import (
     ImportCounts,
@@ -248,11 +250,13 @@ def test_movielens_1m_in_a_folder_below(tmp_path: Path) -> None:
         ("u.data", "1\t2\t3", "has 3 fields instead of 4"),
         ("u.data", "1\t2\t3\tnoon", "'noon' is not a finite number"),
         ("u.data", "\t2\t3\t4", "user_id is empty"),
-        ("u.item", "4|Heat (1995)|1|0", "has 4 fields instead of 8"),
+        ("u.item", "|Heat (1995)|1|0", "has 4 fields instead of 8"),
     ],
 )
 def test_a_wrong_movielens_row_names_file_and_line(tmp_path: Path, name: str, row: str, sentence: str) -> None:
     path = write_100k(tmp_path / "src") / name
+    with (tmp_path / "src" / "u.data").open("a") as ratings:
+        ratings.write("3\t4\t4\t10\n")  # of a film that has no line yet
     line = path.read_bytes().count(b"\n") + 1
     path.write_bytes(path.read_bytes() + row.encode() + b"\n")
     with pytest.raises(DataError, match=sentence) as caught:
@@ -470,13 +474,75 @@ def test_amazon_drops_repeats_before_the_core_and_says_how_many(
     ],
 )
 def test_a_wrong_amazon_line_names_file_and_line(tmp_path: Path, name: str, row: str, sentence: str) -> None:
-    sources = {"reviews.json": [review_2014("U1", "B1", 1)], "meta.json": ['{"asin": "B1"}']}
+    sources = {"reviews.json": [review_2014("U1", "B1", 1)], "meta.json": ['{"asin": "B2"}']}
     sources[name].append(row)
     reviews, metadata = (write_lines(tmp_path / "src" / file, lines) for file, lines in sources.items())
     with pytest.raises(DataError, match=sentence) as caught:
         import_amazon(reviews, metadata, tmp_path / "out", min_core=1)
     assert str(caught.value).startswith(f"{tmp_path / 'src' / name}:2: ")
     assert names(tmp_path) == ["src"]
+
+
+def test_wrong_reviews_are_told_together_or_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    rows = ["{", review_2014("U1", "B1", 1), "[]", review_2014("", "B1", 1), review_2014("U1", " ", 2)]
+    reviews = write_lines(tmp_path / "src" / "reviews.json", rows)
+    metadata = write_lines(tmp_path / "src" / "meta.json", ['{"asin": "B1"}'])
+    with pytest.raises(DataError) as caught:
+        import_amazon(reviews, metadata, tmp_path / "out", min_core=1, skip_wrong_rows=3)
+    *named, limit = str(caught.value).split("\n")
+    assert [row.split(":")[1] for row in named] == ["1", "3", "4", "5"]
+    assert limit == f"{reviews}: 4 lines are wrong, and at most 3 may be left out."
+    assert names(tmp_path) == ["src"]
+
+    counts = import_amazon(reviews, metadata, tmp_path / "out", min_core=1, skip_wrong_rows=4)
+
+    assert counts == ImportCounts(users=1, items=1, interactions=1, dropped=0)
+    assert caplog.messages[-1] == f"{reviews}: 4 wrong lines are left out"
+
+
+def square_of(asins: str) -> list[str]:
+    """Two users with each of the items, and a third with an item that no core of two holds."""
+    return [review_2014(user, asin, 1) for user in ("U1", "U2") for asin in asins] + [review_2014("U3", "Z", 1)]
+
+
+CUT_OFF = '{"asin": "%s", "title": "Ha'
+
+
+@pytest.mark.parametrize(
+    ("metadata", "harmless"),
+    [
+        (['{"asin": "A"}', CUT_OFF % "Z", CUT_OFF % "Y"], 2),  # though nothing is said of B
+        (["{'asin': u'Z', 'title': ", '{"asin": "A"}', CUT_OFF % "A"], 2),
+        (['{"title": "Hat"}', '{"asin": "A"}', '{"asin": "B"}', "{"], 2),  # whose they are does not matter
+        ([CUT_OFF % "B", '{"asin": "A"}', '{"asin": "B"}'], 1),
+    ],
+)
+def test_wrong_metadata_that_no_item_of_the_core_lacks_do_not_matter(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, metadata: list[str], harmless: int
+) -> None:
+    src = write_amazon(tmp_path / "src", square_of("AB"), ['{"asin": "X"}', *metadata])
+    assert import_folder(src, tmp_path / "out", min_core=2).items == 2
+    told = [message for message in caplog.messages if "do not matter" in message]
+    assert told == [f"{src / 'meta.json.gz'}: {harmless} wrong rows do not matter: no item of the dataset lacks them"]
+    assert "left out" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [CUT_OFF % "B", '{"title": "Hat"}', '{"title": "asin: Z"}', '{"asin": "Z", "asin": "Y", ', "{'asin': 'Z\\u0042', "],
+)
+def test_wrong_metadata_that_an_item_of_the_core_may_lack_are_refused(tmp_path: Path, wrong: str) -> None:
+    write_amazon(tmp_path / "src", square_of("AB"), ['{"asin": "A"}', CUT_OFF % "Z", wrong])
+    reviews, metadata = find_amazon_files(tmp_path / "src")
+    write_small(tmp_path / "out")
+    before = histories(tmp_path / "out")
+    with pytest.raises(DataError) as caught:
+        import_amazon(reviews, metadata, tmp_path / "out", min_core=2, force=True)
+    assert str(caught.value).startswith(f"{metadata}:3: The ")
+    assert "\n" not in str(caught.value)
+    assert histories(tmp_path / "out") == before
+    import_amazon(reviews, metadata, tmp_path / "out", min_core=2, skip_wrong_rows=1, force=True)
+    assert list(items(tmp_path / "out")) == ["A", "B"]
 
 
 def test_halves_of_surrogate_pairs_do_not_reach_the_dataset(tmp_path: Path) -> None:
@@ -496,6 +562,41 @@ def test_amazon_files_must_be_unambiguous(tmp_path: Path) -> None:
     write_lines(src / "more.json", [review_2014("U1", "B1", 1)])
     with pytest.raises(ConfigError, match="but 2 and 1 were found"):
         find_amazon_files(src)
+
+
+# --- wrong rows on the command line
+
+
+@pytest.mark.parametrize(
+    ("kind", "write", "events", "metadata"),
+    [
+        ("movielens", write_100k, ("u.data", "1\t2\t3"), ("u.item", "3|unknown|")),
+        ("recbole", write_recbole, ("ml.inter", "y\t1"), ("ml.item", "z\tZ\t1995\tDrama\tcheap\t\t")),
+    ],
+)
+def test_every_importer_leaves_wrong_rows_out(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    write: Callable[[Path], Path],
+    events: tuple[str, str],
+    metadata: tuple[str, str],
+) -> None:
+    """Two rows that are no events, and one about an item that is in no core."""
+    src = write(tmp_path / "src")
+    for name, row in (events, events, metadata):
+        with (src / name).open("a") as stream:
+            stream.write(row + "\n")
+    words = ["import", kind, str(src), str(tmp_path / "out"), "--min-core", "2" if kind == "movielens" else "1"]
+    refused = CliRunner().invoke(app, [*words, "--skip-wrong-rows", "1"])
+    assert isinstance(refused.exception, DataError)
+    assert str(refused.exception).endswith(f"{src / events[0]}: 2 lines are wrong, and at most 1 may be left out.")
+    assert not (tmp_path / "out").exists()
+
+    assert CliRunner().invoke(app, [*words, "--skip-wrong-rows", "2"]).exit_code == 0
+
+    assert f"{src / events[0]}: 2 wrong lines are left out" in caplog.messages
+    assert f"{src / metadata[0]}: 1 wrong rows do not matter: no item of the dataset lacks them" in caplog.messages
 
 
 # --- fetching, as far as it goes without a network

@@ -179,8 +179,10 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 @pytest.mark.timeout(600)  # three processes import torch, and two of them wait for each other at every step
 def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
     # One validation at the end and no dropout, so both runs do exactly the same but for the order of sums.
-    changes = ["stage1.epochs=3", "stage1.evaluate_every=3", "stage2.epochs=2", "cka_weight=0.3"]
+    changes = ["stage1.epochs=3", "stage1.evaluate_every=3", "stage2.epochs=2", "cka_weight=0.3", "skip_wrong_rows=1"]
     setting = Setting(tmp_path, *changes)
+    with (setting.data / "interactions.csv").open("a") as events:
+        events.write("u0,i0,never\n")
     alone, together = tmp_path / "alone", tmp_path / "together"
     Run(setting.data, alone, setting.config).stage2()
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -21,19 +21,25 @@ from ..errors import ConfigError, DataError
 from ..interactions import parse_time_us
 from .core_filter import select_core
 from .dataset_folder import ImportCounts, refuse_unusable, write_dataset
-from .rows import Event, Record, first_line, read_events, read_records
+from .rows import Event, Record, Source, first_line, read_events, read_records
 
+_ITEM_ID = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*u?["']([^"'\\]+)["']""")
 _PRICE = re.compile(r"\$?\s*(?P<amount>[0-9][0-9,]*(\.[0-9]+)?)")
 
 
-def import_amazon(reviews: Path, metadata: Path, out: Path, min_core: int = 5, *, force: bool = False) -> ImportCounts:
+def import_amazon(
+    reviews: Path, metadata: Path, out: Path, min_core: int = 5, *, skip_wrong_rows: int = 0, force: bool = False
+) -> ImportCounts:
     """Of a user's reviews of one product the oldest counts; metadata outside the core is read past, not kept."""
     refuse_unusable(out, force=force)
     for path in (reviews, metadata):
         if not path.is_file():
             raise ConfigError(f"There is no file {path}.")
-    events = select_core(read_events(reviews, _parse_review), min_core, drop_repeats=True)
-    return write_dataset(out, events, read_records(metadata, _parse_metadata), force=force)
+    log = read_events(Source(reviews, skip_wrong_rows=skip_wrong_rows), _parse_review)
+    events = select_core(log, min_core, drop_repeats=True)
+    source = Source(metadata, skip_wrong_rows=skip_wrong_rows)
+    records = read_records(source, _parse_metadata, _item_of, events.kept_item_ids())
+    return write_dataset(out, events, records, force=force)
 
 
 def find_amazon_files(src: Path) -> tuple[Path, Path]:
@@ -79,6 +85,12 @@ def _parse_metadata(text: str) -> Record:
     }
     item_id = _text(record, "parent_asin", "asin")
     return {"item_id": item_id} | {name: value for name, value in values.items() if value}
+
+
+def _item_of(text: str) -> str | None:
+    """The item that a line speaks of, even where it is cut off or otherwise no record."""
+    found = set(_ITEM_ID.findall(text))
+    return found.pop() if len(found) == 1 else None
 
 
 def _parse_record(text: str) -> dict[str, Any]:

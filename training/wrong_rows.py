@@ -1,0 +1,70 @@
+"""Wrong rows of a file: one reading finds them all, the first ones are named, and some may be left out."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from .errors import DataError
+
+logger = logging.getLogger(__name__)
+
+_NAMED: Final = 20
+
+
+class WrongRows:
+    """Those found in one file so far.
+
+    rows   how many
+    lines  lines of the file that they take up: a quotation mark that is not closed takes the rows behind it along
+    """
+
+    def __init__(self, path: object) -> None:
+        self.path = path
+        self.rows = 0
+        self.lines = 0
+        self._named: list[str] = []
+
+    def add(self, line: int, sentence: str, lines: int = 1) -> None:
+        """A row that begins in `line`, and what is wrong with it."""
+        if self.rows < _NAMED:
+            self._named.append(str(DataError.at(self.path, line, sentence)))
+        self.rows += 1
+        self.lines += lines
+
+    def forgive(self) -> int:
+        """Forgets all that were found; returns how many lines they took up."""
+        lines, self.rows, self.lines = self.lines, 0, 0
+        self._named.clear()
+        return lines
+
+    def sentences(self) -> list[str]:
+        """One for each of the first rows, in order, and how many more there are."""
+        more = self.rows - len(self._named)
+        return [*self._named, f"… and {more:,} more in {self.path}"] if more else self._named
+
+
+@contextmanager
+def wrong_rows(path: object, allowed: int) -> Iterator[WrongRows]:
+    """Collects the wrong rows of a file while it is read; the reader leaves them out.
+
+    Raises DataError where they take up more than `allowed` lines in the end, or at once for a DataError of the reader,
+    with which reading on makes no sense; else each of the first is a warning, and so is their number.
+    """
+    found = WrongRows(path)
+    try:
+        yield found
+    except DataError as last:
+        raise DataError(*found.sentences(), str(last)) from None
+    if found.lines > allowed:
+        raise DataError(*found.sentences(), *_limit(found, allowed))
+    for sentence in found.sentences():
+        logger.warning("left out: %s", sentence)
+    if found.rows:
+        logger.warning("%s: %d wrong lines are left out", path, found.lines)
+
+
+def _limit(found: WrongRows, allowed: int) -> list[str]:
+    if not allowed:
+        return []
+    return [f"{found.path}: {found.lines:,} lines are wrong, and at most {allowed:,} may be left out."]
