@@ -558,6 +558,7 @@ def test_halves_of_surrogate_pairs_do_not_reach_the_dataset(tmp_path: Path) -> N
 def test_amazon_files_must_be_unambiguous(tmp_path: Path) -> None:
     src = write_amazon(tmp_path / "src", [review_2014("U1", "B1", 1)], ['{"asin": "B1"}'])
     (src / "photo.jpg").write_bytes(b"\xff\xd8\xff")
+    (src / "reviews.json").write_text("{\n" + (src / "reviews.json").read_text())  # which tells nothing
     assert find_amazon_files(src) == (src / "reviews.json", src / "meta.json.gz")
     write_lines(src / "more.json", [review_2014("U1", "B1", 1)])
     with pytest.raises(ConfigError, match="but 2 and 1 were found"):
@@ -570,8 +571,8 @@ def test_amazon_files_must_be_unambiguous(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "write", "events", "metadata"),
     [
-        ("movielens", write_100k, ("u.data", "1\t2\t3"), ("u.item", "3|unknown|")),
-        ("recbole", write_recbole, ("ml.inter", "y\t1"), ("ml.item", "z\tZ\t1995\tDrama\tcheap\t\t")),
+        ("movielens", write_100k, ("u.data", "1\t7\t5\t9\n1\t2\t3\n"), ("u.item", "9|unknown|\n")),
+        ("recbole", write_recbole, ("ml.inter", "w\t1\t3\t9\ny\t1\n"), ("ml.item", "z\tZ\t1995\tDrama\tcheap\t\t\n")),
     ],
 )
 def test_every_importer_leaves_wrong_rows_out(
@@ -582,12 +583,12 @@ def test_every_importer_leaves_wrong_rows_out(
     events: tuple[str, str],
     metadata: tuple[str, str],
 ) -> None:
-    """Two rows that are no events, and one about an item that is in no core."""
+    """Rows that are no events, an item of which nothing is told, and a wrong row about one that has no events."""
     src = write(tmp_path / "src")
-    for name, row in (events, events, metadata):
+    for name, rows in (events, events, metadata):
         with (src / name).open("a") as stream:
-            stream.write(row + "\n")
-    words = ["import", kind, str(src), str(tmp_path / "out"), "--min-core", "2" if kind == "movielens" else "1"]
+            stream.write(rows)
+    words = ["import", kind, str(src), str(tmp_path / "out"), "--min-core", "1"]
     refused = CliRunner().invoke(app, [*words, "--skip-wrong-rows", "1"])
     assert isinstance(refused.exception, DataError)
     assert str(refused.exception).endswith(f"{src / events[0]}: 2 lines are wrong, and at most 1 may be left out.")

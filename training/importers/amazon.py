@@ -14,16 +14,19 @@ import json
 import math
 import re
 from collections.abc import Callable
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..interactions import parse_time_us
+from ..interactions import parse_time_us, text_lines
 from .core_filter import select_core
 from .dataset_folder import ImportCounts, refuse_unusable, write_dataset
-from .rows import Event, Record, Source, first_line, read_events, read_records
+from .rows import Event, Record, Source, read_events, read_records
 
 _ITEM_ID = re.compile(r"""["'](?:parent_)?asin["']\s*:\s*u?["']([^"'\\]+)["']""")
+_LINES_LOOKED_AT = 20
 _PRICE = re.compile(r"\$?\s*(?P<amount>[0-9][0-9,]*(\.[0-9]+)?)")
 
 
@@ -43,7 +46,7 @@ def import_amazon(
 
 
 def find_amazon_files(src: Path) -> tuple[Path, Path]:
-    """Reviews and metadata among the files of a folder, told apart by the fields of their first lines."""
+    """Reviews and metadata among the files of a folder, told apart by the fields of their first records."""
     if not src.is_dir():
         raise ConfigError(f"There is no folder {src}.")
     files = sorted(path for path in src.iterdir() if path.is_file())
@@ -59,12 +62,21 @@ def find_amazon_files(src: Path) -> tuple[Path, Path]:
 
 def _kind(path: Path) -> str:
     try:
-        record = _parse_record(first_line(path))
-    except (ValueError, DataError):
-        return "other"  # a README or a picture may lie beside the data
+        with closing(text_lines(path)) as lines:
+            return next(filter(None, map(_kind_of, islice(lines, _LINES_LOOKED_AT))), "other")
+    except DataError:
+        return "other"  # a picture may lie beside the data
+
+
+def _kind_of(text: str) -> str | None:
+    """None for a wrong row, and for a line of a README."""
+    try:
+        record = _parse_record(text)
+    except ValueError:
+        return None
     if "reviewerID" in record or "user_id" in record:
         return "reviews"
-    return "metadata" if "asin" in record or "parent_asin" in record else "other"
+    return "metadata" if "asin" in record or "parent_asin" in record else None
 
 
 def _parse_review(text: str) -> Event:
