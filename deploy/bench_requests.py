@@ -2,21 +2,27 @@
 
     python -m deploy.bench_requests artifacts/movielens-100k-1
 
-One replica with one worker and one engine of one thread, asked over HTTP and, for comparison, directly on the engine's
-socket. The histories are the artifact's golden ones, the requests are bytes made beforehand.
+One replica with one engine, asked over HTTP and, for comparison, directly on the engine's socket. By default it has one
+worker, its engine one thread, and the client shares all cores with them; on a machine with eight cores or more
+
+    python -m deploy.bench_requests DIR --workers 4 --client-cores 0,1 --engine-cores 2,3
+
+gives everybody cores of their own. The histories are the artifact's golden ones, requests are bytes made beforehand.
 
 one at a time   p50 over HTTP and of the engine in turn, and processor time a request of each process
 saturation      answers a second at a fixed number in flight, over HTTP and of the engine alone, in turn; percentiles
                 over HTTP; and processor time a request, from which `ratio_with_own_cores` says what worker and engine
-                could do with a core each
+                could do with a core for each process
 open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
                 timers miss by up to a millisecond
 
-Prints one JSON object; the exit code says whether every request was answered with a recommendation.
+Prints one JSON object, and beside it, on stderr, what was wanted; the exit code says whether every request was answered
+with a recommendation.
 """
 
 import asyncio
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -33,7 +39,9 @@ import typer
 import uvloop
 
 from models.artifact import Artifact
+from service.cores import confine, parse
 
+from .bench.findings import Finding
 from .cluster import cluster
 from .lean_client import Ask, EngineConnection, HttpPool, engine_queries, http_requests
 from .process_costs import Processes, Spent, find
@@ -54,13 +62,21 @@ def bench_requests(
     seconds: Annotated[float, typer.Option(min=1, help="Each block of saturation; open loop takes five.")] = 3.0,
     in_flight: Annotated[int, typer.Option(min=1, max=_CONNECTIONS, help="At saturation.")] = 64,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the engine.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="HTTP processes of the replica.")] = 1,
     engine_cores: Annotated[str | None, typer.Option(help="PROREC_ENGINE_CORES of the replica.")] = None,
+    client_cores: Annotated[str | None, typer.Option(help="Cores such as 0,1 that the client alone has.")] = None,
 ) -> None:
     """Prints one JSON object."""
     opened = Artifact.open(artifact)
+    alone = _cores(client_cores)
     with tempfile.TemporaryDirectory(prefix="requests-") as folder:
-        settings = {"engine_threads": threads} | ({"engine_cores": engine_cores} if engine_cores else {})
+        settings: dict[str, Any] = {"engine_threads": threads, "workers": workers}
+        settings |= {"engine_cores": engine_cores} if engine_cores else {}
+        if alone:
+            confine(os.sched_getaffinity(0) - alone)  # which the replica inherits
         with cluster(Path(folder), 1, settings) as started:
+            if alone:
+                confine(alone)
             started.store.publish(opened)
             replica = started.replicas[0]
             version = opened.manifest.model_version
@@ -68,8 +84,40 @@ def bench_requests(
             _on_loop(_activate(started.client, started.all_serve, replica.address, version))
             bench = Bench(replica.process.pid, replica.address, bodies)
             report = bench.report(rounds, requests, seconds, in_flight)
-    print(json.dumps({"artifact": version, "items": opened.manifest.item_count} | report, indent=2))
+    wanted = findings(report, own_cores=bool(alone))
+    print("\n".join(finding.line() for finding in wanted), file=sys.stderr)
+    of_what = {"artifact": version, "items": opened.manifest.item_count, "workers": workers, "threads": threads}
+    print(json.dumps(of_what | report | {"goals": [finding.as_row() for finding in wanted]}, indent=2))
     sys.exit(bool(bench.failed))
+
+
+def _cores(listed: str | None) -> set[int]:
+    if listed is None:
+        return set()
+    try:
+        cores = parse(listed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--client-cores") from None
+    if not cores < os.sched_getaffinity(0):
+        raise typer.BadParameter("must leave cores to the replica, among those there are", param_hint="--client-cores")
+    return cores
+
+
+def findings(report: dict[str, Any], *, own_cores: bool) -> list[Finding]:
+    """What was wanted of a report of `Bench`; of HTTP ÷ engine only where client and workers have their own cores."""
+    single, full, open_loop = report["one_at_a_time"], report["saturation"], report["open_loop"]
+    cpu, rates = full["cpu_ms"], f"{full['http_per_s']:,} / {full['engine_per_s']:,} a second"
+    beside = f"{single['http_p50_ms']} / {single['engine_p50_ms']} ms"
+    tail = f"{open_loop['p50_ms']} / {open_loop['p99_ms']} ms at {open_loop['rate_per_s']:,} a second"
+    return [
+        Finding("requests", "processor time a request, HTTP workers", cpu["worker"], "ms", 0.5, at_most=True),
+        Finding("requests", "… engine outside run", cpu["engine_outside_run"], "ms", 0.15, at_most=True),
+        Finding(
+            "requests", "HTTP / engine at saturation", full["ratio"], "", 0.85 if own_cores else None, detail=rates
+        ),
+        Finding("requests", "HTTP p50 - engine p50, one at a time", single["difference_ms"], "ms", 1.5, True, beside),
+        Finding("requests", "p99 / p50 at 70 % of saturation", open_loop["p99_to_p50"], "x", 4.0, True, tail),
+    ]
 
 
 async def _activate(
@@ -93,7 +141,8 @@ class Bench:
         self._host, self._port, self._address = parts.hostname, parts.port, address
         self._requests = http_requests(parts.netloc, bodies)
         self._queries = engine_queries(bodies)
-        self._processes: Processes = find(supervisor_pid, (self._host, self._port))
+        self._processes: Processes = find(supervisor_pid, self._port)
+        self._workers = len(self._processes.workers)
         self.failed = 0
 
     def report(self, rounds: int, requests: int, seconds: float, in_flight: int) -> dict[str, Any]:
@@ -142,7 +191,7 @@ class Bench:
             "engine_per_s": round(statistics.median(engine), 1),
             "ratio": round(statistics.median(a / b for a, b in zip(http, engine, strict=True)), 3),
             "cpu_ms": cpu,
-            "ratio_with_own_cores": round(min(1.0, 1e3 / cpu["worker"] / statistics.median(engine)), 3),
+            "ratio_with_own_cores": round(min(1.0, 1e3 * self._workers / cpu["worker"] / statistics.median(engine)), 3),
         }
 
     async def _arrivals(self, ask: Ask, rate: float, seconds: float) -> dict[str, Any]:

@@ -1,7 +1,7 @@
-"""What the processes of a replica spend: processor time of worker, engine and supervisor, read from the system.
+"""What the processes of a replica spend: processor time of workers, engine and supervisor, read from the system.
 
-Processes are told apart by what they do, not by how they were started: the worker holds the other end of a connection
-to the replica's port, the engine answers on its Unix socket and names its process.
+Processes are told apart by what they do, not by how they were started: workers listen on the replica's port, the engine
+answers on its Unix socket and names its process.
 """
 
 import socket
@@ -20,22 +20,25 @@ _TIMEOUT_S: Final = 10.0
 
 @dataclass(frozen=True)
 class Processes:
-    """A replica with one worker and one engine."""
+    """A replica with one engine."""
 
     supervisor: psutil.Process
-    worker: psutil.Process
+    workers: list[psutil.Process]
     engine: psutil.Process
     engine_socket: str
 
     def spent(self) -> "Spent":
         loop_s = next(thread.user_time + thread.system_time for thread in self.engine.threads()
                       if thread.id == self.engine.pid)  # fmt: skip
-        return Spent(_cpu_s(self.supervisor), _cpu_s(self.worker), _cpu_s(self.engine), loop_s)
+        return Spent(_cpu_s(self.supervisor), sum(map(_cpu_s, self.workers)), _cpu_s(self.engine), loop_s)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Seconds of processor time; `engine_loop` is the share of the engine's first thread, which never searches."""
+    """Seconds of processor time, of all workers together.
+
+    `engine_loop` is the share of the engine's first thread, which never searches.
+    """
 
     supervisor: float
     worker: float
@@ -51,14 +54,16 @@ class Spent:
         )
 
 
-def find(supervisor_pid: int, address: tuple[str, int]) -> Processes:
+def find(supervisor_pid: int, port: int) -> Processes:
     """Raises RuntimeError where the replica has no worker or no engine that answers."""
     supervisor = psutil.Process(supervisor_pid)
     children = supervisor.children(recursive=True)
-    worker = _worker(children, address)
+    workers = [child for child in children if _listens(child, port)]
+    if not workers:
+        raise RuntimeError("no worker of the replica listens on its port")
     for path in _sockets(children):
         if (pid := _engine_pid(path)) is not None:
-            return Processes(supervisor, worker, psutil.Process(pid), path)
+            return Processes(supervisor, workers, psutil.Process(pid), path)
     raise RuntimeError("no engine of the replica answers a query")
 
 
@@ -67,15 +72,9 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _worker(children: list[psutil.Process], address: tuple[str, int]) -> psutil.Process:
-    with socket.create_connection(address, _TIMEOUT_S) as connection:
-        connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\n\r\n")
-        connection.recv(1)
-        port = connection.getsockname()[1]
-        for child in children:
-            if any(end.raddr and end.raddr.port == port for end in child.net_connections("tcp")):
-                return child
-    raise RuntimeError("no worker of the replica holds a connection")
+def _listens(process: psutil.Process, port: int) -> bool:
+    ends = process.net_connections("tcp")
+    return any(end.status == psutil.CONN_LISTEN and end.laddr.port == port for end in ends)
 
 
 def _sockets(children: list[psutil.Process]) -> Iterator[str]:
