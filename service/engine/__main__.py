@@ -4,12 +4,14 @@ How far the start is is told on stdout, a line for each stage: `stage verifying`
 """
 
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 
+from service import quiet
 from service.cores import confine, parse
 from service.lifetime import parse_options
-from service.quiet import LOWEST, NORMAL, lower_process, quiet_thread
+from service.quiet import LOWEST, NORMAL, Quietly, lower_process, quiet_thread
 
 _SWITCH_INTERVAL_S = 0.0005
 
@@ -19,7 +21,10 @@ def main() -> int:
     options = parse_options(
         "service.engine",
         __doc__,
-        {"--background": "lowest priority, for an engine nobody waits for"},
+        {
+            "--background": "lowest priority, for an engine nobody waits for",
+            "--at-once": "start at normal priority, where nothing serves that could be disturbed",
+        },
         {"--cores": ("LIST", "run on these cores alone, such as 2-7 or 0,2")},
     )
     if options.cores:  # while there is one thread: others have the cores of the thread that starts them
@@ -28,12 +33,17 @@ def main() -> int:
         lower_process(LOWEST)
     # The search thread must not wait Python's usual 5 ms for the interpreter when a run ends.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with quiet_thread(LOWEST if options.background else NORMAL) as quietly:
+    with start_pace(at_once=options.at_once, background=options.background) as quietly:
         quietly(partial(import_module, "service.engine.process"))  # a second of work, beside engines that serve
         from .process import load_quietly, serve
 
         engine = load_quietly(options.artifact, options.socket, quietly)
     return engine if isinstance(engine, int) else serve(engine, options.socket)
+
+
+def start_pace(*, at_once: bool, background: bool) -> AbstractContextManager[Quietly]:
+    """How the work of a start is called."""
+    return nullcontext(quiet.at_once) if at_once else quiet_thread(LOWEST if background else NORMAL)
 
 
 if __name__ == "__main__":

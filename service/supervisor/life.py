@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -21,12 +22,18 @@ _FORESEEN: Final = (ServiceError, ModelError, StartError, OSError)
 logger = logging.getLogger(__name__)
 
 
+class Pace(Enum):
+    """How much of the processor an engine takes."""
+
+    AT_ONCE = "at once"  # it is to serve, and nothing does that its start could disturb
+    QUIETLY = "quietly"  # what serves goes first until it is ready
+    BACKGROUND = "in the background"  # what serves always goes first
+
+
 class Start(Protocol):
     """Starts an engine on an artifact's folder."""
 
-    def __call__(
-        self, folder: Path, *, background: bool, on_stage: Callable[[str], None]
-    ) -> Coroutine[Any, Any, Engine]:
+    def __call__(self, folder: Path, pace: Pace, on_stage: Callable[[str], None]) -> Coroutine[Any, Any, Engine]:
         """Returns when it is ready for queries; raises StartError, OSError. Cancelling leaves no process."""
 
 
@@ -160,7 +167,7 @@ class Life:
                 self._observer.step(self, stage)
 
         self._observer.step(self, "verifying")
-        starting = asyncio.create_task(self._workshop.start(folder, background=self.background, on_stage=on_stage))
+        starting = asyncio.create_task(self._workshop.start(folder, self._pace(), on_stage))
         self._starting = starting
         try:
             await asyncio.wait([starting])
@@ -170,6 +177,11 @@ class Life:
         finally:
             self._starting = None
         return None if starting.cancelled() else starting.result()
+
+    def _pace(self) -> Pace:
+        if self.background:
+            return Pace.BACKGROUND
+        return Pace.AT_ONCE if self.urgent and not self._workshop.turns.serves() else Pace.QUIETLY
 
     async def _mend(self) -> None:
         """The files on disk may be what is broken; a fetch checks them, and replaces them if Redis answers."""

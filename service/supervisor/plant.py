@@ -17,6 +17,7 @@ from service.store.fetch import remove_remains
 from .aside import aside
 from .catalog import Feeds
 from .engine import Engine, Program
+from .life import Pace
 from .processes import Spawn
 
 _READER: Final = Program("service.reader")
@@ -40,8 +41,10 @@ class Plant:
         """`sockets` is a short, private folder; `in_use` names the versions whose files must stay in the cache;
         engines run on `engine_cores` (None: where this process does)."""
         options = ("--cores", listed(engine_cores)) if engine_cores else ()
-        self._engine = Program("service.engine", options)
-        self._background = Program("service.engine", (*options, "--background"))
+        self._engine = {
+            pace: Program("service.engine", (*options, *flags))
+            for pace, flags in ((Pace.AT_ONCE, ["--at-once"]), (Pace.QUIETLY, []), (Pace.BACKGROUND, ["--background"]))
+        }
         self._store = store
         self._cache = cache
         self._sockets = (sockets / f"engine-{number}" for number in itertools.count(1))
@@ -63,11 +66,9 @@ class Plant:
     async def _make_room(self, version: str) -> None:
         await aside(prune, self._cache, {version, *self._in_use()})
 
-    async def engine(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
+    async def engine(self, folder: Path, pace: Pace, on_stage: Callable[[str], None]) -> Engine:
         """Raises StartError, OSError."""
-        return await self._start(
-            folder, self._background if background else self._engine, on_stage, serves=not background
-        )
+        return await self._start(folder, self._engine[pace], on_stage, serves=pace is not Pace.BACKGROUND)
 
     async def reader(self, folder: Path) -> Engine:
         """Raises StartError, OSError."""

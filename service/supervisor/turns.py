@@ -18,7 +18,7 @@ class Turns:
     """One start at a time, first what is to serve; while nothing serves, that waits for nothing at all."""
 
     def __init__(self, serves: Callable[[], bool]) -> None:
-        self._serves = serves
+        self.serves = serves  # whether anything does
         self._starting: list[Starter] = []
         self._waiting: list[Starter] = []
         self._moved = asyncio.Event()
@@ -52,7 +52,7 @@ class Turns:
         self._moved = asyncio.Event()
 
     def _is_next(self, starter: Starter) -> bool:
-        if starter.urgent and not self._serves():
+        if starter.urgent and not self.serves():
             return True
         first = next((one for one in self._waiting if one.urgent), self._waiting[0])
         return not self._starting and first is starter

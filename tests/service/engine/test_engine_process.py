@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from models.artifact import GOLDEN, Artifact
+from service.engine.__main__ import start_pace
 from service.frames import Answer, Cancel, EngineInfo, Failure, Ping, Query, Reply, Request, pack, read_frame
 
 START_S = 60.0
@@ -322,8 +324,17 @@ def test_only_the_start_is_quiet_and_a_background_engine_always(artifact: Artifa
         process.kill()
 
 
+def test_a_start_at_once_works_in_the_thread_that_asks() -> None:
+    mine = threading.get_ident()
+    with start_pace(at_once=True, background=False) as call:
+        assert call(threading.get_ident) == mine
+    with start_pace(at_once=False, background=False) as call:
+        assert call(threading.get_ident) != mine
+
+
 @pytest.mark.parametrize(("program", "flags", "priority"), [
-    ("service.engine", [], 0), ("service.engine", ["--background"], 19), ("service.reader", [], 10),
+    ("service.engine", [], 0), ("service.engine", ["--at-once"], 0), ("service.engine", ["--background"], 19),
+    ("service.reader", [], 10),
 ])  # fmt: skip
 def test_a_process_in_a_session_of_its_own_has_its_priority_among_sessions(
     artifact: Artifact, socket_path: Path, program: str, flags: list[str], priority: int

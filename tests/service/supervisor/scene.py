@@ -12,6 +12,7 @@ from service.store import Deployment
 from service.supervisor.board import Board
 from service.supervisor.engine import Engine, StartError
 from service.supervisor.fleet import Fleet
+from service.supervisor.life import Pace
 from service.supervisor.processes import METRICS_FOLDER, Child
 
 
@@ -25,6 +26,7 @@ class Scene:
         self.latest = Routes(0, None)
         self.starting: list[str] = []
         self.started: list[Engine] = []
+        self.paces: list[tuple[str, Pace]] = []
         self.broken: dict[str, str] = {}  # version → why it cannot start
         self.final: set[str] = set()  # versions of `broken` for which another attempt cannot help
         self.faults: dict[str, Exception] = {}  # version → what its start meets that nobody foresaw
@@ -56,12 +58,14 @@ class Scene:
         self.fetched.append(version)
         return self.folder / version
 
-    async def start(self, folder: Path, *, background: bool, on_stage: Callable[[str], None]) -> Engine:
-        self.starting.append(f"{folder.name} in the background" if background else folder.name)
+    async def start(self, folder: Path, pace: Pace, on_stage: Callable[[str], None]) -> Engine:
+        name = f"{folder.name} in the background" if pace is Pace.BACKGROUND else folder.name
+        self.starting.append(name)
+        self.paces.append((folder.name, pace))
         try:
             return await self.start_whole(folder, on_stage)
         finally:
-            self.starting.remove(f"{folder.name} in the background" if background else folder.name)
+            self.starting.remove(name)
 
     async def start_whole(self, folder: Path, on_stage: Callable[[str], None]) -> Engine:
         on_stage("loading")

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from service.store import Canary
 from service.supervisor.engine import Engine
+from service.supervisor.life import Pace
 from service.supervisor.processes import METRICS_FOLDER, Child
 
 from .scene import Scene
@@ -49,6 +51,26 @@ async def test_a_version_that_cannot_start_leaves_the_old_one_alone_and_serves_o
     del scene.broken["v2"]
     await scene.serves("v2")
     assert not scene.board.status.failed
+
+
+async def test_a_start_gives_way_to_what_serves_and_to_nothing_else(scene: Scene) -> None:
+    scene.want("v1")
+    await scene.serves("v1")
+    scene.want("v2", shadow="v3")
+    await scene.until(lambda: scene.running == ["v2", "v3"])
+    await scene.serves("v2")
+    assert set(scene.paces) == {("v1", Pace.AT_ONCE), ("v2", Pace.QUIETLY), ("v3", Pace.BACKGROUND)}
+    next(one for one in scene.started if one.version == "v2").child.kill_now()
+    await scene.until(lambda: len(scene.paces) == 4)
+    assert scene.paces[-1] == ("v2", Pace.AT_ONCE)
+    await scene.until(lambda: scene.running == ["v3", "v2"])
+
+
+async def test_what_is_not_to_serve_starts_quietly_even_where_nothing_serves(scene: Scene) -> None:
+    scene.broken["v1"] = "broken"
+    scene.want("v1", canary=Canary("v2", 5.0))
+    await scene.until(lambda: scene.running == ["v2"])
+    assert dict(scene.paces) == {"v1": Pace.AT_ONCE, "v2": Pace.QUIETLY}
 
 
 async def test_what_nobody_foresaw_is_a_failure_like_any_other(scene: Scene) -> None:
