@@ -32,7 +32,7 @@ async def bodies(options: Options, client: httpx.AsyncClient) -> list[dict[str, 
 
 def of_dataset(folder: Path, count: int, seed: int) -> list[list[str]]:
     """Test histories of `count` users, item ids oldest first; drawn, because files may list busy users first."""
-    from training.errors import TrainingError  # the only thing here that wants the training extra
+    from training.errors import TrainingError  # of all that trains, what reads a dataset needs no torch
     from training.interactions import leave_one_out, read_dataset
 
     try:
