@@ -25,7 +25,7 @@ HISTORIES: Final = (5, 20, 50)
 SCORE_TOLERANCE: Final = 1e-4
 _COMMON: Final = 0.9
 _GENERATE_ITEMS: Final = 1_000_000
-_K: Final = 10
+WANTED: Final = 10  # items
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Peers:
     def free_answer(self, batch: int, beams: int, history: int) -> dict[str, float]:
         """How much of an unconstrained search is of use."""
         kept = self.free.run(self._catalog.history(batch, history), beams)
-        return {"invalid": kept.invalid, f"missing_of_{_K}": kept.missing(_K)}
+        return {"invalid": kept.invalid, f"missing_of_{WANTED}": kept.missing(WANTED)}
 
     def calls(self, batch: int, beams: int, history: int, names: tuple[str, ...]) -> dict[str, Seconds]:
         """What is timed: from histories to item indices for all of them."""

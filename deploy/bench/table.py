@@ -5,9 +5,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from .cells import BEAMS, Cell, grid
+from .cells import BEAMS, WANTED, Cell, grid
 
 _PEERS: Final = ("eager", "generate", "free")
+_FREE: Final = {
+    "invalid": "beams that name no item",
+    f"missing_of_{WANTED}": f"missing of {WANTED} items after its post-filter",
+}
 _NAMES: Final = tuple(Cell("", 0, 0, 0, 0).as_row())
 _DIMENSIONS: Final = _NAMES[1:]
 
@@ -38,6 +42,11 @@ def _table(network: str, rows: Sequence[Row]) -> Iterator[str]:
         if len(ratios) > 1:
             low, middle, high = map(_short, statistics.quantiles(ratios))
             yield f"* {network}, {peer}: median {middle} × in {len(ratios)} cells, half of them {low} to {high} ×"
+    for name, what in _FREE.items():
+        shares = [100 * row[name] for row in rows if name in row]
+        if shares:
+            low, middle, high = map(_short, (min(shares), statistics.median(shares), max(shares)))
+            yield f"* {network}, free: {what}: median {middle} % in {len(shares)} cells, {low} to {high} %"
     yield ""
 
 

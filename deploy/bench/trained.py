@@ -7,19 +7,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.codes import CodeTable
-from models.graph import Inputs, SearchRow, bucket_for, trie_inputs
-from models.prefix_output import PrefixOutput
+from models.graph import SearchRow, bucket_for
 from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
 
+from .any_code import AnyCodeSearch
 from .findings import Finding
-from .post_filter import Kept
+from .post_filter import CodeIndex, Kept
 
 _BATCH: Final = 50
 _LONGEST: Final = 100
 _K: Final = 10
-_MOST_CODES: Final = 20_000_000
 
 
 def random_history_findings(artifact: Artifact, threads: int, count: int = 10_000) -> Iterator[Finding]:
@@ -53,36 +51,13 @@ def _without_seen(trie: CodeTrie, history: NDArray[np.int32]) -> SearchRow:
 def free_search_findings(
     artifact: Artifact, histories: Sequence[NDArray[np.int32]], beams: int, threads: int
 ) -> Iterator[Finding]:
-    """The same graph over a trie of all codes there could be, ranked by code: what a search without a trie finds.
-
-    Only for models whose V^L codes fit into memory. `histories` are item indices of the artifact.
-    """
-    config, items = artifact.manifest.config, artifact.manifest.item_count
-    if config.tokens_per_level**config.code_length > _MOST_CODES:
-        return
-    search = GraphSearch(artifact, threads, _every_code(artifact))
-    found = []
+    """What the same graph finds without a trie, ranked by code; `histories` are item indices of the artifact."""
+    search, index, found = AnyCodeSearch(artifact, threads), CodeIndex(artifact.codes), []
     for at in range(0, len(histories), _BATCH):
         rows = [SearchRow(history) for history in histories[at : at + _BATCH]]
         bucket = bucket_for(max(len(row.history) for row in rows), artifact.manifest.history_buckets)
-        found.append(search.run(rows, Shape(beams, bucket, rescore=False)).item)
-    named = np.concatenate(found).astype(np.int64)
-    kept = Kept(np.where(named < items, named, -1))
-    detail = f"{artifact.manifest.model_version}, {len(histories)} real histories, beam {beams}, {items} items"
+        found.append(index.items(search.run(rows, Shape(beams, bucket, rescore=False))).item)
+    kept, manifest = Kept(np.concatenate(found)), artifact.manifest
+    detail = f"{manifest.model_version}, {len(histories)} real histories, beam {beams}, {manifest.item_count} items"
     yield Finding("free", "invalid beams of a search without a trie", 100 * kept.invalid, "%", detail=detail)
     yield Finding("free", f"missing of {_K} items after its post-filter", 100 * kept.missing(_K), "%", detail=detail)
-
-
-def _every_code(artifact: Artifact) -> Inputs:
-    """Catalog inputs in which every code is an item: first the artifact's, then those that no item has."""
-    config, codes = artifact.manifest.config, artifact.codes.tokens
-    powers = config.tokens_per_level ** np.arange(config.code_length - 1, -1, -1, dtype=np.int64)
-    rest = np.setdiff1d(np.arange(config.tokens_per_level**config.code_length), codes @ powers)
-    others = (rest[:, None] // powers % config.tokens_per_level).astype(np.int32)
-    every = CodeTable(np.concatenate([codes, others]), config.tokens_per_level)
-    trie = CodeTrie.build(every)
-    inputs = trie_inputs(trie) | PrefixOutput.of_first_items(trie, config.width).inputs()
-    for name in ("item_output", "item_input"):
-        table = artifact.array(name)
-        inputs[name] = np.concatenate([table, np.zeros((len(others), table.shape[1]), dtype=table.dtype)])
-    return inputs | {"item_code": every.tokens}

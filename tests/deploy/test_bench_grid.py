@@ -90,9 +90,10 @@ def test_another_answer_is_no_rounding() -> None:
 def test_the_table_shows_each_cell_once_what_failed_and_what_was_left_out() -> None:
     cells = [Cell("temporal", 10_000, beams, 1, 5) for beams in (20, 50)] + [Cell("temporal", 10_000, 20, 8, 20)]
     figures = {"engine_ms": 1.234, "eager_ratio": 2.0, "free_ratio": 120.4}
+    shares = [{"invalid": invalid, "missing_of_10": invalid / 2} for invalid in (0.25, 0.5, 1.0)]
     rows = [
         cells[0].as_row() | {"graph": "older"} | figures | {"engine_ms": 9.0},
-        *(cell.as_row() | figures for cell in cells),
+        *(cell.as_row() | figures | share for cell, share in zip(cells, shares, strict=True)),
         Cell("temporal", 10_000, 50, 8, 20).as_row() | {"error": "took longer than 9 s"},
     ]
     lines, ratios = list(markdown(rows)), (("eager", "2"), ("free", "120"))
@@ -100,6 +101,10 @@ def test_the_table_shows_each_cell_once_what_failed_and_what_was_left_out() -> N
     assert lines[2] == "| 10,000, 5, 1 | 1.23 ms; eager 2 ×, free 120 × | 1.23 ms; eager 2 ×, free 120 × |"
     assert lines[3] == "| 10,000, 20, 8 | 1.23 ms; eager 2 ×, free 120 × | – |"
     assert lines[5:7] == [f"* temporal, {n}: median {r} × in 3 cells, half of them {r} to {r} ×" for n, r in ratios]
+    assert lines[7:9] == [
+        "* temporal, free: beams that name no item: median 50 % in 3 cells, 25 to 100 %",
+        "* temporal, free: missing of 10 items after its post-filter: median 25 % in 3 cells, 12.5 to 50 %",
+    ]
     failed = "network temporal, items 10000, beams 50, batch 8, history 20: took longer than 9 s"
-    assert lines[8:10] == [f"* failed: {failed}", f"* 4 of {len(grid())} cells of the grid were tried"]
-    assert lines[10].startswith("* tried by items: 10,000: 4 of 144, 100,000: 0 of 144")
+    assert lines[10:12] == [f"* failed: {failed}", f"* 4 of {len(grid())} cells of the grid were tried"]
+    assert lines[12].startswith("* tried by items: 10,000: 4 of 144, 100,000: 0 of 144")

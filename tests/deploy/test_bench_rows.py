@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pytest
 
+from deploy.bench.any_code import AnyCodeSearch
 from deploy.bench.findings import Finding, unmet
 from deploy.bench.histories import batches, padded
 from deploy.bench.networks import NETWORKS
@@ -12,7 +13,10 @@ from deploy.bench.precision import trained_findings
 from deploy.bench.timing import Times, interleaved
 from deploy.bench.trained import free_search_findings, random_history_findings
 from models.artifact import Artifact
-from models.graph import SearchRow
+from models.codes import CodeTable
+from models.graph import SearchRow, trie_inputs
+from models.prefix_output import PrefixOutput
+from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
 
 
@@ -80,6 +84,27 @@ def test_a_search_without_a_trie_writes_codes_of_no_item(open_to_new_items: Arti
     invalid, missing = free_search_findings(open_to_new_items, histories, beams=8, threads=1)
     assert 0 < invalid.value < 100
     assert missing.value > invalid.value - 20  # 8 beams cannot fill 10 places
+
+
+@pytest.mark.parametrize("generator", ["temporal", "encoder_decoder"])
+def test_a_search_without_a_trie_is_a_search_over_all_codes(by_generator: dict[str, Artifact], generator: str) -> None:
+    artifact = by_generator[generator]
+    config = artifact.manifest.config
+    tokens = np.arange(config.tokens_per_level, dtype=np.int32)
+    every = np.stack(np.meshgrid(*[tokens] * config.code_length, indexing="ij"), axis=-1).reshape(
+        -1, config.code_length
+    )
+    trie = CodeTrie.build(CodeTable(every, config.tokens_per_level))
+    output = {"item_output": np.zeros((len(every), config.width), dtype=np.float32)}
+    whole = GraphSearch(artifact, 1)
+    whole.bind(trie_inputs(trie) | PrefixOutput.of_first_items(trie, config.width).inputs() | output)()
+    rows, shape = (
+        [SearchRow(np.array([item, item + 1], dtype=np.int32)) for item in range(20)],
+        Shape(8, 6, rescore=False),
+    )
+    codes = AnyCodeSearch(artifact, 1).run(rows, shape)
+    assert codes.tolist() == every[whole.run(rows, shape).item].tolist()
+    assert len({tuple(code) for code in codes[:, 0].tolist()}) > 5  # the rows have beams of their own
 
 
 def test_8_bits_are_held_against_float32_on_the_same_histories(open_to_new_items: Artifact) -> None:
