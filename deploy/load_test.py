@@ -5,9 +5,9 @@
     python -m deploy.load_test swap --data data/movielens-100k --versions shop-1,shop-2 --json report.json
 
 Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled
-service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not; 2: wrong use.
-Ctrl-C ends a test early, with what there is. swap, canary and churn need PROREC_ADMIN_TOKEN, and put back what was
-there.
+service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not; 2: wrong use; 130
+or 143: Ctrl-C or SIGTERM ended the test early, and the report holds what there is. swap, canary and churn need
+PROREC_ADMIN_TOKEN, and put back what was there.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ from rich.console import Console
 
 from .load.changes import Canary, Swap
 from .load.churn import Churn
+from .load.circumstances import service
 from .load.errors import MisuseError
 from .load.histories import bodies
 from .load.options import TOKEN_VARIABLE, Options, admin_token
@@ -55,28 +56,30 @@ def perform(scenario: Scenario, options: Options) -> int:
         return 2
     breaches = scenario.judge(session) + session.trouble
     found = report(name, given, session, breaches)
-    print("\n".join(lines(found)))
-    if options.json:
+    if options.json:  # first, because whoever reads the lines may have gone
         options.json.write_text(json.dumps(found, indent=1) + "\n")
+    print("\n".join(lines(found)))
     if options.plot:
         plot(found, options.plot)
-    return int(bool(breaches))
+    return 128 + session.interrupted if session.interrupted else int(bool(breaches))
 
 
 async def _session(scenario: Scenario, options: Options) -> Session:
-    """The session after the scenario, or what there is of it after Ctrl-C."""
+    """The session after the scenario, or what there is of it after a signal."""
     options.check()
     token = admin_token() if scenario.changes_service else os.environ.get(TOKEN_VARIABLE)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     async with httpx.AsyncClient(base_url=options.address, timeout=_PATIENCE_S, headers=headers) as client:
         session = Session(options, client, await _bodies(scenario, options, client))
+        session.service = await service(client) if scenario.needs_service else None
+        running = asyncio.ensure_future(scenario.run(session))
         for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with the first one ignored
-            asyncio.get_running_loop().add_signal_handler(number, _cancel, asyncio.current_task())
+            asyncio.get_running_loop().add_signal_handler(number, _interrupt, session, number, running)
         async with _progress(session):
             try:
-                await scenario.run(session)
+                await running
             except asyncio.CancelledError:
-                session.interrupted = True
+                pass  # by a signal, which the session knows
             except (httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
                 session.trouble.append(f"the test could not go on: {error or type(error).__name__}")
     return session
@@ -92,26 +95,33 @@ async def _bodies(scenario: Scenario, options: Options, client: httpx.AsyncClien
     return await bodies(options, client)
 
 
-def _cancel(task: "asyncio.Task[Any] | None") -> None:
-    if task:
-        task.cancel()
+def _interrupt(session: Session, number: signal.Signals, running: "asyncio.Future[None]") -> None:
+    """What has ended already stays as it is."""
+    if running.cancel():
+        session.interrupted = number
 
 
 @asynccontextmanager
 async def _progress(session: Session) -> AsyncIterator[None]:
-    """One line on a terminal, renewed while the block lasts."""
-    with Console(stderr=True).status("starting the clients") as status:
+    """How it stands while the block lasts: on a terminal one line that is renewed, elsewhere a line now and then."""
+    console = Console(stderr=True)
+    with console.status("starting the clients") as status:
+        show, every_s = (status.update, _LOOK_S) if console.is_terminal else (_say, session.options.progress_s)
 
         async def renew() -> None:
             while True:
-                await asyncio.sleep(_LOOK_S)
-                status.update(session.record.line())
+                await asyncio.sleep(every_s)
+                show(session.record.line())
 
         renewing = asyncio.create_task(renew())
         try:
             yield
         finally:
             renewing.cancel()
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _options(kind: type[Any]) -> list[dataclasses.Field[Any]]:

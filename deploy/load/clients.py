@@ -61,8 +61,9 @@ class Report:
 
 
 def client_process(pipe: "Connection[Any, Any]", task: Task) -> None:
-    """Runs plans from `pipe` until it says None or is closed; Ctrl-C is the parent's to handle."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """Runs plans from `pipe` until it says None or is closed; what ends a whole group of processes is the parent's."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     uvloop.run(_Client(pipe, task).run())
 
 
@@ -78,7 +79,7 @@ class _Client:
     async def run(self) -> None:
         lanes = Lanes()
         with _messages(self._pipe) as plans:
-            self._pipe.send(None)  # it is there
+            self._pipe.send(time.process_time())  # it is there, and this is what that took
             plan = await plans.get()
             while plan is not None:
                 plan = await self._follow(lanes, plan, plans)
@@ -120,18 +121,18 @@ class Crew:
     origin: float
     hear: Callable[[Report], None]
     cpu_s: list[float]
+    busy: float = 0.0  # the share of a processor that the busiest client took during the last plan, 0 to 1
 
-    async def follow(self, segments: Sequence[Segment]) -> float:
-        """Until all of it has been asked and answered; the share of a processor that a client took, 0 to 1.
-
-        Raises RuntimeError where a client ended.
-        """
-        before, begun = sum(self.cpu_s), time.monotonic()
+    async def follow(self, segments: Sequence[Segment]) -> None:
+        """Until all of it has been asked and answered; raises RuntimeError where a client ended."""
+        before, begun = list(self.cpu_s), time.monotonic()
         plan = Plan(shared(segments, len(self.pipes)), begun + _LEAD_S, self.origin)
         for pipe in self.pipes:
             pipe.send(plan)
-        await asyncio.gather(*(self._until_done(number) for number in range(len(self.pipes))))
-        return (sum(self.cpu_s) - before) / (time.monotonic() - begun) / len(self.pipes)
+        try:
+            await asyncio.gather(*(self._until_done(number) for number in range(len(self.pipes))))
+        finally:
+            self.busy = busiest(before, self.cpu_s, time.monotonic() - begun)
 
     async def end(self) -> None:
         """Clients stop; what they have counted so far is heard."""
@@ -158,6 +159,11 @@ class Crew:
         self.hear(report)
 
 
+def busiest(before_s: Sequence[float], after_s: Sequence[float], seconds: float) -> float:
+    """The largest share of a processor that one client took, 0 to 1; the processor times of each of them so far."""
+    return max(after - before for before, after in zip(before_s, after_s, strict=True)) / seconds
+
+
 @asynccontextmanager
 async def crew(tasks: Sequence[Task], origin: float, hear: Callable[[Report], None]) -> AsyncIterator[Crew]:
     """Starts a process for each task; `hear` is called with everything they report. They end with the block."""
@@ -174,17 +180,19 @@ async def crew(tasks: Sequence[Task], origin: float, hear: Callable[[Report], No
         with ExitStack() as stack:
             inboxes = [stack.enter_context(_messages(ours)) for ours, _ in ends]
             async with asyncio.timeout(_START_LIMIT_S):
-                for inbox in inboxes:
-                    await inbox.get()
-            started = Crew([ours for ours, _ in ends], inboxes, origin, hear, [0.0] * len(tasks))
+                cpu_s = [await inbox.get() or 0.0 for inbox in inboxes]
+            started = Crew([ours for ours, _ in ends], inboxes, origin, hear, cpu_s)
             try:
                 yield started
             finally:
                 await started.end()
     finally:
-        for process in processes:
-            await asyncio.to_thread(process.join, _END_LIMIT_S)
-            process.terminate()
+        try:
+            for process in processes:
+                await asyncio.to_thread(process.join, _END_LIMIT_S)
+        finally:
+            for process in processes:
+                process.kill()
 
 
 @contextmanager

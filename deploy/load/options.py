@@ -33,6 +33,9 @@ class Options:
     warm_up_s: Annotated[float, typer.Option(min=0, help="Load before it, whose latency does not count.")] = 2.0
     slo_ms: Annotated[float, typer.Option(min=0.1, help="The 99th percentile may be as high as this.")] = 100.0
     max_failures: Annotated[int, typer.Option(min=0, help="So many requests may fail.")] = 0
+    progress_s: Annotated[
+        float, typer.Option(min=0.1, help="From one line of progress to the next, off a terminal.")
+    ] = 10.0
     json: Annotated[Path | None, typer.Option(help="File for the report as JSON.")] = None
     plot: Annotated[Path | None, typer.Option(help="File for percentiles over time: .png or .html.")] = None
 

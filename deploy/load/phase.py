@@ -73,7 +73,7 @@ class Phase:
         } | {f"{name}_ms": finite(self.percentile_ms(percent)) for name, percent in PERCENTILES.items()}
 
 
-PERCENTILES: Final = {"p50": 50.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
+PERCENTILES: Final = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "max": 100.0}
 
 
 class Timeline:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 _MOST_NAMED: Final = 25
-_PERCENTILES: Final = ("p50", "p95", "p99")
+_PERCENTILES: Final = ("p50", "p90", "p95", "p99")
 
 
 def plot(found: dict[str, Any], path: Path) -> None:

@@ -8,6 +8,7 @@ import typer
 from .arrivals import Segment
 from .clients import Crew
 from .echo import echo_server
+from .phase import finite
 from .saturation import Search
 from .session import Session
 
@@ -69,9 +70,9 @@ class Hunt:
         busy = await session.load(clients, [Segment(rate, seconds, part)])
         phase = session.record.part(part)
         return {
-            "p50_ms": phase.percentile_ms(50),
-            "p99_ms": phase.percentile_ms(99),
-            "sent_late_p99_ms": phase.late_ms(99),
+            "p50_ms": finite(phase.percentile_ms(50)),
+            "p99_ms": finite(phase.percentile_ms(99)),
+            "sent_late_p99_ms": finite(phase.late_ms(99)),
             "client_busy": busy,
             "breaches": session.breaches(phase),
         }

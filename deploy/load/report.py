@@ -1,13 +1,12 @@
 """What a load test leaves: a report as JSON, and as lines to read."""
 
 import dataclasses
-import os
-import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from .phase import finite
+from . import circumstances
+from .phase import PERCENTILES, finite
 from .session import Session
 
 _BUSY: Final = 0.8
@@ -24,8 +23,10 @@ def report(scenario: str, given: dict[str, Any], session: Session, breaches: Seq
     return {
         "scenario": scenario,
         "options": shown | given,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "interrupted": session.interrupted,
+        "begun": session.begun.isoformat(timespec="seconds"),
+        "machine": circumstances.machine(),
+        "service": session.service,
+        "interrupted": session.interrupted is not None,
         "slo": {"held": not breaches, "breaches": list(breaches)},
         "total": whole.summary(),
         "clients": {
@@ -40,15 +41,17 @@ def report(scenario: str, given: dict[str, Any], session: Session, breaches: Seq
 
 def lines(found: dict[str, Any]) -> list[str]:
     """The report for people."""
-    total, clients = found["total"], found["clients"]
+    total, clients, machine = found["total"], found["clients"], found["machine"]
     shown = [
         f"{found['scenario']}{', interrupted' if found['interrupted'] else ''}: answered {total['answered']}, "
         f"failed {sum(total['failed'].values())} {total['failed'] or ''}, inconsistent {total['mixed']}",
-        f"latency ms: p50 {total['p50_ms']}, p95 {total['p95_ms']}, p99 {total['p99_ms']}, max {total['max_ms']}",
+        "latency ms: " + ", ".join(f"{name} {total[f'{name}_ms']}" for name in PERCENTILES),
         f"answers by version: {total['by_version']}",
         f"clients: {clients['processes']} processes, busiest {clients['busiest']:.0%} of a core, "
         f"p99 of sending late {clients['sent_late_p99_ms']} ms",
         *clients["doubts"],
+        f"on {machine['cpu']}, {machine['cores']} cores, Python {machine['python']}",
+        *([_service(found["service"])] if found["service"] else []),
         *(_finding(name, value) for name, value in found["findings"].items()),
     ]
     until = ", until the test was interrupted" if found["interrupted"] else ""
@@ -57,15 +60,22 @@ def lines(found: dict[str, Any]) -> list[str]:
 
 
 def _doubts(busy: float, late_ms: float) -> list[str]:
-    doubts = [f"the clients were busy ({busy:.0%} of a core each): use more --clients"] if busy > _BUSY else []
+    doubts = [f"a client was busy ({busy:.0%} of a core): use more --clients"] if busy > _BUSY else []
     late = f"the clients sent late (p99 {late_ms} ms), which is part of the latency shown"
     return [*doubts, *([late] if late_ms > _LATE_MS else [])]
+
+
+def _service(found: dict[str, Any]) -> str:
+    canary = f", canary {found['canary_version']}" if found["canary_version"] else ""
+    return (
+        f"service {found['service']}, {found['provider']} {found['precision']}, model {found['model_version']}{canary}"
+    )
 
 
 def _finding(name: str, value: Any) -> str:
     if isinstance(value, dict) and "highest_per_s" in value:
         at = value["at_highest"] or {}
-        busy = f"p99 {at.get('p99_ms')} ms, a client {at.get('client_busy')} of a core"
+        busy = f"p99 {at.get('p99_ms')} ms, busiest client {at.get('client_busy')} of a core"
         return f"{name}: highest rate {value['highest_per_s']}/s ({busy}), {len(value['tried'])} rates tried"
     if isinstance(value, dict) and "mb" in value:
         ends = [row[1] for row in value["mb"][:1] + value["mb"][-1:]]

@@ -1,9 +1,11 @@
 """One run of one scenario: what it is given, and what it leaves."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar, Protocol
 
 import httpx
@@ -27,7 +29,9 @@ class Session:
     findings: dict[str, Any] = field(default_factory=dict)  # of the scenario, for the report
     client_busy: float = 0.0  # the highest share of a processor that a client took while a plan lasted, 0 to 1
     decisive: Phase | None = None  # what the verdict rests on; None: on all of it
-    interrupted: bool = False
+    begun: datetime = field(default_factory=lambda: datetime.now(UTC))
+    service: dict[str, Any] | None = None  # as `circumstances.service` has it
+    interrupted: signal.Signals | None = None  # which one ended the test before its time
     trouble: list[str] = field(default_factory=list)  # what ended the test early
 
     @property
@@ -46,10 +50,13 @@ class Session:
             yield started
 
     async def load(self, clients: Crew, segments: Sequence[Segment]) -> float:
-        """The segments after a warm-up at the rate of the first one; the share of a processor that a client took."""
+        """The segments after a warm-up at the rate of the first one; how busy the busiest client was, 0 to 1."""
         warm_up = Segment(segments[0].rate, self.options.warm_up_s, WARM_UP)
-        busy = round(await clients.follow([warm_up, *segments]), 3)
-        self.client_busy = max(self.client_busy, busy)
+        try:
+            await clients.follow([warm_up, *segments])
+        finally:  # also where a signal ends it
+            busy = round(clients.busy, 3)
+            self.client_busy = max(self.client_busy, busy)
         return busy
 
     async def load_beside(self, clients: Crew, segments: Sequence[Segment], work: Coroutine[Any, Any, None]) -> None:

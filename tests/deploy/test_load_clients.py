@@ -1,6 +1,7 @@
 """Client processes against the server that only answers."""
 
 import asyncio
+import signal
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from deploy.load.arrivals import Segment
-from deploy.load.clients import Crew, Task, crew
+from deploy.load.clients import Crew, Task, busiest, crew
 from deploy.load.echo import echo_server
 from deploy.load.record import Record
 
@@ -32,8 +33,8 @@ def run(use: Callable[[Crew, Record], Awaitable[None]], clients: int = 2, pause_
 
 def test_clients_share_the_rate_and_their_counts_are_added() -> None:
     async def use(started: Crew, _record: Record) -> None:
-        busy = await started.follow([Segment(100.0, 1.0, "one"), Segment(20.0, 1.0, "two")])
-        assert 0 < busy < 1
+        await started.follow([Segment(100.0, 1.0, "one"), Segment(20.0, 1.0, "two")])
+        assert 0 < started.busy < 1
 
     record = run(use)
     assert record.part("one").answered == pytest.approx(100, abs=50)
@@ -41,6 +42,10 @@ def test_clients_share_the_rate_and_their_counts_are_added() -> None:
     assert record.whole().flawless
     assert sum(phase.answered for phase in record.timeline.windows.values()) == record.whole().answered
     assert record.whole().late.count == record.whole().answered
+
+
+def test_the_busiest_client_is_not_the_average_one() -> None:
+    assert busiest([1.0, 2.0, 2.0], [1.5, 2.0, 5.0], seconds=4.0) == 0.75
 
 
 def test_answers_that_outlast_many_reports_are_counted_where_they_were_asked() -> None:
@@ -69,6 +74,7 @@ def test_what_they_have_is_heard_when_a_plan_is_broken_off() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(1.5):
                 await started.follow([Segment(50.0, 600.0)])
+        assert started.busy > 0
 
     begun = time.monotonic()
     assert run(use).whole().answered > 20
@@ -84,6 +90,20 @@ def test_the_end_of_a_client_is_noticed() -> None:
         next(child for child in children if "spawn_main" in " ".join(child.cmdline())).kill()
         with pytest.raises(RuntimeError, match="ended unexpectedly"):
             await follow
+
+    run(use)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_whole_group_is_the_parents_to_obey(number: signal.Signals) -> None:
+    async def use(started: Crew, record: Record) -> None:
+        follow = asyncio.create_task(started.follow([Segment(50.0, 1.5, "before"), Segment(50.0, 0.5, "after")]))
+        await asyncio.sleep(1.0)
+        for child in psutil.Process().children():
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.send_signal(number)
+        await follow
+        assert record.part("after").answered > 3
 
     run(use)
 

@@ -1,10 +1,16 @@
 """Every scenario of the load test, as a command on a real replica with tiny models."""
 
+import json
+import os
+import platform
+import re
 import signal
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from deploy.load.circumstances import cpu_model
 from tests.e2e.replica import Replica, wait_until
 
 from .conftest import LoadTest, begin
@@ -21,6 +27,31 @@ def test_steady_load_holds_a_generous_slo(load_test: LoadTest) -> None:
     assert report["total"]["by_version"] == {"tiny-1": report["total"]["answered"]}
     assert 40 < report["total"]["answered"] < 130  # 80 are expected
     assert sum(row["rate_per_s"] for row in report["windows"]) * report["window_s"] >= report["total"]["answered"]
+
+
+def test_a_report_says_when_where_and_of_what_it_is(load_test: LoadTest, loaded_replica: Replica) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
+    _, report, printed = load_test("steady", "--rate", "20", "--seconds", "1")
+    version = loaded_replica.client.get("/version").json()
+    assert before <= datetime.fromisoformat(report["begun"]) <= datetime.now(UTC)
+    assert report["machine"] == {"cpu": cpu_model(), "cores": os.cpu_count(), "python": platform.python_version()}
+    assert report["service"] == {
+        **{name: version[name] for name in ("service", "python", "onnxruntime", "provider", "precision")},
+        "model_version": "tiny-1",
+        "canary_version": None,
+    }
+    assert f"service {version['service']}, {version['provider']} fp32, model tiny-1" in printed
+    assert report["total"]["p50_ms"] <= report["total"]["p90_ms"] <= report["total"]["p95_ms"]
+    assert f", p90 {report['total']['p90_ms']}, " in printed
+
+
+def test_off_a_terminal_progress_is_plain_lines(load_test: LoadTest) -> None:
+    _, _, printed = load_test("steady", "--rate", "20", "--seconds", "3", "--progress-s", "0.5")
+    lines = re.findall(
+        r"^\d+ s: \d+ answered, 0 failed, 0 inconsistent; now p50 \S+, p99 \S+ ms$", printed, re.MULTILINE
+    )
+    assert len(lines) >= 3
+    assert "\x1b" not in printed
 
 
 def test_an_slo_that_no_service_holds_is_exit_code_one(load_test: LoadTest) -> None:
@@ -111,6 +142,7 @@ def test_the_clients_alone_need_no_service(load_test: LoadTest) -> None:
     assert code == 0, printed
     assert report["findings"]["clients"]["highest_per_s"] == 50
     assert set(report["total"]["by_version"]) == {"echo"}
+    assert report["service"] is None
 
 
 @pytest.mark.parametrize(
@@ -131,18 +163,24 @@ def test_what_cannot_work_is_exit_code_two(load_test: LoadTest, words: tuple[str
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_test_prints_what_it_has(loaded_replica: Replica, number: signal.Signals) -> None:
-    address = str(loaded_replica.client.base_url)
+def test_an_interrupted_soak_leaves_what_it_has(
+    loaded_replica: Replica, tmp_path: Path, number: signal.Signals
+) -> None:
+    address, path = str(loaded_replica.client.base_url), tmp_path / "report.json"
     words = ("--address", address, "--synthetic", "--k", "4", "--rate", "40", "--seconds", "600", "--slo-ms", "5000")
-    process = begin("steady", *words)
+    process = begin("soak", *words, "--json", str(path))
     until = loaded_replica.metric("prorec_requests_total") + 200  # beyond the warm-up of 2 s
     wait_until(lambda: loaded_replica.metric("prorec_requests_total") > until)
     process.send_signal(number)
     printed, errors = process.communicate(timeout=20)
-    assert process.returncode == 0, printed + errors
+    assert process.returncode == 128 + number, printed + errors
     assert "interrupted: answered" in printed
     assert "the SLO held, until the test was interrupted" in printed
-    assert "answered 0" not in printed
+    report = json.loads(path.read_text())
+    assert report["interrupted"] is True
+    assert report["findings"]["first quarter"]["answered"] == report["total"]["answered"] > 100
+    assert report["windows"]
+    assert report["clients"]["busiest"] > 0
 
 
 @pytest.mark.parametrize("name", ["plot.png", "plot.html"])
