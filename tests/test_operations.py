@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import yaml
+
 from models.artifact import SCHEMA_VERSION
 from service.api import problems
 from service.errors import ServiceError
@@ -23,13 +25,26 @@ def errors(kind: type[ServiceError] = ServiceError) -> Iterator[type[ServiceErro
         yield from errors(further)
 
 
+def alert_rules() -> list[dict[str, str]]:
+    (group,) = yaml.safe_load(section("Monitoring").split("```yaml")[1].split("```")[0])["groups"]
+    rules: list[dict[str, str]] = group["rules"]
+    return rules
+
+
 def test_every_metric_is_explained_and_no_other() -> None:
     sources = "".join(path.read_text() for path in (ROOT / "service").rglob("*.py"))
     counted = {name.removesuffix("_total") for name in re.findall(r'"(prorec_[a-z_]+)"', sources)}
     table = section("Monitoring").split("| `/health/ready` |")[0]
     assert {name.removesuffix("_total") for name in re.findall(r"`(prorec_[a-z_]+)`", table)} == counted
-    alerts = re.findall(r"prorec_[a-z_]+", section("Monitoring").split("```promql")[1].split("```")[0])
-    assert {name.removesuffix("_bucket").removesuffix("_total") for name in alerts} <= counted
+    watched = [name for rule in alert_rules() for name in re.findall(r"prorec_[a-z_]+", rule["expr"])]
+    assert {name.removesuffix("_bucket").removesuffix("_total") for name in watched} <= counted
+
+
+def test_no_alert_is_raised_by_what_passes() -> None:
+    """An expression without a range of time is one of the moment, and such a state has to last."""
+    rules = alert_rules()
+    assert len({rule["alert"] for rule in rules}) == len(rules) > 5
+    assert [rule["alert"] for rule in rules if "[" not in rule["expr"] and "for" not in rule] == []
 
 
 def test_settings_it_names_exist() -> None:
