@@ -6,9 +6,12 @@ Interleaved, so that what else the machine does falls on all of them alike; the 
 which changes nothing in the work of a step.
 """
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated
+
+os.environ.setdefault("GOMP_SPINCOUNT", "5000")  # as `python -m training` does; read when torch is first imported
 
 import torch
 import typer

@@ -1,5 +1,8 @@
 """What benchmarks compute from what they measured."""
 
+import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -18,6 +21,21 @@ from models.graph import SearchRow, trie_inputs
 from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
+
+
+@pytest.mark.parametrize("module", ["deploy.bench.cells", "deploy.bench_training"])
+def test_torch_is_told_not_to_spin_before_it_is_loaded(module: str) -> None:
+    code = f"""
+import os, sys
+sys.modules["torch"] = None  # so that its import is where it ends
+try:
+    import {module}
+except ImportError:
+    print(os.environ["GOMP_SPINCOUNT"])
+"""
+    own = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    ended = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
+    assert ended.stdout == "5000\n"
 
 
 def test_the_median_of_the_ratios_is_not_the_ratio_of_the_medians() -> None:
