@@ -74,7 +74,12 @@ class Manifest(BaseModel):
     )
     dataset: str = Field(description="name of the data it was trained on")
     training_fingerprint: str = Field(description="SHA-256 over the training events")
-    metrics: dict[str, dict[str, float]] = Field(description="method → metric → value, through this artifact's graph")
+    metrics: dict[str, dict[str, float]] = Field(
+        description="method → metric → value, through this artifact's graph or, of a refit, that of `refitted_from`"
+    )
+    refitted_from: str | None = Field(
+        None, description="version whose recipe was trained anew on all events; None: events were held out"
+    )
     tools: dict[str, str] = Field(description="library → version that wrote it")
     files: dict[str, FileEntry]
 
@@ -277,7 +282,8 @@ class ArtifactWriter:
         """Checksums every file, writes the manifest with `fields`, renames the directory into place."""
         files = {path.name: file_entry(path) for path in _files(self.folder)}
         manifest = Manifest(model_version=self.target.name, files=files, **fields)
-        (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n")
+        # What is None is left out, so that a program that does not know a newer field reads what does not use it.
+        (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
         if self.target.exists():
             shutil.rmtree(self.target)
         self.folder.rename(self.target)

@@ -61,7 +61,9 @@ def test_every_field_of_a_recommendation_stands_in_the_table() -> None:
     assert named == {field.alias or name for name, field in RecommendRequest.model_fields.items()}
 
 
-@pytest.mark.parametrize("command", ["run", "prepare", "train", "export", "evaluate", "study", "fetch", "import"])
+@pytest.mark.parametrize(
+    "command", ["run", "prepare", "train", "export", "refit", "evaluate", "study", "fetch", "import"]
+)
 def test_every_training_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(training_cli, [command, "--help"])
     assert result.exit_code == 0

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
 import typer
 
@@ -14,6 +14,9 @@ from models.errors import ModelError
 from .config import load_config
 from .errors import ConfigError, TrainingError
 from .importers import fetch_movielens, find_amazon_files, import_amazon, import_movielens, import_recbole
+
+if TYPE_CHECKING:
+    from .pipeline import Run
 
 app = typer.Typer(help="Train PRORec: interactions and item text in, a served artifact out.", no_args_is_help=True)
 imports = typer.Typer(help="Make a dataset folder from a public format.", no_args_is_help=True)
@@ -66,20 +69,40 @@ def export(data: Data, out: Out, preset: Preset = "small", change: Change = None
 @app.command()
 def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, table: Table = True) -> None:
     """All steps; what is already done is not done again."""
-    from .evaluate import print_metrics
     from .pipeline import Run
 
-    planned = Run(data, out, load_config(preset, change or []))
-    if out.exists():
-        artifact = Artifact.open(out)
+    _finish(Run(data, out, load_config(preset, change or [])), table=table)
+
+
+@app.command()
+def refit(
+    data: Data,
+    source: Annotated[Path, typer.Option("--from", help="Artifact of a finished run, its working folder beside it.")],
+    out: Out,
+    table: Table = True,
+) -> None:
+    """Train a finished run's recipe anew on all events, each stage for the epochs that validation chose in the run."""
+    from .refit import refit_run
+
+    _finish(refit_run(data, source, out), table=table)
+
+
+def _finish(planned: "Run", *, table: bool) -> None:
+    """Writes what is not there yet, and prints the figures that it carries."""
+    from .evaluate import print_metrics
+
+    if planned.out.exists():
+        artifact = Artifact.open(planned.out)
         planned.refuse_other(artifact.manifest)
-        typer.echo(f"{out} is already there and whole: nothing to train")
+        typer.echo(f"{planned.out} is already there and whole: nothing to train")
     else:
         artifact = planned.export()
         if planned.machine.leads:
-            typer.echo(f"wrote {out}")
+            typer.echo(f"wrote {planned.out}")
     if table and planned.machine.leads:
-        print_metrics(artifact.manifest.metrics, f"{artifact.manifest.dataset}: test set, through the exported graph")
+        manifest = artifact.manifest
+        of = f" of {manifest.refitted_from}, before the refit" if manifest.refitted_from else ""
+        print_metrics(manifest.metrics, f"{manifest.dataset}: test set, through the exported graph{of}")
 
 
 @app.command()

@@ -78,6 +78,11 @@ def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
     items = split.interactions.item_ids
     if artifact.item_ids.indices(items).tolist() != list(range(manifest.item_count)):
         raise ConfigError(f"the dataset's items are not those of {artifact.folder}")
+    if split.fingerprint() != manifest.training_fingerprint and manifest.refitted_from:
+        raise ConfigError(
+            f"{artifact.folder} has learned from the test events too, as a refit of {manifest.refitted_from}; "
+            f"measure {manifest.refitted_from} instead"
+        )
     if split.fingerprint() != manifest.training_fingerprint:
         raise ConfigError(
             f"{artifact.folder} was trained on other events than this split trains on; "

@@ -1,6 +1,7 @@
 """From a trained run to its artifact: what new items need, the tables, the proof, the test metrics."""
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +20,7 @@ from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split
-from .item_encoder import ItemEncoderPart, fit_item_encoder
+from .item_encoder import ItemEncoderPart, best_gain, fit_item_encoder
 from .item_gain import Events
 from .package import Evaluate, Package, write_artifact
 from .text import Standardisation
@@ -32,12 +33,31 @@ _SHOWN = 20  # attributes that cannot be filtered by
 _LOG = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """What validation chose in a finished run, and what was measured of it: all that a refit takes over.
+
+    version         of the run's artifact
+    epochs          stage → epochs after which its weights were best
+    rescore_weight  of item scores
+    item_gain       of the item encoder
+    metrics         method → metric → value
+    """
+
+    version: str
+    epochs: dict[str, int]
+    rescore_weight: float
+    item_gain: float
+    metrics: Metrics
+
+
 class Trained(Protocol):
     """What a finished run offers; see `training.pipeline.Run`."""
 
     data: Path
     out: Path
     config: TrainingConfig
+    chosen: Chosen | None
 
     @property
     def split(self) -> Split: ...
@@ -62,7 +82,7 @@ class Finish:
         self.model, self.task = run.stage2()
         self.counts = run.split.train.counts(run.item_count)
         self.encoder, self.tables = run.item_encoder(), self.task.finished
-        self.weight = self.task.best_weight(self.tables)
+        self.weight = run.chosen.rescore_weight if run.chosen else self.task.best_weight(self.tables)
 
     def write(self, measure: Evaluate | None = None) -> Artifact:
         """The artifact, with what `measure` finds through its graphs in its manifest."""
@@ -74,9 +94,11 @@ class Finish:
             _LOG.info("nor %d attributes more", len(refused) - _SHOWN)
         return artifact
 
-    def test_metrics(self, searches: dict[int, GraphSearch]) -> Metrics:
-        """PRORec, popularity and, where it was trained, SASRec on the test set."""
+    def metrics(self, searches: dict[int, GraphSearch]) -> Metrics:
+        """PRORec, popularity and, where it was trained, SASRec on the test set; of a refit, those of its run."""
         run = self.run
+        if run.chosen:
+            return run.chosen.metrics
         metrics = rank_by_popularity(run.split.test, self.counts).metrics("popularity")
         search = searches[run.config.default_beam_width]
         of_prorec, rescored = prorec_metrics(run.split, search, self.task.trie, self.weight)
@@ -106,6 +128,7 @@ class Finish:
             rescore_weight=self.weight,
             dataset=run.data.resolve().name,
             training_fingerprint=run.split.fingerprint(),
+            refitted_from=run.chosen.version if run.chosen else None,
             item_encoder=self.encoder,
             text_encoder=run.text_encoder(),
         )
@@ -113,11 +136,17 @@ class Finish:
 
 def item_encoder_of(run: Trained, model: GeneratorModel) -> ItemEncoderPart:
     """Fitted on what the items that were trained have become."""
+    stage1, vectors = run.stage1()[0], model.item.detach()
+    warm = torch.from_numpy(run.split.train.trained(run.item_count))
+    if run.chosen:
+        gain = run.chosen.item_gain
+    else:
+        gain = best_gain(stage1, vectors, warm, Events.of(run.split.valid, run.item_count, model.user_states))
     network = fit_item_encoder(
-        run.stage1()[0],
-        model.item.detach(),
-        torch.from_numpy(run.split.train.trained(run.item_count)),
-        Events.of(run.split.valid, run.item_count, model.user_states),
+        stage1,
+        vectors,
+        warm,
+        gain,
         run.standardisation(),
         model.project if model.temporal else None,
         run.config.integrated,

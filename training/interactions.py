@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Generator, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
@@ -128,6 +128,10 @@ class Split:
     train: Sequences
     valid: Holdout
     test: Holdout
+
+    def learned_whole(self) -> "Split":
+        """The same users with all their events to train on, the last ones too: holdouts of it measure nothing."""
+        return replace(self, train=Sequences(self.interactions.offsets, self.interactions.events))
 
     def fingerprint(self) -> str:
         """SHA-256 of what may be learned from: each user's training sequence, with items named by their ids.

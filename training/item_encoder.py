@@ -83,25 +83,31 @@ class ItemEncoderNetwork(nn.Module):
             return EncodedItems(*(part.numpy() for part in self(torch.from_numpy(semantic))))
 
 
+def best_gain(stage1: Collaborative, vectors: Tensor, warm: Tensor, events: Events) -> float:
+    """Chosen on validation events; arguments as of `fit_item_encoder`."""
+    with torch.no_grad():
+        trials = try_gains(stage1.adaptation(stage1.semantic), vectors, warm, events, _RIDGE)
+    gain = choose_gain(trials)
+    tried = ", ".join(f"{trial.gain:.2f}: {trial.new:.3f} / {trial.known:.3f}" for trial in trials)
+    _LOG.info("item encoder: factor %.2f (recall of new / known items by factor: %s)", gain, tried)
+    return gain
+
+
 def fit_item_encoder(
     stage1: Collaborative,
     vectors: Tensor,
     warm: Tensor,
-    events: Events,
+    gain: float,
     standardisation: Standardisation,
     project: nn.Linear | None,
     integrated: Integrated,
 ) -> ItemEncoderNetwork:
-    """Fitted on the items that occur in training events, `warm` bool [N], and on validation events for the gain.
+    """Fitted on the items that occur in training events, `warm` bool [N].
 
     vectors  [N, D], item vectors of the finished generator
     """
     with torch.no_grad():
         adapted = stage1.adaptation(stage1.semantic)
-        trials = try_gains(adapted, vectors, warm, events, _RIDGE)
-    gain = choose_gain(trials)
-    tried = ", ".join(f"{trial.gain:.2f}: {trial.new:.3f} / {trial.known:.3f}" for trial in trials)
-    _LOG.info("item encoder: factor %.2f (recall of new / known items by factor: %s)", gain, tried)
     item = fit_ridge(adapted[warm], vectors[warm], _RIDGE)
     return ItemEncoderNetwork(
         standardisation,

@@ -55,7 +55,7 @@ class Progress:
 
     batches   of the running epoch that are done, and loss_sum over them
     seconds   of training steps alone, validation apart; samples are the predictions trained in them
-    history   (epoch, mean loss, validation) of every evaluation
+    history   (epoch, mean loss, validation) of every evaluation; nan where nothing is validated
     """
 
     epoch: int = 0
@@ -71,6 +71,11 @@ class Progress:
     @property
     def samples_per_s(self) -> float:
         return self.samples / self.seconds if self.seconds else 0.0
+
+    def finished(self, stage: StageConfig) -> bool:
+        """Whether the epochs are over or validation has stopped improving."""
+        waited = sum(1 for number, _, _ in self.history if number > self.best_epoch)
+        return self.epoch >= stage.epochs or waited >= stage.patience
 
     def left_s(self, epochs: int) -> float:
         """Seconds of training until `epochs` are over, if every epoch takes as long as those before."""
@@ -99,22 +104,33 @@ def fit(
     machine: Machine | None = None,
     *,
     from_start: bool = False,
+    epochs: int | None = None,
 ) -> Progress:
     """Trains until the epochs are over or validation stops improving; leaves the best weights in the model.
 
-    With `from_start` those it begins with may be the best; else they are not looked at.
+    With `from_start` those it begins with may be the best; else they are not looked at. With `epochs` the stage's
+    schedule is followed for exactly so many of its epochs, nothing is validated, and the last weights are left.
 
     Every step draws its randomness from (seed, step, process), so a run that was killed and resumed from
     `folder`/`name`.safetensors ends with the same weights as one that was not: on a CPU to the bit.
     """
-    return _Loop(task, windows, stage, seed, name, folder, machine or Machine()).run(from_start=from_start)
+    return _Loop(task, windows, stage, seed, name, folder, machine or Machine(), epochs).run(from_start=from_start)
 
 
 class _Loop:
     def __init__(
-        self, task: Task, windows: Windows, stage: StageConfig, seed: int, name: str, folder: Path, machine: Machine
+        self,
+        task: Task,
+        windows: Windows,
+        stage: StageConfig,
+        seed: int,
+        name: str,
+        folder: Path,
+        machine: Machine,
+        epochs: int | None,
     ) -> None:
         self.task, self.windows, self.stage, self.seed, self.machine = task, windows, stage, seed, machine
+        self.validates, self.epochs = epochs is None, stage.epochs if epochs is None else epochs
         self.name, self.folder, self.path = name, folder, folder / f"{name}.safetensors"
         self.model = task.model.to(machine.device)
         self.average = Average(self.model, stage)
@@ -131,19 +147,19 @@ class _Loop:
 
     def run(self, *, from_start: bool) -> Progress:
         progress, stage = self.progress, self.stage
-        if from_start and not progress.step:
+        if from_start and self.validates and not progress.step:
             progress.best = self._validated()
         done = progress.epoch * self.steps + progress.batches
         shown = None if self.machine.leads else True  # None: on a terminal only
         scalars = open_scalars(self.machine, self.folder / "tensorboard" / self.name, progress.step)
         with (
-            tqdm(total=stage.epochs * self.steps, initial=done, desc=self.name, unit="step", disable=shown) as bar,
+            tqdm(total=self.epochs * self.steps, initial=done, desc=self.name, unit="step", disable=shown) as bar,
             scalars,
         ):
             while not self._finished():
                 loss = self._train_epoch(bar)
                 progress.epoch, progress.batches, progress.loss_sum = progress.epoch + 1, 0, 0.0
-                if progress.epoch % stage.evaluate_every == 0 or progress.epoch >= stage.epochs:
+                if progress.epoch % stage.evaluate_every == 0 or progress.epoch >= self.epochs:
                     self._evaluate(loss)
                     self._tell(bar, scalars)
                     self._save()
@@ -199,9 +215,9 @@ class _Loop:
     def _evaluate(self, loss: float) -> None:
         progress = self.progress
         with self.average.applied():
-            value = self._validated()
+            value = self._validated() if self.validates else math.nan
             progress.history.append((progress.epoch, loss, value))
-            if value > progress.best:
+            if value > progress.best or not self.validates:
                 progress.best, progress.best_epoch = value, progress.epoch
                 self.best = _copy(self.model)
 
@@ -213,14 +229,16 @@ class _Loop:
     def _tell(self, bar: "tqdm[None]", scalars: Scalars) -> None:
         progress = self.progress
         number, loss, value = progress.history[-1]
-        scalars.tell(progress.step, loss=loss, ndcg_at_10=value, samples_per_s=progress.samples_per_s)
+        validation = {"ndcg_at_10": value} if self.validates else {}
+        scalars.tell(progress.step, loss=loss, **validation, samples_per_s=progress.samples_per_s)
         bar.set_postfix(loss=f"{loss:.3f}", ndcg=f"{value:.4f}", best=f"{progress.best:.4f}",
                         samples_s=f"{progress.samples_per_s:.0f}")  # fmt: skip
         if self.machine.leads:
-            left_s = progress.left_s(self.stage.epochs)
+            left_s = progress.left_s(self.epochs)
             _LOG.info(
-                "%s: epoch %d of %d, loss %.4f, validation NDCG@10 %.4f, %.0f samples/s, at most %s more",
-                self.name, number, self.stage.epochs, loss, value, progress.samples_per_s,
+                "%s: epoch %d of %d, loss %.4f%s, %.0f samples/s, at most %s more",
+                self.name, number, self.epochs, loss,
+                f", validation NDCG@10 {value:.4f}" if self.validates else "", progress.samples_per_s,
                 f"{left_s / 60:.0f} min" if left_s >= _LONG_S else f"{left_s:.0f} s",
             )  # fmt: skip
 
@@ -230,9 +248,7 @@ class _Loop:
         self.saved_at = time.monotonic()
 
     def _finished(self) -> bool:
-        progress = self.progress
-        waited = sum(1 for number, _, _ in progress.history if number > progress.best_epoch)
-        return progress.epoch >= self.stage.epochs or waited >= self.stage.patience
+        return self.progress.finished(self.stage) if self.validates else self.progress.epoch >= self.epochs
 
 
 def _schedule(step: int, steps: int) -> float:

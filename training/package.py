@@ -43,6 +43,7 @@ class Package:
     histories      real histories, int32 each, on which the graph must prove itself
     item_encoder   what takes new items; None: the artifact takes none
     text_encoder   exported files; None: new items are added by their embeddings
+    refitted_from  version whose recipe this is, trained on all events; None: events were held out
     """
 
     generator: Generator
@@ -60,6 +61,7 @@ class Package:
     rescore_weight: float
     dataset: str
     training_fingerprint: str
+    refitted_from: str | None = None
     item_encoder: ItemEncoderPart | None = None
     text_encoder: TextEncoderFiles | None = None
 
@@ -106,6 +108,7 @@ def write_artifact(
             text_encoder=package.text_encoder.name if package.text_encoder else None,
             dataset=package.dataset,
             training_fingerprint=package.training_fingerprint,
+            refitted_from=package.refitted_from,
             metrics=evaluate(searches) if evaluate else {},
             tools={name: version(name) for name in _TOOLS},
         )

@@ -6,7 +6,7 @@ A step whose result is there is not done again. Results lie in `<out>.work/`, or
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from models.item_text import item_text
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
 from .config import TrainingConfig
 from .errors import ConfigError
-from .finish import Finish, finished_tables, item_encoder_of
+from .finish import Chosen, Finish, finished_tables, item_encoder_of
 from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split, leave_one_out, read_dataset
 from .item_encoder import ItemEncoderPart
@@ -46,19 +46,22 @@ class Run:
     data    dataset folder
     out     the artifact to be written; its name is the model version
     shared  store of steps that other runs may have done already; None: all is this run's own
+    chosen  makes it a refit (`training.refit`): it learns from all events, for as long as is said here
     """
 
     data: Path
     out: Path
     config: TrainingConfig
     shared: Path | None = None
+    chosen: Chosen | None = None
 
     def __post_init__(self) -> None:
         try:
             check_model_version(self.out.name)
         except ArtifactError as error:
             raise ConfigError(f"--out {self.out}: {error}") from None
-        self.folder = WorkFolder(self.work, self.config, self.shared)
+        chosen = asdict(self.chosen) if self.chosen else None
+        self.folder = WorkFolder(self.work, self.config, self.shared, chosen)
         self.progress: dict[str, Progress] = {}
         self._read: dict[str, Arrays] = {}
         torch.manual_seed(self.config.seed)
@@ -77,7 +80,8 @@ class Run:
         data = read_dataset(self.data, tie_seed=config.tie_seed, skip_wrong_rows=config.skip_wrong_rows)
         if is_precomputed(config.text_encoder) and not data.whole_catalog:
             raise ConfigError(f"{config.text_encoder} has a row for each item, so wrong items cannot be left out")
-        return leave_one_out(data)
+        split = leave_one_out(data)
+        return split.learned_whole() if self.chosen else split
 
     @cached_property
     def settings(self) -> StepSettings:
@@ -131,7 +135,9 @@ class Run:
         """Raises ConfigError where an artifact is of other data, or of a network of other sizes, than this run's."""
         if manifest.training_fingerprint != self.split.fingerprint():
             raise ConfigError(f"{self.out} was trained on other events; remove it or choose another --out")
-        if manifest.config != self.config.model or manifest.item_count != self.item_count:
+        version = self.chosen.version if self.chosen else None
+        wanted = (self.config.model, self.item_count, version)
+        if (manifest.config, manifest.item_count, manifest.refitted_from) != wanted:
             raise ConfigError(f"{self.out} was trained with other settings; remove it or choose another --out")
 
     def stage1(self) -> tuple[Collaborative, CollaborativeTask]:
@@ -193,7 +199,10 @@ class Run:
         task = GeneratorTask(model, self.config, self.split, codes)
         windows = training_windows(self.split, self.config.model.history_length)
         with self.folder.step("stage2", self.settings.stage2()) as folder:
-            progress = fit(task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine)
+            progress = fit(
+                task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine,
+                epochs=self._epochs("stage2"),
+            )  # fmt: skip
         self._report("stage2", progress)
         encoder = item_encoder_of(self, model)
         task.finish_items(finished_tables(self, model, encoder))
@@ -202,18 +211,21 @@ class Run:
             with self.folder.step("decoder", self.settings.decoder()) as folder:
                 progress = fit(
                     task, windows, self.config.decoder, self.config.seed, "decoder", folder, self.machine,
-                    from_start=True,
+                    from_start=True, epochs=self._epochs("decoder"),
                 )  # fmt: skip
             self._report("decoder", progress)
         return model, task, encoder
 
     def export(self) -> Artifact:
-        """Proves the graph, measures the test set through it, writes the artifact; the first process of a team does."""
+        """Proves the graph, measures the test set through it, writes the artifact; the first process of a team does.
+
+        A refit measures nothing: it has learned from the test set.
+        """
         self.stage2()
         self.sasrec()
         if self.machine.leads:
             finish = Finish(self)
-            finish.write(finish.test_metrics)
+            finish.write(finish.metrics)
         self.machine.wait()
         return Artifact.open(self.out)
 
@@ -225,9 +237,15 @@ class Run:
         windows = training_windows(self.split, config.model.history_length)
         with self.folder.step("recommender", self.settings.recommender(config)) as folder:
             file = name if self.shared is None else "recommender"
-            progress = fit(task, windows, config.stage1, config.seed, file, folder, self.machine)
+            progress = fit(
+                task, windows, config.stage1, config.seed, file, folder, self.machine, epochs=self._epochs(name)
+            )
         self._report(name, progress)
         return model, task
+
+    def _epochs(self, name: str) -> int | None:
+        """How many epochs a stage of a refit has; None: validation decides."""
+        return self.chosen.epochs[name] if self.chosen else None
 
     def _arrays(self, name: str, settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
         """Made by the first process of a team, read by all, and waited for once: the first one finishes alone."""
@@ -251,7 +269,9 @@ class Run:
 
     def _report(self, name: str, progress: Progress) -> None:
         self.progress[name] = progress
-        if self.machine.leads:
+        if self.machine.leads and self.chosen:
+            _LOG.info("%s: %d epochs on all events, %.0f s of training", name, progress.epoch, progress.seconds)
+        elif self.machine.leads:
             _LOG.info(
                 "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training, %.0f samples/s",
                 name, progress.best, progress.best_epoch, progress.epoch, progress.seconds, progress.samples_per_s,

@@ -40,12 +40,16 @@ class WorkFolder:
     path    the run's own folder; it belongs to one process at a time, to one configuration and to the same data
     shared  a folder in which steps lie by name and digest of their settings, for every run that needs the same; None:
             steps lie in the run's own folder
+    chosen  what a refit takes over, JSON-ready; None: the run is no refit
     """
 
-    def __init__(self, path: Path, config: TrainingConfig, shared: Path | None = None) -> None:
+    def __init__(
+        self, path: Path, config: TrainingConfig, shared: Path | None = None, chosen: dict[str, Any] | None = None
+    ) -> None:
         self.path = path
         self.config = config
         self.shared = shared
+        self.chosen = chosen
         self.claimed = False
         self._refuse_other_settings()
 
@@ -59,6 +63,8 @@ class WorkFolder:
         path, found = self.path / "data.json", {"sha256": sha256}
         if path.exists() and json.loads(path.read_text()) != found:
             raise ConfigError(f"{data} has changed since {self.path} was begun; remove the folder to start anew")
+        if self.chosen is not None:
+            write_once(self.path / "refit.json", json.dumps(self.chosen, indent=2))
         write_once(path, json.dumps(found))
         write_once(self.path / "config.json", self.config.model_dump_json(indent=2))
         self.claimed = True
@@ -97,7 +103,9 @@ class WorkFolder:
             begun = TrainingConfig.model_validate_json(path.read_text()).recipe()
         except ValidationError:  # of a version with other settings
             begun = {}
-        if begun != self.config.recipe():
+        refit = self.path / "refit.json"
+        chosen = json.loads(refit.read_text()) if refit.exists() else None
+        if begun != self.config.recipe() or chosen != self.chosen:
             raise ConfigError(f"{self.path} was begun with other settings; remove it or choose another --out")
 
 

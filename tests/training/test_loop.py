@@ -89,6 +89,50 @@ def test_a_loop_killed_at_a_step_resumes_to_the_same_weights(
     assert (second.step, second.samples) == (first.step, first.samples)
 
 
+class BestAtTwo(CollaborativeTask):
+    """Validation finds the second epoch best."""
+
+    evaluations = 0
+
+    def validate(self) -> float:
+        self.evaluations += 1
+        return float(self.evaluations == 2)
+
+
+class Unmeasured(CollaborativeTask):
+    """Cannot be validated."""
+
+    def validate(self) -> float:
+        raise AssertionError
+
+
+class KilledUnmeasured(Killed, Unmeasured):
+    pass
+
+
+@pytest.mark.parametrize("averaging", ["none", "ema", "swa"])
+def test_a_number_of_epochs_follows_the_schedule_to_the_weights_that_validation_chose(
+    tmp_path: Path, averaging: str
+) -> None:
+    averaged = (f"stage1.averaging={averaging}", "stage1.average_from=0.25")
+    setting = Setting(tmp_path, "model.dropout=0.3", "stage1.epochs=4", "stage1.evaluate_every=1", *averaged)
+    chosen, again = setting.task(BestAtTwo), setting.task(Unmeasured)
+    assert fit(chosen, setting.windows, setting.stage, SEED, "chosen", tmp_path).epoch == 4
+    machine = Machine(checkpoint_s=0)
+    with pytest.raises(KeyboardInterrupt):
+        fit(setting.task(KilledUnmeasured), setting.windows, setting.stage, SEED, "x", tmp_path, machine, epochs=2)
+    progress = fit(again, setting.windows, setting.stage, SEED, "x", tmp_path, machine, epochs=2)
+    assert (progress.epoch, progress.best_epoch) == (2, 2)
+    assert same(chosen, again)
+
+
+def test_no_epoch_leaves_the_weights_of_the_start(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    task = setting.task(Unmeasured)
+    fit(task, setting.windows, setting.stage, SEED, "x", tmp_path, from_start=True, epochs=0)
+    assert same(setting.task(), task)
+
+
 def test_a_batch_in_pieces_gives_the_same_loss_and_gradients(tmp_path: Path) -> None:
     task = Setting(tmp_path, "cka_weight=0.5").task()
     batch = next(epoch(task_windows(task), 16, seed=0, number=0))

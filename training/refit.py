@@ -1,0 +1,68 @@
+"""A refit: a finished run's recipe trained anew on all events, each stage for the epochs that validation chose.
+
+A run never learns from anybody's last two events, and so knows nothing of the newest items. Its refit does, with the
+run's schedules, rescoring weight and item gain; no event is left to measure it by, so it carries the run's figures.
+"""
+
+import json
+from pathlib import Path
+
+from models.artifact import Artifact, Manifest
+
+from .checkpoint import read_progress
+from .config import StageConfig, TrainingConfig, validated
+from .errors import ConfigError
+from .finish import Chosen
+from .loop import Progress
+from .pipeline import Run
+
+
+def refit_run(data: Path, source: Path, out: Path) -> Run:
+    """The run that trains as the one of the artifact `source` did, but on all events, and writes `out`.
+
+    Raises ConfigError where that run is not finished, was of other data, or its working folder is gone.
+    """
+    if out.resolve() == source.resolve():
+        raise ConfigError(f"--out {out} is the artifact to be refitted; choose another --out")
+    run, manifest = _finished_run(data, source)
+    chosen = Chosen(
+        version=manifest.model_version,
+        epochs={name: _best_epoch(run.work / f"{name}.safetensors", stage) for name, stage in _stages(run.config)},
+        rescore_weight=manifest.rescore_weight,
+        item_gain=run.item_encoder().network.gain,
+        metrics=manifest.metrics,
+    )
+    return Run(data, out, run.config.model_copy(update={"sasrec": None}), chosen=chosen)
+
+
+def _finished_run(data: Path, source: Path) -> tuple[Run, Manifest]:
+    work = source.with_name(f"{source.name}.work")
+    if work.exists() and not source.exists():
+        raise ConfigError(f"the run of {source} is not finished; finish it before it is refitted")
+    manifest = Artifact.open(source).manifest
+    if manifest.refitted_from:
+        raise ConfigError(f"{source} is a refit itself; refit {manifest.refitted_from}, the run that it was made from")
+    if not (work / "config.json").exists():
+        raise ConfigError(f"{work} is gone: a refit needs the working folder of a finished run")
+    run = Run(data, source, validated(json.loads((work / "config.json").read_text())))
+    begun_with = json.loads((work / "data.json").read_text())["sha256"]
+    if begun_with != run.settings.data or manifest.training_fingerprint != run.split.fingerprint():
+        raise ConfigError(f"{data} is not what {source} was trained on; a refit needs the same data")
+    if manifest.config != run.config.model:
+        raise ConfigError(f"{work} is the working folder of another run than that of {source}")
+    return run, manifest
+
+
+def _stages(config: TrainingConfig) -> list[tuple[str, StageConfig]]:
+    """Name and settings of every stage that becomes a part of the artifact."""
+    decoder = [("decoder", config.decoder)] if config.decoder else []
+    return [("stage1", config.stage1), ("stage2", config.stage2), *decoder]
+
+
+def _best_epoch(checkpoint: Path, stage: StageConfig) -> int:
+    if not checkpoint.exists():
+        raise ConfigError(f"{checkpoint} is gone: a refit needs the working folder of a finished run")
+    progress = Progress(**read_progress(checkpoint))
+    if not progress.finished(stage):
+        raise ConfigError(f"{checkpoint} is of a training that has not ended; a refit needs one that has")
+    return progress.best_epoch
