@@ -130,10 +130,11 @@ def _wait_until_ready(service: "subprocess.Popen[bytes]", address: str) -> bool:
 
 
 def _print_summary(address: str) -> None:
-    from training.evaluate import print_metrics
+    from training.evaluate import TEST_SET, print_metrics
 
     manifest = Artifact.open(ARTIFACT, verify=False).manifest
-    print_metrics(manifest.metrics, f"{manifest.dataset}: test set, through the exported graph")
+    measured = manifest.metrics_of or TEST_SET
+    print_metrics(manifest.metrics, f"{manifest.dataset}: {measured}, through the exported graph")
     body = json.dumps({"history": _FANS_OF_SPACE, "k": 5, "return": ["metadata"]})
     print(f"\nServing {manifest.model_version} on {address} (documentation: {address}/docs). Try:\n")
     print(f"  curl -s {address}/recommend -H 'content-type: application/json' -d '{body}'\n")

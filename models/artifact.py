@@ -77,6 +77,7 @@ class Manifest(BaseModel):
     metrics: dict[str, dict[str, float]] = Field(
         description="method → metric → value, through this artifact's graph or, of a refit, that of `refitted_from`"
     )
+    metrics_of: str | None = Field(None, description="what they were measured on; None: the test set, all users")
     refitted_from: str | None = Field(
         None, description="version whose recipe was trained anew on all events; None: events were held out"
     )

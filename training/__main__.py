@@ -89,7 +89,7 @@ def refit(
 
 def _finish(planned: "Run", *, table: bool) -> None:
     """Writes what is not there yet, and prints the figures that it carries."""
-    from .evaluate import print_metrics
+    from .evaluate import TEST_SET, print_metrics
 
     if planned.out.exists():
         artifact = Artifact.open(planned.out)
@@ -102,7 +102,8 @@ def _finish(planned: "Run", *, table: bool) -> None:
     if table and planned.machine.leads:
         manifest = artifact.manifest
         of = f" of {manifest.refitted_from}, before the refit" if manifest.refitted_from else ""
-        print_metrics(manifest.metrics, f"{manifest.dataset}: test set, through the exported graph{of}")
+        measured = manifest.metrics_of or TEST_SET
+        print_metrics(manifest.metrics, f"{manifest.dataset}: {measured}, through the exported graph{of}")
 
 
 @app.command()
@@ -120,13 +121,15 @@ def evaluate(
     data: Data,
     tie_seed: Annotated[int | None, typer.Option(help="As the run's tie_seed.")] = None,
     skip_wrong_rows: SkipWrongRows = 0,
+    users: Annotated[int | None, typer.Option(min=1, help="Measure a fixed sample of so many users.")] = None,
 ) -> None:
     """Measure an artifact on the test events of a dataset, through its graph."""
-    from .evaluate import evaluate_artifact, print_metrics
+    from .evaluate import evaluate_artifact, measured_on, print_metrics
     from .interactions import leave_one_out, read_dataset
 
     split = leave_one_out(read_dataset(data, tie_seed=tie_seed, skip_wrong_rows=skip_wrong_rows))
-    print_metrics(evaluate_artifact(Artifact.open(artifact), split), f"{artifact.name} on {data.name}")
+    title = f"{artifact.name} on {data.name}: {measured_on(split, users)[1]}"
+    print_metrics(evaluate_artifact(Artifact.open(artifact), split, users), title)
 
 
 @app.command()

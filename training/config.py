@@ -12,8 +12,11 @@ from models.config import ModelConfig
 
 from .errors import ConfigError
 
-_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "gate_levels", "decoder"}
+_OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "gate_levels", "decoder", "measured_users"}
 _OPTIONAL_STAGES = {"sasrec", "decoder"}
+NO_RECIPE = ("device", "checkpoint_every_s", "tensorboard", "measured_users", "skip_wrong_rows")
+"""Settings that decide nothing about what is trained."""
+
 Quantizer = Literal["kmeans", "balanced", "rqvae"]
 Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
 
@@ -106,6 +109,9 @@ class TrainingConfig(BaseModel):
     beam_widths: tuple[int, ...] = Field((20, 50, 128), description="a search graph is exported for each")
     default_beam_width: int = Field(50, description="one of them, for requests that name none")
     sasrec: StageConfig | None = Field(None, description="also train SASRec on the same data, for the table")
+    measured_users: int | None = Field(
+        None, ge=1, description="measure a fixed sample of so many users at the end, the same for all methods"
+    )
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of losses; weights are float32; auto is bfloat16 on a GPU"
     )
@@ -114,11 +120,11 @@ class TrainingConfig(BaseModel):
     tensorboard: bool = Field(False, description="write event files into the working folder")
 
     def recipe(self) -> dict[str, Any]:
-        """The settings that decide what is trained, without those that say where and how it is watched.
+        """The settings that decide what is trained: not where that is done, how it is watched and on whom measured.
 
         Nor how many wrong rows are left out: what was read without them has a fingerprint of its own.
         """
-        return self.model_dump(mode="json", exclude={"device", "checkpoint_every_s", "tensorboard", "skip_wrong_rows"})
+        return self.model_dump(mode="json", exclude=set(NO_RECIPE))
 
 
 def _model(**sizes: Any) -> ModelConfig:
@@ -164,8 +170,8 @@ PRESETS: dict[str, TrainingConfig] = {
 
 def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
     """A preset with `name=value` changes; dots reach inside (`stage1.epochs=3`, `model.generator=encoder_decoder`), and
-    an empty value switches `sasrec`, `decoder`, `tie_seed` or, of `model`, `decoder_dropout`, `gate_width` or
-    `gate_levels` off.
+    an empty value switches `sasrec`, `decoder`, `tie_seed`, `measured_users` or, of `model`, `decoder_dropout`,
+    `gate_width` or `gate_levels` off.
 
     Raises ConfigError naming the setting and the value it refused.
     """

@@ -1,4 +1,4 @@
-"""Test metrics: full ranking over all items, one held-out item a user, PRORec through its exported graph.
+"""Held-out metrics: full ranking over all items, one held-out item a user, PRORec through its exported graph.
 
 Every method is measured with the user's own history masked out of the ranking and without.
 """
@@ -21,9 +21,10 @@ from .export import GraphSearch
 from .interactions import Holdout, Split
 from .metrics import CUTOFFS, gains_at, metric_table, paired_bootstrap, ranks_of_targets
 from .package import holdout_rows
-from .ranking import Scores, chunks, full_ranks, sampled_rows
+from .ranking import Scores, chunks, full_ranks, sampled, sampled_rows
 
 Metrics = dict[str, dict[str, float]]
+TEST_SET = "test set"
 UNMASKED = " (history ranked too)"
 _SHOWN = [*(f"recall@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS)]
 
@@ -60,9 +61,16 @@ def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight
     return Ranked(*found)
 
 
-def prorec_metrics(split: Split, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
+def measured_on(split: Split, users: int | None = None) -> tuple[Holdout, str]:
+    """The test set, or that of a fixed sample of `users`; and what it is called."""
+    if users is None or users >= len(split.test):
+        return split.test, TEST_SET
+    return sampled(split.test, users), f"{TEST_SET}, a fixed sample of {users} of its {len(split.test)} users"
+
+
+def prorec_metrics(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
     """PRORec with and without rescoring, through the graph; and the rescored ranks, for paired comparison."""
-    by_code, rescored = (rank_by_search(split.test, search, trie, each) for each in (0.0, weight))
+    by_code, rescored = (rank_by_search(holdout, search, trie, each) for each in (0.0, weight))
     return by_code.metrics("PRORec, codes only") | rescored.metrics("PRORec, rescored"), rescored
 
 
@@ -72,8 +80,8 @@ def compare(a: Ranked, b: Ranked, k: int = 10) -> dict[str, float]:
     return {"difference": result.mean_difference, "low": result.low, "high": result.high, "p_value": result.p_value}
 
 
-def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
-    """Test metrics of an artifact on a dataset with the same items, at its default beam width."""
+def evaluate_artifact(artifact: Artifact, split: Split, users: int | None = None) -> Metrics:
+    """Test metrics of an artifact on a dataset with the same items, at its default beam width; `users`: of a sample."""
     manifest = artifact.manifest
     items = split.interactions.item_ids
     if artifact.item_ids.indices(items).tolist() != list(range(manifest.item_count)):
@@ -91,8 +99,9 @@ def evaluate_artifact(artifact: Artifact, split: Split) -> Metrics:
     graph = artifact.graph_path(manifest.default_beam_width)
     search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
     counts = split.train.counts(manifest.item_count)
-    popularity = rank_by_popularity(split.test, counts).metrics("popularity")
-    return popularity | prorec_metrics(split, search, artifact.trie, manifest.rescore_weight)[0]
+    holdout, _ = measured_on(split, users)
+    popularity = rank_by_popularity(holdout, counts).metrics("popularity")
+    return popularity | prorec_metrics(holdout, search, artifact.trie, manifest.rescore_weight)[0]
 
 
 def print_metrics(metrics: Metrics, title: str) -> None:

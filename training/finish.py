@@ -16,10 +16,10 @@ from models.prefix_output import PrefixOutput
 
 from .collaborative import Collaborative, CollaborativeTask
 from .config import TrainingConfig
-from .evaluate import Metrics, compare, prorec_metrics, rank_by_popularity, rank_by_scores
+from .evaluate import TEST_SET, Metrics, compare, measured_on, prorec_metrics, rank_by_popularity, rank_by_scores
 from .export import GraphSearch
 from .generator import GeneratorModel, GeneratorTask
-from .interactions import Split
+from .interactions import Holdout, Split
 from .item_encoder import ItemEncoderPart, best_gain, fit_item_encoder
 from .item_gain import Events
 from .package import Evaluate, Package, write_artifact
@@ -42,6 +42,7 @@ class Chosen:
     rescore_weight  of item scores
     item_gain       of the item encoder
     metrics         method → metric → value
+    metrics_of      what they were measured on; None: the test set, all users
     """
 
     version: str
@@ -49,6 +50,7 @@ class Chosen:
     rescore_weight: float
     item_gain: float
     metrics: Metrics
+    metrics_of: str | None
 
 
 class Trained(Protocol):
@@ -99,15 +101,26 @@ class Finish:
         run = self.run
         if run.chosen:
             return run.chosen.metrics
-        metrics = rank_by_popularity(run.split.test, self.counts).metrics("popularity")
+        holdout, _ = self._measured_on()
+        metrics = rank_by_popularity(holdout, self.counts).metrics("popularity")
         search = searches[run.config.default_beam_width]
-        of_prorec, rescored = prorec_metrics(run.split, search, self.task.trie, self.weight)
+        of_prorec, rescored = prorec_metrics(holdout, search, self.task.trie, self.weight)
         baseline = run.sasrec()
         if baseline is None:
             return metrics | of_prorec
-        sasrec = rank_by_scores(run.split.test, baseline[1].rank_scores)
+        sasrec = rank_by_scores(holdout, baseline[1].rank_scores)
         versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
+
+    def _measured_on(self) -> tuple[Holdout, str]:
+        return measured_on(self.run.split, self.run.config.measured_users)
+
+    def _metrics_of(self) -> str | None:
+        """As the manifest says it."""
+        if self.run.chosen:
+            return self.run.chosen.metrics_of
+        name = self._measured_on()[1]
+        return None if name == TEST_SET else name
 
     def _package(self) -> Package:
         run = self.run
@@ -128,6 +141,7 @@ class Finish:
             rescore_weight=self.weight,
             dataset=run.data.resolve().name,
             training_fingerprint=run.split.fingerprint(),
+            metrics_of=self._metrics_of(),
             refitted_from=run.chosen.version if run.chosen else None,
             item_encoder=self.encoder,
             text_encoder=run.text_encoder(),

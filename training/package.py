@@ -44,6 +44,7 @@ class Package:
     item_encoder   what takes new items; None: the artifact takes none
     text_encoder   exported files; None: new items are added by their embeddings
     refitted_from  version whose recipe this is, trained on all events; None: events were held out
+    metrics_of     what is measured on, in words; None: the test set, all users
     """
 
     generator: Generator
@@ -62,6 +63,7 @@ class Package:
     dataset: str
     training_fingerprint: str
     refitted_from: str | None = None
+    metrics_of: str | None = None
     item_encoder: ItemEncoderPart | None = None
     text_encoder: TextEncoderFiles | None = None
 
@@ -110,6 +112,7 @@ def write_artifact(
             training_fingerprint=package.training_fingerprint,
             refitted_from=package.refitted_from,
             metrics=evaluate(searches) if evaluate else {},
+            metrics_of=package.metrics_of if evaluate else None,
             tools={name: version(name) for name in _TOOLS},
         )
 

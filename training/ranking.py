@@ -1,6 +1,7 @@
 """Places of held-out targets in a ranking of the whole catalog."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -26,6 +27,12 @@ def sampled_rows(holdout: Holdout, limit: int | None = None) -> NDArray[np.int64
     if limit is None or limit >= len(holdout):
         return np.arange(len(holdout))
     return np.sort(np.random.default_rng(0).choice(len(holdout), limit, replace=False))
+
+
+def sampled(holdout: Holdout, limit: int) -> Holdout:
+    """The holdout of `sampled_rows` alone."""
+    rows = sampled_rows(holdout, limit)
+    return replace(holdout, **{name: getattr(holdout, name)[rows] for name in ("user", "target", "start", "stop")})
 
 
 def masked_items(history: NDArray[np.int32], target: int) -> NDArray[np.int32]:

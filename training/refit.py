@@ -31,6 +31,7 @@ def refit_run(data: Path, source: Path, out: Path) -> Run:
         rescore_weight=manifest.rescore_weight,
         item_gain=run.item_encoder().network.gain,
         metrics=manifest.metrics,
+        metrics_of=manifest.metrics_of,
     )
     return Run(data, out, run.config.model_copy(update={"sasrec": None}), chosen=chosen)
 

@@ -1,5 +1,6 @@
 """The whole of training on a dataset with a rule to learn."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,21 @@ def test_a_second_evaluation_gives_the_same_numbers(trained: tuple[Run, Artifact
     again = evaluate_artifact(trained[1], trained[0].split)
     for method, values in again.items():
         assert values == pytest.approx(trained[1].manifest.metrics[method])
+
+
+def test_a_sample_of_users_is_measured_and_said(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    shutil.copytree(trained[0].work, ring / "sample-1.work")  # on whom it is measured is no part of the recipe
+    manifest = Run(ring / "data", ring / "sample-1", config_for(ring, "measured_users=30")).export().manifest
+    assert manifest.metrics_of == "test set, a fixed sample of 30 of its 120 users"
+    again = evaluate_artifact(trained[1], trained[0].split, 30)
+    for method, values in manifest.metrics.items():
+        assert values == pytest.approx(again[method])
+        assert values["recall@10"] * 30 == pytest.approx(round(values["recall@10"] * 30))
+    assert trained[1].manifest.metrics_of is None
+    result = CliRunner().invoke(
+        app, ["evaluate", str(ring / "sample-1"), "--data", str(ring / "data"), "--users", "30"]
+    )
+    assert "a fixed sample of 30 of its 120 users" in result.output
 
 
 def test_the_artifact_takes_new_items_by_their_embeddings(ring: Path, trained: tuple[Run, Artifact]) -> None:

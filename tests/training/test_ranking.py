@@ -6,7 +6,7 @@ from torch import Tensor
 
 from training.errors import TrainingError
 from training.interactions import Holdout
-from training.ranking import full_ranks, sampled_rows
+from training.ranking import full_ranks, sampled, sampled_rows
 
 
 def holdout() -> Holdout:
@@ -57,6 +57,10 @@ def test_a_sample_of_users_is_fixed_and_not_the_first() -> None:
     assert rows.tolist() == sampled_rows(many, 10).tolist()
     assert len(set(rows.tolist())) == 10
     assert rows.max() > 50
+    few = sampled(many, 10)
+    for column in (few.user, few.start, few.stop):
+        assert column.tolist() == rows.tolist()
+    assert len(few.target) == 10
 
 
 def test_histories_reach_the_method_oldest_first() -> None:
