@@ -31,7 +31,8 @@ Change = Annotated[
         "--set", help="Change a setting: --set stage1.epochs=3. 'python -m training settings' lists all, with defaults."
     ),
 ]
-Table = Annotated[bool, typer.Option(help="Print the table of test metrics.")]
+Table = Annotated[bool, typer.Option(help="Print the table of metrics.")]
+Test = Annotated[bool, typer.Option(help="Measure the test set; else it is left alone and validation is measured.")]
 MinCore = Annotated[int, typer.Option(help="Keep users and items with at least this many events.")]
 SkipWrongRows = Annotated[
     int, typer.Option(min=0, help="Leave up to so many lines of wrong rows out of each file, with warnings.")
@@ -61,17 +62,19 @@ def train(data: Data, out: Out, preset: Preset = "small", change: Change = None)
 
 
 @app.command()
-def export(data: Data, out: Out, preset: Preset = "small", change: Change = None) -> None:
+def export(data: Data, out: Out, preset: Preset = "small", change: Change = None, test: Test = True) -> None:
     """Export the trained model as one ONNX graph, prove it, measure the test set through it, write the artifact."""
-    run(data, out, preset, change)
+    run(data, out, preset, change, test=test)
 
 
 @app.command()
-def run(data: Data, out: Out, preset: Preset = "small", change: Change = None, table: Table = True) -> None:
+def run(
+    data: Data, out: Out, preset: Preset = "small", change: Change = None, table: Table = True, test: Test = True
+) -> None:
     """All steps; what is already done is not done again."""
     from .pipeline import Run
 
-    _finish(Run(data, out, load_config(preset, change or [])), table=table)
+    _finish(Run(data, out, load_config(preset, change or []), test=test), table=table)
 
 
 @app.command()

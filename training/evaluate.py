@@ -25,6 +25,7 @@ from .ranking import Scores, chunks, full_ranks, sampled, sampled_rows
 
 Metrics = dict[str, dict[str, float]]
 TEST_SET = "test set"
+VALIDATION_SET = "validation set"
 UNMASKED = " (history ranked too)"
 _SHOWN = [*(f"recall@{k}" for k in CUTOFFS), *(f"ndcg@{k}" for k in CUTOFFS)]
 
@@ -61,11 +62,12 @@ def rank_by_search(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight
     return Ranked(*found)
 
 
-def measured_on(split: Split, users: int | None = None) -> tuple[Holdout, str]:
-    """The test set, or that of a fixed sample of `users`; and what it is called."""
-    if users is None or users >= len(split.test):
-        return split.test, TEST_SET
-    return sampled(split.test, users), f"{TEST_SET}, a fixed sample of {users} of its {len(split.test)} users"
+def measured_on(split: Split, users: int | None = None, *, test: bool = True) -> tuple[Holdout, str]:
+    """The test or the validation set, of all users or a fixed sample; and what it is called."""
+    holdout, name = (split.test, TEST_SET) if test else (split.valid, VALIDATION_SET)
+    if users is None or users >= len(holdout):
+        return holdout, name
+    return sampled(holdout, users), f"{name}, a fixed sample of {users} of its {len(holdout)} users"
 
 
 def prorec_metrics(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:

@@ -60,6 +60,7 @@ class Trained(Protocol):
     out: Path
     config: TrainingConfig
     chosen: Chosen | None
+    test: bool
 
     @property
     def split(self) -> Split: ...
@@ -97,7 +98,7 @@ class Finish:
         return artifact
 
     def metrics(self, searches: dict[int, GraphSearch]) -> Metrics:
-        """PRORec, popularity and, where it was trained, SASRec on the test set; of a refit, those of its run."""
+        """PRORec, popularity and, where it was trained, SASRec on held-out events; of a refit, those of its run."""
         run = self.run
         if run.chosen:
             return run.chosen.metrics
@@ -113,7 +114,7 @@ class Finish:
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
 
     def _measured_on(self) -> tuple[Holdout, str]:
-        return measured_on(self.run.split, self.run.config.measured_users)
+        return measured_on(self.run.split, self.run.config.measured_users, test=self.run.test)
 
     def _metrics_of(self) -> str | None:
         """As the manifest says it."""

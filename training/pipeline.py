@@ -1,4 +1,4 @@
-"""A whole run, step by step, each resumable: prepare → stage I → quantize → stage II → export with test metrics.
+"""A whole run, step by step, each resumable: prepare → stage I → quantize → stage II → export with metrics.
 
 A step whose result is there is not done again. Results lie in `<out>.work/`, or in a store that many runs share
 (`training.study`), by the settings they depend on.
@@ -47,6 +47,7 @@ class Run:
     out     the artifact to be written; its name is the model version
     shared  store of steps that other runs may have done already; None: all is this run's own
     chosen  makes it a refit (`training.refit`): it learns from all events, for as long as is said here
+    test    whether the artifact is measured on the test set; else on the validation set, and the test set left alone
     """
 
     data: Path
@@ -54,6 +55,7 @@ class Run:
     config: TrainingConfig
     shared: Path | None = None
     chosen: Chosen | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         try:
@@ -217,7 +219,7 @@ class Run:
         return model, task, encoder
 
     def export(self) -> Artifact:
-        """Proves the graph, measures the test set through it, writes the artifact; the first process of a team does.
+        """Proves the graph, measures held-out events through it, writes the artifact; the first process of a team does.
 
         A refit measures nothing: it has learned from the test set.
         """

@@ -13,7 +13,7 @@ from models.item_encoder import ItemEncoder
 from training.__main__ import app
 from training.config import TrainingConfig, load_config
 from training.errors import ConfigError, TrainingError
-from training.evaluate import evaluate_artifact
+from training.evaluate import evaluate_artifact, rank_by_popularity
 from training.finish import Finish, history_buckets
 from training.generator import GeneratorModel, eager_search
 from training.interactions import leave_one_out, read_dataset
@@ -67,6 +67,20 @@ def test_a_sample_of_users_is_measured_and_said(ring: Path, trained: tuple[Run, 
         app, ["evaluate", str(ring / "sample-1"), "--data", str(ring / "data"), "--users", "30"]
     )
     assert "a fixed sample of 30 of its 120 users" in result.output
+
+
+def test_a_run_can_leave_the_test_set_alone(ring: Path, trained: tuple[Run, Artifact]) -> None:
+    shutil.copytree(trained[0].work, ring / "tuning-1.work")
+    arguments = ["run", "--data", str(ring / "data"), "--preset", "quickstart", "--out", str(ring / "tuning-1")]
+    changes = [part for change in ring_settings(ring / "text.npy") for part in ("--set", change)]
+    result = CliRunner().invoke(app, [*arguments, *changes, "--no-test"])
+    assert "data: validation set, through the exported graph" in result.output
+    manifest, split = Artifact.open(ring / "tuning-1").manifest, trained[0].split
+    assert manifest.metrics_of == "validation set"
+    counts = split.train.counts(ITEMS)
+    for name, values in rank_by_popularity(split.valid, counts).metrics("popularity").items():
+        assert manifest.metrics[name] == values
+        assert trained[1].manifest.metrics[name] != values
 
 
 def test_the_artifact_takes_new_items_by_their_embeddings(ring: Path, trained: tuple[Run, Artifact]) -> None:
