@@ -82,12 +82,15 @@ def refit(
     data: Data,
     source: Annotated[Path, typer.Option("--from", help="Artifact of a finished run, its working folder beside it.")],
     out: Out,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", help="Change where it is trained: --set device=cuda:1.")
+    ] = None,
     table: Table = True,
 ) -> None:
     """Train a finished run's recipe anew on all events, each stage for the epochs that validation chose in the run."""
     from .refit import refit_run
 
-    _finish(refit_run(data, source, out), table=table)
+    _finish(refit_run(data, source, out, change or []), table=table)
 
 
 def _finish(planned: "Run", *, table: bool) -> None:

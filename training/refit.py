@@ -5,26 +5,29 @@ run's schedules, rescoring weight and item gain; no event is left to measure it 
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from models.artifact import Artifact, Manifest
 
 from .checkpoint import read_progress
-from .config import StageConfig, TrainingConfig, validated
+from .config import NO_RECIPE, StageConfig, TrainingConfig, validated
 from .errors import ConfigError
 from .finish import Chosen
 from .loop import Progress
 from .pipeline import Run
 
 
-def refit_run(data: Path, source: Path, out: Path) -> Run:
+def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) -> Run:
     """The run that trains as the one of the artifact `source` did, but on all events, and writes `out`.
+
+    changes  `name=value` for settings of `NO_RECIPE`, which are not taken over from the run
 
     Raises ConfigError where that run is not finished, was of other data, or its working folder is gone.
     """
     if out.resolve() == source.resolve():
         raise ConfigError(f"--out {out} is the artifact to be refitted; choose another --out")
-    run, manifest = _finished_run(data, source)
+    run, manifest = _finished_run(data, source, _apart(changes))
     chosen = Chosen(
         version=manifest.model_version,
         epochs={name: _best_epoch(run.work / f"{name}.safetensors", stage) for name, stage in _stages(run.config)},
@@ -36,7 +39,14 @@ def refit_run(data: Path, source: Path, out: Path) -> Run:
     return Run(data, out, run.config.model_copy(update={"sasrec": None}), chosen=chosen)
 
 
-def _finished_run(data: Path, source: Path) -> tuple[Run, Manifest]:
+def _apart(changes: Sequence[str]) -> dict[str, str]:
+    values = dict(change.partition("=")[::2] for change in changes)
+    if wrong := [name for name in values if name not in NO_RECIPE]:
+        raise ConfigError(f"{wrong[0]} is as in the run that is refitted; --set takes {', '.join(NO_RECIPE)} here")
+    return values
+
+
+def _finished_run(data: Path, source: Path, apart: dict[str, str]) -> tuple[Run, Manifest]:
     work = source.with_name(f"{source.name}.work")
     if work.exists() and not source.exists():
         raise ConfigError(f"the run of {source} is not finished; finish it before it is refitted")
@@ -45,7 +55,7 @@ def _finished_run(data: Path, source: Path) -> tuple[Run, Manifest]:
         raise ConfigError(f"{source} is a refit itself; refit {manifest.refitted_from}, the run that it was made from")
     if not (work / "config.json").exists():
         raise ConfigError(f"{work} is gone: a refit needs the working folder of a finished run")
-    run = Run(data, source, validated(json.loads((work / "config.json").read_text())))
+    run = Run(data, source, validated(json.loads((work / "config.json").read_text()) | apart))
     begun_with = json.loads((work / "data.json").read_text())["sha256"]
     if begun_with != run.settings.data or manifest.training_fingerprint != run.split.fingerprint():
         raise ConfigError(f"{data} is not what {source} was trained on; a refit needs the same data")
