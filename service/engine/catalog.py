@@ -157,7 +157,7 @@ class Catalog:
         with self._index.lock:
             prepared = ticket.prepared = self._prepared(query, ticket.slot)
             enough = prepared.request.width if query.diversity else query.k
-            places = most_popular(self._index.state.ranked[ticket.slot], self._index, prepared.request.excluded, enough)
+            places = most_popular(self._index, ticket.slot, prepared.request.excluded, enough)
         items, scores = self._index.items_at(places), (1.0 / (1.0 + places)).astype(np.float64)
         selection = self._select(query, items, scores)
         answer = self._answer(prepared, items[selection.places], scores[selection.places], selection, "popular")

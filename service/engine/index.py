@@ -19,6 +19,8 @@ from models.prefix_output import PrefixOutput
 from models.tables import with_spare_rows
 from models.trie import CodeTrie
 
+RANKED_BLOCK: Final = 4096
+"""Places of the order of popularity whose legal items are counted together."""
 _MOST_SLOTS: Final = 1024
 _AVAILABLE: Final = 0  # the slot in which every available item is legal
 
@@ -31,7 +33,8 @@ class State:
     revision    catalog revision of the last change
     counts      L arrays, int32 [F, S_{l+1}]: legal leaves below each state, for each filter slot
     totals      int64 [F]: legal items of each slot
-    ranked      bool [F, N + spare]: is the item at that place of the order of popularity legal
+    ranked      bool [F, P]: is the item at that place of the order of popularity legal; P is N + spare in whole blocks
+    blocks      int32 [F, P / RANKED_BLOCK]: legal items of each block of `ranked`
     """
 
     generation: int
@@ -41,6 +44,7 @@ class State:
     counts: tuple[NDArray[np.int32], ...]
     totals: NDArray[np.int64]
     ranked: NDArray[np.bool_]
+    blocks: NDArray[np.int32]
 
     def slot_counts(self, slot: int) -> list[NDArray[np.int32]]:
         """The counts of one slot, as `CodeTrie.dead_states` takes them."""
@@ -101,12 +105,14 @@ class LiveIndex:
         self._rank = np.empty(self._popularity.size, dtype=np.int32)
         self._rank[self._popularity] = np.arange(self._popularity.size, dtype=np.int32)
         trie = artifact.trie
-        capacity = trie.item_count + spare_items
-        self.slot_count = int(np.clip(cache_bytes // (4 * sum(trie.states()[1:]) + capacity), 2, _MOST_SLOTS))
+        block_count = -(-(trie.item_count + spare_items) // RANKED_BLOCK)
+        self.slot_bytes = 4 * sum(trie.states()[1:]) + (RANKED_BLOCK + 4) * block_count
+        self.slot_count = int(np.clip(cache_bytes // self.slot_bytes, 2, _MOST_SLOTS))
         counts = self._no_counts(trie)
-        ranked = np.zeros((self.slot_count, capacity), dtype=np.bool_)
+        ranked = np.zeros((self.slot_count, block_count * RANKED_BLOCK), dtype=np.bool_)
+        blocks = np.zeros((self.slot_count, block_count), dtype=np.int32)
         totals = np.zeros(self.slot_count, dtype=np.int64)
-        self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked)
+        self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked, blocks)
         self.fill(_AVAILABLE, np.ones(trie.item_count, dtype=np.bool_))
 
     def inputs(self, state: State) -> Inputs:
@@ -133,12 +139,13 @@ class LiveIndex:
         ranked[:trained] = legal[self._popularity]
         ranked[trained : legal.size] = legal[trained:]
         ranked[legal.size :] = False
+        state.blocks[slot] = np.count_nonzero(ranked.reshape(-1, RANKED_BLOCK), axis=1)
 
     def fill_few(self, slot: int, items: NDArray[np.int32]) -> None:
         """As `fill`, where only the few `items` (int32, each once) are legal."""
         state = self.state
         rows = state.slot_counts(slot)
-        for row in (*rows, state.ranked[slot]):
+        for row in (*rows, state.ranked[slot], state.blocks[slot]):
             row[:] = 0
         state.totals[slot] = 0
         _add(state, Patch(slot, self.whereabouts(state, items), np.ones(items.size, dtype=np.bool_)))
@@ -186,3 +193,4 @@ def _add(state: State, patch: Patch) -> None:
         np.add.at(counts[patch.slot], states, steps)
     state.totals[patch.slot] += int(steps.sum())
     state.ranked[patch.slot, patch.items.places] = patch.legal
+    np.add.at(state.blocks[patch.slot], patch.items.places // RANKED_BLOCK, steps)

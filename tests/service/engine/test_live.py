@@ -201,6 +201,9 @@ def check_slots(world: World) -> None:
         for counts, expected in zip(state.counts, fresh.count_leaves(legal[fresh.leaf_item]), strict=True):
             assert counts[slot].tolist() == expected.tolist()
         assert state.totals[slot] == legal.sum() == state.ranked[slot].sum()
+        assert state.blocks[slot].tolist() == [
+            block.sum() for block in np.split(state.ranked[slot], state.blocks.shape[1])
+        ]
 
 
 def test_after_items_were_added_a_search_is_that_of_the_combined_catalog(world: World, package: Package) -> None:
