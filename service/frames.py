@@ -224,6 +224,7 @@ class EngineInfo(msgspec.Struct, tag="info", array_like=True):
     pid: int
     precision: str = "fp32"  # or "int8"
     golden_overlap: float = 1.0  # share of the items recorded at export that it finds
+    filter_slots: int = 0  # filters it can keep compiled at once
 
 
 Request = Query | Cancel | Ping | Apply | Place | Prepare | CheckPatch | Lookup | Find | Children

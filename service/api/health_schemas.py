@@ -10,6 +10,7 @@ ENGINE_EXAMPLE: Final[dict[str, JsonValue]] = {
     "golden_overlap": 0.98,
     "item_count": 12101,
     "beam_widths": [10, 50],
+    "filter_slots": 1023,
     "load_s": 0.6,
     "warm_s": 1.1,
 }
@@ -72,6 +73,7 @@ class EngineHealth(BaseModel):
     )
     item_count: int
     beam_widths: list[int]
+    filter_slots: int = Field(description="Filters that it can keep compiled at once.")
     load_s: float
     warm_s: float
 

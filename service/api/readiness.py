@@ -107,6 +107,7 @@ def engine_health(info: EngineInfo) -> EngineHealth:
         golden_overlap=round(info.golden_overlap, 4),
         item_count=info.item_count,
         beam_widths=info.beam_widths,
+        filter_slots=info.filter_slots,
         load_s=info.load_s,
         warm_s=info.warm_s,
     )

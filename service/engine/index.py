@@ -115,6 +115,11 @@ class LiveIndex:
         self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked, blocks)
         self.fill(_AVAILABLE, np.ones(trie.item_count, dtype=np.bool_))
 
+    @property
+    def filter_slots(self) -> int:
+        """All but the one for queries without a filter."""
+        return self.slot_count - 1
+
     def inputs(self, state: State) -> Inputs:
         """What the graph is to be fed in a state."""
         inputs = trie_inputs(state.trie) | state.prefixes.inputs() | self.tables.inputs()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from msgspec.structs import replace as replace_info
@@ -16,7 +17,7 @@ from models.graph import Inputs, SearchRow
 from service.catalog.items import LiveItems
 from service.frames import EngineInfo
 from service.quiet import Quietly, at_once
-from service.settings import Settings
+from service.settings import Settings, variable
 
 from .catalog import Catalog
 from .devices import CUDA, SearchError
@@ -28,6 +29,8 @@ from .live import LiveSearch
 from .newcomers import Newcomers
 from .precision import Graphs, graphs_of
 from .search import CatalogSearch, GraphSearch, Shape
+
+_FEW_FILTERS: Final = 16
 
 logger = logging.getLogger(__name__)
 
@@ -69,14 +72,25 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     index = quietly(
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
+    _tell_room(artifact.manifest.model_version, index)
     provider = usable_provider(settings.provider, settings.precision)
     graphs = quietly(partial(graphs_of, artifact, settings.precision))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
     graph = _open_search(artifact, settings, provider, graphs, index.inputs(index.state))
     newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
     search = LiveSearch(graph, items, index, newcomers)
-    info = _info(artifact, graph.provider, settings.precision)
+    info = _info(artifact, graph.provider, settings.precision, index.filter_slots)
     return Engine(Catalog(artifact, items, index), search, index.slot_count, info)
+
+
+def _tell_room(version: str, index: LiveIndex) -> None:
+    """A warning where there are so few slots that usual traffic compiles its filters again and again."""
+    sentence = "model %s has room for %d compiled filters of %d bytes each"
+    level = logging.INFO
+    if index.filter_slots < _FEW_FILTERS:
+        level = logging.WARNING
+        sentence += f"; {variable('filter_cache_bytes')} makes room for more"
+    logger.log(level, sentence, version, index.filter_slots, index.slot_bytes)
 
 
 def _open_search(
@@ -122,7 +136,7 @@ def _full_row(length: int) -> SearchRow:
     return SearchRow(np.zeros(length, dtype=np.int32))
 
 
-def _info(artifact: Artifact, provider: str, precision: str) -> EngineInfo:
+def _info(artifact: Artifact, provider: str, precision: str, filter_slots: int) -> EngineInfo:
     manifest = artifact.manifest
     return EngineInfo(
         query_id=0,
@@ -136,4 +150,5 @@ def _info(artifact: Artifact, provider: str, precision: str) -> EngineInfo:
         warm_s=0.0,
         pid=os.getpid(),
         precision=precision,
+        filter_slots=filter_slots,
     )

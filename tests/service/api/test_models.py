@@ -60,6 +60,13 @@ async def test_a_model_has_its_roles_its_way_here_and_what_other_replicas_say(ro
     ]
 
 
+async def test_a_model_tells_how_many_filters_its_engine_can_keep_compiled(router: Router, published: Store) -> None:
+    router.routes = Routes(1, Route("/v1", msgspec.structs.replace(info("v1"), filter_slots=2)))
+    async with admin_of(router, published) as client:
+        assert (await client.get("/models/v1")).json()["engine"]["filter_slots"] == 2
+        assert (await client.get("/health/ready")).json()["engine"]["filter_slots"] == 2
+
+
 async def test_a_model_tells_in_which_precision_its_engine_computes(router: Router, published: Store) -> None:
     serves, waits, shadow = (
         Route(f"/{version}", msgspec.structs.replace(info(version), precision=precision, golden_overlap=overlap))
