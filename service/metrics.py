@@ -61,6 +61,11 @@ INVALID_CODES = Counter(
 FILTER_SLOTS = Gauge(
     "prorec_filter_slots", "Filters that engines hold compiled, over all engines", multiprocess_mode="livesum"
 )
+FILTER_QUEUE_DEPTH = Gauge(
+    "prorec_filter_queue_depth",
+    "Queries waiting for their filter to be compiled, over all engines",
+    multiprocess_mode="livesum",
+)
 _CHANGE_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 FILTER_COMPILE = Histogram("prorec_filter_compile_seconds", "From a filter to its slot", buckets=_CHANGE_S)
 CATALOG_APPLY = Histogram(

@@ -43,7 +43,9 @@ class Settings(BaseSettings):
     max_catalog_items: int = Field(1000, ge=1, description="items in one change of the catalog")
     default_timeout_ms: int = Field(10_000, ge=1, description="of a request that names none")
     max_timeout_ms: int = Field(60_000, ge=1)
-    queue_limit: int = Field(1024, ge=1, description="requests waiting in an engine; above it 429")
+    queue_limit: int = Field(
+        1024, ge=1, description="requests waiting in an engine, and half as many for their filters; above it 429"
+    )
     max_batch_rows: int = Field(64, ge=1)
     engine_threads: int = Field(
         0, ge=0, description="cores a batch is searched on, each a part of its rows; 0: all physical ones"
@@ -84,6 +86,16 @@ class Settings(BaseSettings):
             super().__init__(**values)
         except ValidationError as error:
             raise SettingsError("; ".join(_sentence(detail) for detail in error.errors())) from None
+
+    @property
+    def filter_queue_limit(self) -> int:
+        """Queries that may wait in an engine for their filters: all ready at once, they take half of its queue."""
+        return max(1, self.queue_limit // 2)
+
+    @property
+    def in_flight_limit(self) -> int:
+        """Requests that a worker hands on at once: what an engine's batch, its queue and its filters hold."""
+        return self.max_batch_rows + self.queue_limit + self.filter_queue_limit
 
     @field_validator("admin_token")
     @classmethod

@@ -82,7 +82,7 @@ class Worker(uvicorn.Server):
 
 
 async def _work(settings: Settings, listener: socket.socket, control: Path) -> None:
-    router = Router(settings.queue_limit + settings.max_batch_rows)
+    router = Router(settings.in_flight_limit)
     reader, writer = await asyncio.open_unix_connection(control)
     router.request_retry = lambda: _report(writer, Retry())
     tracing = start_tracing()

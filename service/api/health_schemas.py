@@ -121,7 +121,7 @@ class Limits(BaseModel):
     beam_widths: list[int] | None
     default_timeout_ms: int
     max_timeout_ms: int
-    queue: int = Field(description="Requests waiting in an engine; above it 429.")
+    queue: int = Field(description="Requests waiting in an engine, and half as many for their filters; above it 429.")
     batch_rows: int = Field(description="Requests that an engine runs together.")
 
 

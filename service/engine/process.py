@@ -53,7 +53,8 @@ def serve(engine: Engine, socket: Path) -> int:
 async def _serve(engine: Engine, settings: Settings, socket: Path) -> int:
     batcher = Batcher(engine.search, queue_limit=settings.queue_limit, max_rows=settings.max_batch_rows)
     changes = Changes(engine.search, batcher)
-    server = Server(engine.catalog, batcher, Slots(engine.slot_count), changes, engine.info)
+    slots = Slots(engine.slot_count, settings.filter_queue_limit)
+    server = Server(engine.catalog, batcher, slots, changes, engine.info)
     ended = batcher.start()
     await server.listen(str(socket))
     _tell("ready")

@@ -3,15 +3,20 @@
 Everything here belongs to the event loop; filters are compiled on the catalog thread. A query pins its slot until its
 search has run, and a pinned slot is never given away. While filters wait for slots that are all pinned, as many slots
 are retired: nobody pins them any more, so that filters that are always in use leave room for others.
+
+How many queries wait for their filters is bounded: else a burst of filters would hold all that workers may have in
+flight, and queries without a filter would be refused with them.
 """
 
 import asyncio
 from collections import Counter, OrderedDict, deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 from service import metrics
+from service.errors import Overloaded
 
 
 @dataclass(eq=False)
@@ -30,9 +35,11 @@ class Slot:
 
 
 class Slots:
-    """Slots 1 … F - 1; slot 0 is for queries without a filter and needs no pin."""
+    """Slots 1 … F - 1; slot 0 is for queries without a filter and needs no pin. At most `queue_limit` queries wait."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, queue_limit: int) -> None:
+        self._queue_limit = queue_limit
+        self._queue_depth = 0
         self._slots: OrderedDict[bytes, Slot] = OrderedDict()  # last used last
         self._free = list(range(count - 1, 0, -1))
         self._line: deque[asyncio.Future[None]] = deque()
@@ -51,16 +58,18 @@ class Slots:
     async def acquire(self, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
         """The slot of a filter, pinned; compiles the filter where nobody has.
 
-        Waits while every slot is pinned. Raises what `compile_into(slot number)` raises.
+        Waits while every slot is pinned. Raises Overloaded where too many wait already, or what
+        `compile_into(slot number)` raises.
         """
-        slot = await self._slot(key, compile_into)
-        slot.pins += 1
-        try:
-            await asyncio.shield(slot.ready)
-        except BaseException:
-            self.unpin(slot)
-            raise
-        return slot
+        with self._place_in_queue():
+            slot = await self._slot(key, compile_into)
+            slot.pins += 1
+            try:
+                await asyncio.shield(slot.ready)
+            except BaseException:
+                self.unpin(slot)
+                raise
+            return slot
 
     def unpin(self, slot: Slot) -> None:
         slot.pins -= 1
@@ -69,6 +78,18 @@ class Slots:
                 self._retired.discard(slot)
                 self._free.append(slot.number)
             self._wake()
+
+    @contextmanager
+    def _place_in_queue(self) -> Iterator[None]:
+        if self._queue_depth >= self._queue_limit:
+            raise Overloaded(f"{self._queue_limit} queries are waiting for their filters already")
+        self._queue_depth += 1
+        metrics.FILTER_QUEUE_DEPTH.set(self._queue_depth)
+        try:
+            yield
+        finally:
+            self._queue_depth -= 1
+            metrics.FILTER_QUEUE_DEPTH.set(self._queue_depth)
 
     async def _slot(self, key: bytes, compile_into: Callable[[int], Awaitable[None]]) -> Slot:
         queued = False

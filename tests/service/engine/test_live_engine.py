@@ -169,7 +169,8 @@ def test_more_filters_at_once_than_slots_are_all_answered(open_artifact: Artifac
             assert isinstance(found, Answer), found
             assert found.item_ids == [f"item-{2 + number % 50}"]
 
-    with running(open_artifact, socket_path, PROREC_SPARE_ITEMS="200000"):  # few slots: each has room for all of them
+    few_slots = {"PROREC_SPARE_ITEMS": "200000", "PROREC_FILTER_CACHE_BYTES": "1048576"}  # each slot counts them all
+    with running(open_artifact, socket_path, **few_slots):
         talk(socket_path, story)
 
 

@@ -1,12 +1,16 @@
 import asyncio
 import math
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
+from prometheus_client import REGISTRY
 
 from models.graph import SearchRow
+from service.api.control import Route, Routes
+from service.api.engine_client import Router, Served
 from service.engine.batcher import Batcher
 from service.engine.catalog import Catalog
 from service.engine.changes import Changes
@@ -14,7 +18,9 @@ from service.engine.live import LiveSearch
 from service.engine.search import Found, Shape
 from service.engine.server import Server
 from service.engine.slots import Slot, Slots
+from service.errors import Overloaded
 from service.frames import Answer, Condition, EngineInfo, Failure, Query, Reply, pack, read_frame
+from service.settings import Settings
 
 INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=0.0, warm_s=0.0, pid=1)
 
@@ -41,7 +47,7 @@ def test_queries_of_a_client_that_left_cost_no_compute(catalog: Catalog, search:
     async def story() -> None:
         batcher = Batcher(gated, queue_limit=100, max_rows=64)
         ended = batcher.start()
-        server = Server(catalog, batcher, Slots(2), Changes(search, batcher), INFO)
+        server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
         await server.listen(str(socket_path))
         await leave_with_queries_in_flight(gated, socket_path)
         reader, writer = await asyncio.open_unix_connection(socket_path)
@@ -70,7 +76,7 @@ class Watched(Slots):
 def test_a_filter_that_cannot_be_takes_no_slot_from_another(
     catalog: Catalog, search: LiveSearch, socket_path: Path
 ) -> None:
-    slots = Watched(2)
+    slots = Watched(2, 8)
 
     async def story() -> None:
         batcher = Batcher(search, queue_limit=100, max_rows=64)
@@ -90,6 +96,55 @@ def test_a_filter_that_cannot_be_takes_no_slot_from_another(
 
     asyncio.run(story())
     assert slots.wanted == 1
+
+
+def test_a_storm_of_filters_holds_up_no_query_without_one(
+    catalog: Catalog, search: LiveSearch, socket_path: Path
+) -> None:
+    """Asked as a worker asks, whose queries in flight are bounded too."""
+    settings, gated = Settings(queue_limit=8, max_batch_rows=2), GatedSearch(search)
+
+    async def story() -> None:
+        batcher = Batcher(gated, queue_limit=settings.queue_limit, max_rows=settings.max_batch_rows)
+        ended = batcher.start()
+        slots = Slots(2, settings.filter_queue_limit)
+        server = Server(catalog, batcher, slots, Changes(search, batcher), INFO)
+        await server.listen(str(socket_path))
+        router = Router(settings.in_flight_limit)
+        await router.switch(Routes(1, Route(str(socket_path), INFO)))
+        holder = ask(router, include_items=["item-2"])  # of the only slot, while its search runs
+        await asyncio.to_thread(gated.running.wait)
+        storm, rejected = [], sample("prorec_rejected_total", reason="overloaded")
+        for number in range(3, 33):
+            storm.append(ask(router, include_items=[f"item-{number}"]))
+            assert (await ask(router, history=[])).answer.source == "popular"
+        waiting = [task for task in storm[:-1] if not task.done()]
+        assert waiting == storm[: settings.filter_queue_limit]
+        assert sample("prorec_filter_queue_depth") == len(waiting)
+        for refusal in await asyncio.gather(*storm[len(waiting) :], return_exceptions=True):
+            assert isinstance(refusal, Overloaded)
+            assert str(refusal) == "4 queries are waiting for their filters already"
+        assert sample("prorec_rejected_total", reason="overloaded") == rejected + len(storm) - len(waiting)
+        unfiltered = [ask(router) for _ in range(settings.queue_limit - 2)]  # leaves room for what waits for its filter
+        while batcher.waiting < len(unfiltered):
+            assert not any(task.done() for task in unfiltered)
+            await asyncio.sleep(0.005)
+        gated.gate.set()
+        assert all(served.answer.item_ids for served in await asyncio.gather(holder, *unfiltered, *waiting))
+        await router.close()
+        await server.drain(timeout_s=30.0)
+        await ended
+
+    asyncio.run(story())
+
+
+def sample(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0.0
+
+
+def ask(router: Router, **options: object) -> "asyncio.Task[Served]":
+    asked = msgspec.structs.replace(query(router.next_id()), deadline=time.monotonic() + 60.0, **options)
+    return asyncio.create_task(router.ask(asked))
 
 
 async def leave_with_queries_in_flight(gated: GatedSearch, path: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from service.engine.slots import Slot, Slots
+from service.errors import Overloaded
 
 
 class Compiler:
@@ -24,9 +25,9 @@ class Compiler:
         return compile_into
 
 
-def play(story: Callable[[Slots, Compiler], Awaitable[None]], count: int = 3) -> None:
+def play(story: Callable[[Slots, Compiler], Awaitable[None]], count: int = 3, queue_limit: int = 8) -> None:
     async def run() -> None:
-        await story(Slots(count), Compiler())
+        await story(Slots(count, queue_limit), Compiler())
 
     asyncio.run(run())
 
@@ -189,3 +190,38 @@ def test_a_compilation_nobody_waits_for_any_more_is_kept() -> None:
         assert slots.pin(b"a") is not None
 
     play(story, count=2)
+
+
+def test_beyond_the_limit_who_would_wait_is_refused_and_compiled_filters_are_not() -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        slots.unpin(await acquire(slots, compiler, b"a"))
+        compiler.gate.clear()
+        waiting = [asyncio.create_task(acquire(slots, compiler, key)) for key in (b"b", b"b")]
+        await settle()
+        refused = [asyncio.create_task(acquire(slots, compiler, key)) for key in (b"b", b"c")]
+        await settle()
+        for task in refused:
+            assert isinstance(task.exception(), Overloaded)
+            assert str(task.exception()) == "2 queries are waiting for their filters already"
+        assert slots.pin(b"a") is not None
+        compiler.gate.set()
+        assert {slot.key for slot in await asyncio.gather(*waiting)} == {b"b"}
+
+    play(story, queue_limit=2)
+
+
+@pytest.mark.parametrize("key", [b"a", b"bad"])
+def test_whoever_waits_no_longer_leaves_a_place_to_the_next(key: bytes) -> None:
+    async def story(slots: Slots, compiler: Compiler) -> None:
+        compiler.gate.clear()
+        leaver = asyncio.create_task(acquire(slots, compiler, key))
+        await settle()
+        leaver.cancel()
+        await asyncio.gather(leaver, return_exceptions=True)
+        again = asyncio.create_task(acquire(slots, compiler, key))
+        await settle()
+        compiler.gate.set()
+        await asyncio.gather(again, return_exceptions=True)
+        assert (await acquire(slots, compiler, b"b")).key == b"b"
+
+    play(story, queue_limit=1)
