@@ -100,6 +100,8 @@ def _model(info: VersionInfo, state: ModelState | None) -> Model:
         bytes=info.bytes,
         item_count=info.item_count,
         metrics=info.metrics,
+        metrics_of=info.metrics_of,
+        refitted_from=info.refitted_from,
     )
 
 

@@ -39,6 +39,10 @@ class Model(BaseModel):
     bytes: int | None = None
     item_count: int | None = None
     metrics: dict[str, dict[str, float]] | None = None
+    metrics_of: str | None = Field(None, description="What they were measured on; null: the test set, all users.")
+    refitted_from: str | None = Field(
+        None, description="The version whose recipe this is, trained on all events; the metrics are that version's."
+    )
 
 
 class Models(BaseModel):
@@ -198,7 +202,7 @@ REPLICAS_EXAMPLE: Final[dict[str, Any]] = {"replicas": [_REPLICA]}
 _MODEL = {
     "model_version": "beauty-2", "state": "active", "reason": None, "created_at": "2026-01-02T03:04:05+00:00",
     "published_at": "2026-01-02T03:09:00+00:00", "bytes": 31457280, "item_count": 12101,
-    "metrics": {"model": {"recall@10": 0.08}},
+    "metrics": {"model": {"recall@10": 0.08}}, "metrics_of": None, "refitted_from": None,
 }  # fmt: skip
 MODELS_EXAMPLE: Final[dict[str, Any]] = {
     "active_version": "beauty-2",

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
@@ -32,6 +32,8 @@ class VersionInfo:
     bytes: int
     item_count: int
     metrics: dict[str, dict[str, float]]
+    metrics_of: str | None = None
+    refitted_from: str | None = None
 
 
 class Published(BaseModel):
@@ -48,11 +50,11 @@ class Published(BaseModel):
     bytes: int
     item_count: int
     metrics: dict[str, dict[str, float]]
+    metrics_of: str | None = None
+    refitted_from: str | None = None
 
     def info(self) -> VersionInfo:
-        return VersionInfo(
-            self.version, self.created_at, self.published_at, self.bytes, self.item_count, dict(self.metrics)
-        )
+        return VersionInfo(**{field.name: getattr(self, field.name) for field in fields(VersionInfo)})
 
 
 class Record(BaseModel):
@@ -118,6 +120,8 @@ def begin(manifest: Manifest, digest: str) -> Published:
         bytes=sum(entry.bytes for entry in manifest.files.values()),
         item_count=manifest.item_count,
         metrics=manifest.metrics,
+        metrics_of=manifest.metrics_of,
+        refitted_from=manifest.refitted_from,
     )
 
 

@@ -2,14 +2,17 @@
 
 import asyncio
 import socket
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from models.artifact import Artifact
 from service.api.control import ModelState, Route, Routes, Status, Transition
 from service.api.engine_client import Router
 from service.store import Canary, ReplicaReport, Store
+from tests.service.plain_artifact import edit_manifest, plain_artifact
 
 from .client import admin_of, client_of
 from .little_engine import info
@@ -37,6 +40,15 @@ async def test_models_join_what_redis_holds_with_what_this_replica_does(router: 
         "v1": "active", "v2": "published", "v3": "published", "gone": "draining",
     }  # fmt: skip
     assert body["models"][2]["metrics"] == {"model": {"recall@10": 0.5}}
+
+
+async def test_a_model_says_whose_figures_it_shows(router: Router, published: Store, tmp_path: Path) -> None:
+    refit = edit_manifest(plain_artifact(tmp_path, "v4"), refitted_from="v1", metrics_of="validation set")
+    published.publish(Artifact.open(refit.folder))
+    async with admin_of(router, published) as client:
+        plain, refitted = [(await client.get(f"/models/{version}")).json() for version in ("v1", "v4")]
+    assert (plain["refitted_from"], plain["metrics_of"]) == (None, None)
+    assert (refitted["refitted_from"], refitted["metrics_of"]) == ("v1", "validation set")
 
 
 async def test_a_model_has_its_roles_its_way_here_and_what_other_replicas_say(router: Router, published: Store) -> None:
