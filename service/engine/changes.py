@@ -1,4 +1,7 @@
-"""The catalog thread, as the event loop sees it: compiles filters and applies changes, one after the other."""
+"""The catalog thread, as the event loop sees it: compiles filters and applies changes, one after the other.
+
+Changes go first: however many filters wait, one that hides an item waits for the one that is being compiled at most.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -6,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from service.catalog.records import ItemRecord
+from service.errors import Draining
 from service.frames import Condition
 
 from .batcher import Batcher
@@ -21,10 +25,15 @@ class Changes:
         self._search = search
         self._batcher = batcher
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+        self._compiling = asyncio.Lock()  # of filters only one is in the thread's own queue
+        self._closed = False
 
     async def compile(self, slot: int, *, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> None:
-        """Puts a filter into a slot; raises BadFilter."""
-        await self._do(self._search.compile, slot, conditions, include_items)
+        """Puts a filter into a slot; raises BadFilter, and Draining where the thread has ended."""
+        async with self._compiling:
+            if self._closed:
+                raise Draining("the engine is stopping")
+            await self._do(self._search.compile, slot, conditions, include_items)
 
     async def apply(self, revision: int, records: Sequence[ItemRecord], codes: dict[str, list[int]]) -> list[str]:
         """Returns ids of added items that are not in the model yet."""
@@ -38,6 +47,7 @@ class Changes:
 
     def close(self) -> None:
         """Lets the thread end; what waits for it is dropped."""
+        self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, call: Callable[..., Result], *args: object) -> Result:
