@@ -49,11 +49,21 @@ class ResidentCatalog:
         for level, array in enumerate(counts):
             if (name := f"alive_{level}") in self._types:
                 for slot in slots:
-                    self._send_row(name, slot, array[slot])
+                    self._send(name, slot, array[slot])
 
-    def _send_row(self, name: str, slot: int, row: NDArray[np.int32]) -> None:
-        start = 4 * slot * self._shapes[name][1]
-        view(self.values[name], start, np.dtype(np.int32), (row.size,)).update_inplace(row)
+    def send_rows(self, tables: Inputs, rows: Sequence[int]) -> None:
+        """Brings rows [D] of tables [N, D], those that lie side by side in one copy."""
+        wanted = np.unique(rows)
+        for name, table in tables.items():
+            if name in self._types:
+                for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1):
+                    self._send(name, int(run[0]), table[run].reshape(-1))
+
+    def _send(self, name: str, row: int, numbers: NDArray[Any]) -> None:
+        """Numbers [M] to where row `row` of an array of two dimensions begins."""
+        sent = np.ascontiguousarray(numbers, dtype=self._types[name])
+        start = sent.itemsize * row * self._shapes[name][1]
+        view(self.values[name], start, sent.dtype, sent.shape).update_inplace(sent)
 
     def _brought(self, name: str, array: NDArray[Any]) -> ort.OrtValue:
         return ort.OrtValue.ortvalue_from_numpy(self._padded(name, array), self._device, 0)

@@ -89,6 +89,11 @@ class GpuSearch:
         with self._capturing:
             self._residence.catalog.send_slots(counts, slots)
 
+    def send_rows(self, tables: Inputs, rows: Sequence[int]) -> None:
+        """Brings some rows of arrays that `bind` was given, and no more: an item is little, a catalog gigabytes."""
+        with self._capturing:
+            self._residence.catalog.send_rows(tables, rows)
+
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:
         outputs, run_s = self._thread.elsewhere(partial(self._search, rows, shape))
         return found(outputs, run_s)

@@ -122,8 +122,13 @@ class LiveIndex:
 
     def inputs(self, state: State) -> Inputs:
         """What the graph is to be fed in a state."""
-        inputs = trie_inputs(state.trie) | state.prefixes.inputs() | self.tables.inputs()
-        return inputs | {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
+        return self.tables.inputs() | {"prefix_output": state.prefixes.vectors} | self.grown_inputs(state)
+
+    def grown_inputs(self, state: State) -> Inputs:
+        """The same without item tables and vectors of prefixes, where added items are new rows or nothing new."""
+        prefixes = {name: array for name, array in state.prefixes.inputs().items() if name != "prefix_output"}
+        alive = {f"alive_{level}": counts for level, counts in enumerate(state.counts)}
+        return trie_inputs(state.trie) | prefixes | alive
 
     def items_at(self, places: NDArray[np.int64]) -> NDArray[np.int32]:
         """Items at places of the order of popularity; those that were added come after all others."""

@@ -81,8 +81,9 @@ class LiveSearch:
         write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
         write()  # rows that nobody reads yet
         if fresh:
+            self._send_rows(fresh)
             state = self._with_leaves(fresh)
-            use = self._graph.bind(self.index.inputs(state))
+            use = self._graph.bind(self.index.grown_inputs(state))
         self._items.commit(staged)  # as late as can be: items and trie are not to differ for long, nor after a failure
         patches = self._patches(state, staged.changed)
 
@@ -92,7 +93,7 @@ class LiveSearch:
             self.index.show(state, patches, revision)
             self._graph.send_slots(self.index.state.counts, [patch.slot for patch in patches])
             if again:
-                self._graph.bind(self.index.tables.inputs())()
+                self._send_rows(again)
 
         between(show)
         metrics.CATALOG_APPLY.observe(time.perf_counter() - started)
@@ -103,6 +104,9 @@ class LiveSearch:
     ) -> tuple[dict[str, list[int]], dict[str, str]]:
         """(item id → a code that is free and not `taken`, item id → why it can have none); nothing changes."""
         return self._newcomers.propose(records, self.index.state.trie, taken)
+
+    def _send_rows(self, items: Sequence[AddedItem]) -> None:
+        self._graph.send_rows(self.index.tables.inputs(), [item.index for item in items])
 
     def _with_leaves(self, fresh: Sequence[AddedItem]) -> State:
         codes = np.array([item.code for item in fresh], dtype=np.int32)

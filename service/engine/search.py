@@ -113,6 +113,10 @@ class CatalogSearch(Search, Protocol):
         """Makes the device see rows of `alive_l` that were written in place: `slots` of int32 [F, S_{l+1}] a level."""
         ...
 
+    def send_rows(self, tables: Inputs, rows: Sequence[int]) -> None:
+        """Makes the device see rows of tables that were written in place, which no search may be reading now."""
+        ...
+
 
 class GraphSearch:
     """The search graphs of one artifact on the CPU. `run` belongs to one thread at a time."""
@@ -149,6 +153,9 @@ class GraphSearch:
         return use
 
     def send_slots(self, counts: Sequence[NDArray[np.int32]], slots: Sequence[int]) -> None:
+        """Searches read the very arrays."""
+
+    def send_rows(self, tables: Inputs, rows: Sequence[int]) -> None:
         """Searches read the very arrays."""
 
     def run(self, rows: Sequence[SearchRow], shape: Shape) -> Found:

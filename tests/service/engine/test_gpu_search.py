@@ -105,6 +105,22 @@ def test_only_the_slots_that_changed_are_sent(model: Artifact) -> None:
     assert_alike(search.run(rows, Shape(WIDTH, BUCKET)), expected)
 
 
+def test_only_the_rows_that_changed_are_sent(model: Artifact) -> None:
+    catalog = filtered(model.trie, model, 1)
+    names = [name for name in ("item_input", "item_output", "item_code") if name in catalog]
+    tables = {name: catalog[name].copy() for name in names}
+    search = GpuSearch(model, catalog | tables, provider=CPU, max_rows=2)
+    mixed = {name: table.copy() for name, table in tables.items()}
+    sent = [0, 4, 5, 6, model.manifest.item_count - 1]
+    for name, table in tables.items():
+        table[:] = table[::-1].copy()
+        mixed[name][sent] = table[sent]
+    search.send_rows(tables, sent)
+    rows = [SearchRow(np.array([item], dtype=np.int32)) for item in (4, 9)]
+    expected = GraphSearch(model, 1, catalog | mixed).run(rows, Shape(WIDTH, BUCKET))
+    assert_alike(search.run(rows, Shape(WIDTH, BUCKET)), expected)
+
+
 def test_a_catalog_that_does_not_fit_gets_new_memory(model: Artifact) -> None:
     search = GpuSearch(model, filtered(model.trie, model, 1), provider=CPU, max_rows=2)
     residence = search.residence

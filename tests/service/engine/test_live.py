@@ -297,12 +297,14 @@ def test_a_removed_item_that_comes_back_has_its_code_and_its_new_embedding(world
     codes, _ = world.search.propose([added("new-0")])
     world.apply(added("new-0"), codes=codes)
     before = world.index.tables.item_output[60].copy()
+    (score,) = world.ask(["item-1"], include_items=["new-0"]).scores
     world.apply(added("new-0", removed=True))
     assert world.ask(["new-0"], include_items=["new-0"]).item_ids == []
     assert world.apply(added("new-0", seed=1), codes=codes) == []
     assert world.items.count == 61
     assert not np.allclose(world.index.tables.item_output[60], before)
     assert world.ask([], include_items=["new-0"]).item_ids == ["new-0"]
+    assert world.ask(["item-1"], include_items=["new-0"]).scores != [pytest.approx(score)]
     check_slots(world)
 
 
