@@ -107,8 +107,8 @@ def test_only_the_slots_that_changed_are_sent(model: Artifact) -> None:
 
 def test_only_the_rows_that_changed_are_sent(model: Artifact) -> None:
     catalog = filtered(model.trie, model, 1)
-    names = [name for name in ("item_input", "item_output", "item_code") if name in catalog]
-    tables = {name: catalog[name].copy() for name in names}
+    wanted: list[str] = ["item_input", "item_output", "item_code"]
+    tables = {name: catalog[name].copy() for name in wanted if name in catalog}
     search = GpuSearch(model, catalog | tables, provider=CPU, max_rows=2)
     mixed = {name: table.copy() for name, table in tables.items()}
     sent = [0, 4, 5, 6, model.manifest.item_count - 1]
