@@ -133,10 +133,12 @@ def _print_summary(address: str) -> None:
     from training.evaluate import TEST_SET, print_metrics
 
     manifest = Artifact.open(ARTIFACT, verify=False).manifest
-    measured = manifest.metrics_of or TEST_SET
-    print_metrics(manifest.metrics, f"{manifest.dataset}: {measured}, through the exported graph")
+    serving = httpx.get(f"{address}/health/ready").json()["model_version"]
+    if serving == manifest.model_version:  # another one may have been activated since
+        measured = manifest.metrics_of or TEST_SET
+        print_metrics(manifest.metrics, f"{manifest.dataset}: {measured}, through the exported graph")
     body = json.dumps({"history": _FANS_OF_SPACE, "k": 5, "return": ["metadata"]})
-    print(f"\nServing {manifest.model_version} on {address} (documentation: {address}/docs). Try:\n")
+    print(f"\nServing {serving} on {address} (documentation: {address}/docs). Try:\n")
     print(f"  curl -s {address}/recommend -H 'content-type: application/json' -d '{body}'\n")
     print("Ctrl-C ends it.", flush=True)
 

@@ -386,7 +386,10 @@ def _read_header(path: Path, rows: Iterator[list[str]]) -> list[str]:
 
 
 def _csv_sentence(error: Exception) -> str:
-    return f"The row is not valid CSV: {error}." if isinstance(error, csv.Error) else str(error)
+    if not isinstance(error, csv.Error):
+        return str(error)
+    hint = "; a quotation mark may not be closed" if "field limit" in str(error) else ""
+    return f"The row is not valid CSV: {error}{hint}."
 
 
 def _arrange(log: EventLog, items: list[dict[str, Any]], tie_seed: int | None, whole_catalog: bool) -> Interactions:

@@ -5,6 +5,7 @@ run's schedules, rescoring weight and item gain; no event is left to measure it 
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .finish import Chosen
 from .loop import Progress
 from .pipeline import Run
 
+_LOG = logging.getLogger(__name__)
+
 
 def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) -> Run:
     """The run that trains as the one of the artifact `source` did, but on all events, and writes `out`.
@@ -27,6 +30,7 @@ def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) 
     """
     if out.resolve() == source.resolve():
         raise ConfigError(f"--out {out} is the artifact to be refitted; choose another --out")
+    _LOG.info("what validation chose in the run of %s:", source)
     run, manifest = _finished_run(data, source, _apart(changes))
     chosen = Chosen(
         version=manifest.model_version,
@@ -36,6 +40,8 @@ def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) 
         metrics=manifest.metrics,
         metrics_of=manifest.metrics_of,
     )
+    told = ", ".join(f"{name} {epochs}" for name, epochs in chosen.epochs.items())
+    _LOG.info("the refit trains on all events, epochs: %s", told)
     return Run(data, out, run.config.model_copy(update={"sasrec": None}), chosen=chosen)
 
 

@@ -13,6 +13,7 @@ import typer
 from .errors import MisuseError
 
 TOKEN_VARIABLE: Final = "PROREC_ADMIN_TOKEN"
+_HERE: Final = f"http://127.0.0.1:{os.environ.get('PROREC_PORT', '8000')}"
 _PLOTS: Final = (".png", ".html")
 
 
@@ -20,7 +21,7 @@ _PLOTS: Final = (".png", ".html")
 class Options:
     """Whom to ask, what for, by how many clients, and what counts as good enough."""
 
-    address: Annotated[str, typer.Option(help="The service.")] = "http://127.0.0.1:8000"
+    address: Annotated[str, typer.Option(help="The service; by default here, on PROREC_PORT or 8000.")] = _HERE
     anywhere: Annotated[bool, typer.Option("--anywhere", help="Load other machines than this one too.")] = False
     data: Annotated[Path | None, typer.Option(help="Dataset folder whose test histories are asked for.")] = None
     synthetic: Annotated[bool, typer.Option("--synthetic", help="Made-up histories instead.")] = False

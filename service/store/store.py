@@ -11,6 +11,7 @@ from models.artifact import Artifact, Manifest
 
 from ..catalog.records import ItemChange, ItemRecord
 from ..embedded_redis import embedded_redis
+from ..errors import VersionActive
 from ..settings import Settings
 from .catalog import Catalog, CatalogChanged, CatalogPage, CatalogSighting
 from .connection import Connection
@@ -133,7 +134,12 @@ class Store:
         return self._deployments.events(limit)
 
     def delete(self, version: str) -> None:
-        """Removes a version, and what was placed in it. Raises UnknownVersion, VersionActive, VersionPinned."""
+        """Removes a version, and what was placed in it. Raises UnknownVersion, VersionActive, VersionPinned.
+
+        A version that still answers somewhere, while the one after it loads, counts as active.
+        """
+        if answering := [report.replica for report in self.replicas() if report.serving == version]:
+            raise VersionActive(f"version {version} still answers on replica {answering[0]}")
         self._publisher.delete(version)
 
     def report(self, report: ReplicaReport) -> None:

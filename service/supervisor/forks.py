@@ -1,6 +1,7 @@
 """Engines and readers as forks of one process that has imported what they need (`service.fork_server`)."""
 
 import asyncio
+import logging
 import os
 import signal
 import socket
@@ -56,6 +57,9 @@ class Forked:
             self.ended(_LOST)
 
         loop.add_reader(self._pidfd, seen)
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -145,6 +149,7 @@ class Forks:
         except OSError:
             packet, fds = b"", []
         if not packet:
+            logger.error("the process that starts engines has died; engines go on, and the next start begins another")
             self._leave(link)
             return
         match self._reports.decode(packet):

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from service.settings import Settings, variable
 
 METRICS_FOLDER: Final = "PROMETHEUS_MULTIPROC_DIR"
 LINE_BYTES: Final = 1 << 16
+_CHATTER: Final = re.compile(r'(DEBUG|INFO|WARNING) |\{.*"level": "(DEBUG|INFO|WARNING)"')  # of the log, and no reason
 _archivist: Final = ThreadPoolExecutor(1, "archivist")  # its own: a Redis that hangs may keep other threads busy
 
 logger = logging.getLogger(__name__)
@@ -53,7 +55,7 @@ class Child:
 
     def __init__(self, process: Process, metrics_folder: Path, on_line: Callable[[str], None] | None = None) -> None:
         self.pid = process.pid
-        self.last_words = ""  # the last line on its stderr
+        self.last_words = ""  # the last line on its stderr that may say why it ends
         self._farewell = ""  # the line in which it says itself why it ends
         self._process = process
         self._metrics_folder = metrics_folder
@@ -144,7 +146,8 @@ class Child:
                 continue
             with suppress(OSError, ValueError):  # whoever read our own has gone; the child must not block on its pipe
                 sys.stderr.write(line)
-            self.last_words = line.strip() or self.last_words
+            if not _CHATTER.match(line):
+                self.last_words = line.strip() or self.last_words
 
     async def _relay_stdout(self) -> None:
         stream = self._process.stdout

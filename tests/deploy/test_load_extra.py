@@ -24,6 +24,13 @@ def distributions(requirements: Iterable[str]) -> set[str]:
     return {re.sub(r"[-_.]+", "-", name.group()).lower() for name in names if name}
 
 
+def test_without_it_one_sentence_names_it() -> None:
+    code = "import sys; sys.modules['ddsketch'] = None; import deploy.load_test"
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (2, 1)
+    assert ".[load]" in ended.stderr
+
+
 def test_a_load_test_with_a_dataset_needs_nothing_of_other_extras(tmp_path: Path) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]

@@ -20,7 +20,7 @@ from service.errors import (
     VersionActive,
     VersionExists,
 )
-from service.store import Store
+from service.store import ReplicaReport, Store
 from service.store.publish import Publisher, _memory_bytes
 from service.store.records import CHUNK_BYTES, Published, Record
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
@@ -282,6 +282,18 @@ def test_deleting_leaves_nothing(store: Store, tmp_path: Path) -> None:
     assert stored_keys(store) == set()
     with pytest.raises(UnknownVersion):
         store.delete("v1")
+
+
+def test_a_version_that_still_answers_is_not_deleted(store: Store, tmp_path: Path) -> None:
+    """Another is active already, and may yet fail to load."""
+    for version in ("v1", "v2"):
+        store.publish(plain_artifact(tmp_path, version))
+    store.activate("v2")
+    store.report(ReplicaReport("r-1", "http://here", epoch=1, serving="v1"))
+    with pytest.raises(VersionActive, match=r"^version v1 still answers on replica r-1$"):
+        store.delete("v1")
+    store.report(ReplicaReport("r-1", "http://here", epoch=1, serving="v2"))
+    store.delete("v1")
 
 
 def test_the_active_version_is_not_deleted(store: Store, tmp_path: Path) -> None:

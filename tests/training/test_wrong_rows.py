@@ -48,6 +48,11 @@ def test_wrong_rows_are_told_together_in_their_order(tmp_path: Path) -> None:
     ]
 
 
+def test_a_quotation_mark_that_swallows_the_file_is_suspected(tmp_path: Path) -> None:
+    write_folder(tmp_path, EVENTS + 'u,"a,1\n' + "u,b,2\n" * 30_000)
+    assert "a quotation mark may not be closed" in refusal(tmp_path)[0]
+
+
 def test_wrong_items_are_told_together(tmp_path: Path) -> None:
     write_folder(tmp_path, items=ITEMS + '{}\n{"item_id": "b"}\n{"item_id": "d"}\n{"item_id": "d"}\n')
     assert refusal(tmp_path) == [

@@ -234,6 +234,13 @@ async def test_the_last_line_of_a_child_is_its_reason(tmp_path: Path) -> None:
     assert "socket path" in child.last_sentence(await child.wait())
 
 
+@pytest.mark.parametrize("line", ["INFO service.engine: warm", '{"time": "now", "level": "INFO", "message": "warm"}'])
+async def test_what_a_child_logged_is_no_reason(tmp_path: Path, line: str) -> None:
+    (tmp_path / "chatty.py").write_text(f"import sys; print({line!r}, file=sys.stderr); sys.exit(1)")
+    child = await Child.spawn(["chatty"], os.environ | {METRICS_FOLDER: str(tmp_path), "PYTHONPATH": str(tmp_path)})
+    assert child.last_sentence(await child.wait()) == "it ended with exit code 1"
+
+
 async def test_the_death_of_a_child_is_told_also_where_nothing_can_be_written(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     child = await Child.spawn(["tests.service.supervisor.sleeper"], os.environ | {METRICS_FOLDER: str(metrics)})
