@@ -73,10 +73,9 @@ class Reading:
             await asyncio.sleep(pause_s)
 
     def _kept(self, folder: Path) -> Engine | None:
-        """A reader of that artifact from before, which is in use again."""
-        for reader in self._past:
+        """A reader of that artifact from before, in use still, as after a change that was taken back, or again."""
+        for reader in [*([self._reader] if self._reader else []), *self._past]:
             if reader.folder == folder and reader.child.running:
-                self._past.remove(reader)
                 return reader
         return None
 
@@ -89,7 +88,9 @@ class Reading:
                 self._tasks.run(reader.drain(self._drain_timeout_s))
 
     def _change(self, reader: Engine | None) -> None:
-        if self._reader:
+        if self._reader and self._reader is not reader:
             self._past.append(self._reader)
+        if reader in self._past:
+            self._past.remove(reader)
         self._reader = reader
         self.on_change()

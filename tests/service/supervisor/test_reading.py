@@ -77,6 +77,21 @@ async def test_the_reader_of_a_version_kept_warm_stays_and_is_used_again() -> No
         assert not any(reader.child.running for reader in scene.readers)
 
 
+async def test_a_change_that_is_taken_back_at_once_starts_no_second_reader(scene: Scene) -> None:
+    scene.reading.follow(Path("v1"))
+    await until(lambda: scene.version == "v1")
+    started: list[int] = []
+    scene.reading.on_change = lambda: started.append(len(scene.readers))
+    scene.reading.follow(Path("v2"))
+    scene.reading.follow(Path("v1"))
+    await until(lambda: bool(started))
+    assert started == [1]
+    scene.readers[0].child.signal(signal.SIGKILL)  # which whoever keeps it now hears of
+    await until(lambda: len(scene.readers) == 2 and scene.version == "v1")
+    assert [reader.version for reader in scene.readers] == ["v1", "v1"]
+    assert scene.readers[1].child.running
+
+
 async def test_a_dead_reader_has_a_successor(scene: Scene) -> None:
     scene.reading.follow(Path("v1"))
     await until(lambda: scene.version == "v1")
