@@ -95,8 +95,7 @@ class TrainingConfig(BaseModel):
     softmax_items: int = Field(
         20_000,
         ge=2,
-        description="above this catalog size the item head samples negatives, and a decoder that learns alone is taught"
-        " by what prefixes are worth instead of all items",
+        description="above this catalog size the item head samples negatives, and codes are learned from codes alone",
     )
     model: ModelConfig = ModelConfig()
     stage1: StageConfig = StageConfig()

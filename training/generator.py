@@ -36,10 +36,9 @@ from .interactions import Holdout, Split
 from .losses import item_loss, rows_of
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
-from .prefix_teacher import PrefixTeacher
 from .prefix_values import fit_prefix_output, user_state_count
 from .ranking import chunks, sampled_rows
-from .ranking_teacher import Ranking, RankingTeacher
+from .ranking_teacher import RankingTeacher
 from .siblings import Choice, Siblings
 
 RESCORE_WEIGHTS: Final = (0.0, 1.0, 3.0, 10.0, 30.0, 100.0)
@@ -166,20 +165,18 @@ class GeneratorTask:
         self._weights = _VALIDATION_WEIGHTS if config.item_weight else (0.0,)
         if self.trie.item_count > config.softmax_items:
             _LOG.info(
-                "%d items are more than softmax_items=%d: losses compare with %d drawn ones",
+                "%d items are more than softmax_items=%d: losses compare with %d drawn ones, codes with themselves",
                 self.trie.item_count, config.softmax_items, config.sampled_items,
             )  # fmt: skip
         self._finished: Inputs | None = None
         self._item_output: Tensor | None = None
         self._siblings: Siblings | None = None
-        self._teacher_of_all: RankingTeacher | None = None
-        self._teacher_of_prefixes: PrefixTeacher | None = None
+        self._taught_by: RankingTeacher | None = None
 
     def finish_items(self, tables: Inputs) -> None:
         """What items are does not change any more; `tables` as `GeneratorModel.tables` gives them."""
         self._finished = self.search_tables(tables)
         self._item_output = torch.from_numpy(tables["item_output"])
-        self._teacher_of_prefixes = None
 
     @property
     def finished(self) -> Inputs:
@@ -198,11 +195,11 @@ class GeneratorTask:
 
     def loss(self, batch: Batch) -> Tensor:
         context, target = self.model.predict(batch)
-        ranking = self._ranking(context.user_state)
-        if ranking is not None and self.model.frozen and self.config.ranking_weight == 1:
-            target = ranking.drawn()
+        likely = self._likely(context.user_state)
+        if likely is not None and self.model.frozen and self.config.ranking_weight == 1:
+            target = self._teacher(target.device).drawn(likely)
         logits, summary = self.model.generator.teacher_forced(context, self.model.codes[target])
-        loss = self._code_loss(logits, ranking, target)
+        loss = self._code_loss(logits, likely, target)
         limit, sampled = self.config.softmax_items, self.config.sampled_items
         if self.config.item_weight and not self.model.frozen:
             rows, item_count = rows_of(self.model.item), len(self.model.item)
@@ -218,42 +215,35 @@ class GeneratorTask:
             self._siblings = Siblings(self.trie, device)
         return self._siblings
 
-    def _code_loss(self, logits: list[Tensor], ranking: Ranking | None, target: Tensor) -> Tensor:
+    def _code_loss(self, logits: list[Tensor], likely: Tensor | None, target: Tensor) -> Tensor:
         """Cross-entropy of every token among its siblings, summed."""
         choices = self.siblings(target.device).of(target)
-        wanted = self._wanted(choices, ranking)
+        wanted = self._wanted(choices, likely)
         levels = [
             F.cross_entropy(choice.scores(part), one, reduction="sum")
             for part, choice, one in zip(logits, choices, wanted, strict=True)
         ]
         return torch.stack(levels).sum()
 
-    def _wanted(self, choices: list[Choice], ranking: Ranking | None) -> list[Tensor]:
+    def _wanted(self, choices: list[Choice], likely: Tensor | None) -> list[Tensor]:
         """Targets of every level, [P, C]: the codes, and in part what the item head would write."""
         share = self.config.ranking_weight
         own = [choice.smoothed(self.config.label_smoothing) for choice in choices]
-        if ranking is None:
+        if likely is None:
             return own
-        taught = ranking.targets(choices)
+        taught = self._teacher(likely.device).targets(likely, choices)
         return [(1 - share) * one + share * other for one, other in zip(own, taught, strict=True)]
 
-    def _ranking(self, user_state: Tensor) -> Ranking | None:
-        """What the item head says at P positions; None where codes are learned from codes alone.
+    def _likely(self, user_state: Tensor) -> Tensor | None:
+        """What the item head says of every leaf, [P, N]; None where codes are learned from codes alone."""
+        if not self.config.ranking_weight or len(self.model.item) > self.config.softmax_items:
+            return None
+        return self._teacher(user_state.device).likely(user_state, self._item_vectors())
 
-        That is where nothing else is wanted, and in a large catalog until items are finished.
-        """
-        device = user_state.device
-        if not self.config.ranking_weight:
-            return None
-        if len(self.model.item) <= self.config.softmax_items:
-            if self._teacher_of_all is None or self._teacher_of_all.device != device:
-                self._teacher_of_all = RankingTeacher(self.trie, device)
-            return self._teacher_of_all.ranking(user_state, self._item_vectors())
-        if self._finished is None:
-            return None
-        if self._teacher_of_prefixes is None or self._teacher_of_prefixes.siblings.device != device:
-            self._teacher_of_prefixes = PrefixTeacher(self.trie, self.siblings(device), self._finished)
-        return self._teacher_of_prefixes.ranking(user_state)
+    def _teacher(self, device: torch.device) -> RankingTeacher:
+        if self._taught_by is None or self._taught_by.device != device:
+            self._taught_by = RankingTeacher(self.trie, device)
+        return self._taught_by
 
     def _item_vectors(self) -> Tensor:
         """[N, D], what user states are multiplied with: learned, or those of finished items."""

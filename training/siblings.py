@@ -62,15 +62,10 @@ class Siblings:
         """items int64 [P] → every level of their codes."""
         return [self._level(level, items) for level in range(len(self._tokens))]
 
-    def below(self, level: int, state: Tensor) -> tuple[Tensor, Tensor]:
-        """States int64 [P] of one level → (child, exists) [P, C] as a `Choice` has them."""
-        starts = self._starts[level]
-        child = starts[state][:, None] + self._offsets[level]
-        exists = child < starts[state + 1][:, None]
-        return torch.where(exists, child, 0), exists
-
     def _level(self, level: int, items: Tensor) -> Choice:
-        state = self._states[level][items]
-        child, exists = self.below(level, state)
-        taken = self._states[level + 1][items] - self._starts[level][state]
-        return Choice(child, exists, self._tokens[level][child], taken)
+        starts, state = self._starts[level], self._states[level][items]
+        first = starts[state]
+        child = first[:, None] + self._offsets[level]
+        exists = child < starts[state + 1][:, None]
+        child = torch.where(exists, child, 0)
+        return Choice(child, exists, self._tokens[level][child], self._states[level + 1][items] - first)

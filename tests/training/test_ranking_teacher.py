@@ -22,7 +22,7 @@ def test_a_token_is_as_likely_as_the_items_below_it() -> None:
     trie = CodeTrie.build(codes)
     choices = Siblings(trie, torch.device("cpu")).of(target)
     teacher = RankingTeacher(trie, torch.device("cpu"))
-    taught = teacher.ranking(states, item).targets(choices)
+    taught = teacher.targets(teacher.likely(states, item), choices)
     probability = (states @ item.T).double().softmax(dim=1).numpy()
     assert len(taught) == LEVELS
     for level, found in enumerate(taught):
@@ -40,7 +40,7 @@ def test_below_a_prefix_that_nobody_would_take_its_items_share_all_there_is() ->
     trie = CodeTrie.build(CodeTable(every, 2))
     choices = Siblings(trie, torch.device("cpu")).of(torch.tensor([3]))
     teacher = RankingTeacher(trie, torch.device("cpu"))
-    taught = teacher.ranking(torch.ones(1, 1), item).targets(choices)
+    taught = teacher.targets(teacher.likely(torch.ones(1, 1), item), choices)
     share = 1 / (1 + np.exp(-1))
     np.testing.assert_allclose(taught[1][0], [share, 1 - share], atol=1e-4)
 
@@ -51,6 +51,6 @@ def test_items_are_drawn_as_often_as_the_item_head_likes_them() -> None:
     teacher = RankingTeacher(CodeTrie.build(CodeTable(every, 2)), torch.device("cpu"))
     item = torch.tensor([[0.0], [1.0], [-50.0], [2.0]])
     torch.manual_seed(0)
-    drawn = teacher.ranking(torch.ones(20_000, 1), item).drawn()
+    drawn = teacher.drawn(teacher.likely(torch.ones(20_000, 1), item))
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     torch.testing.assert_close(shares, item[:, 0].softmax(dim=0), atol=0.02, rtol=0.0)
