@@ -72,7 +72,6 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     index = quietly(
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
-    _tell_room(artifact.manifest.model_version, index)
     provider = usable_provider(settings.provider, settings.precision)
     graphs = quietly(partial(graphs_of, artifact, settings.precision))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
@@ -80,6 +79,7 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
     newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
     search = LiveSearch(graph, items, index, newcomers)
     info = _info(artifact, graph.provider, settings.precision, index.filter_slots)
+    _tell_room(artifact.manifest.model_version, index)
     return Engine(Catalog(artifact, items, index), search, index.slot_count, info)
 
 

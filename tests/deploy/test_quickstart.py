@@ -28,7 +28,8 @@ QUICKSTART = (
 @contextmanager
 def working(*before: str) -> "Iterator[subprocess.Popen[str]]":
     """The quickstart in a session of its own, with a step at work; what it prints from then on can be read."""
-    program = "; ".join([*before, QUICKSTART])
+    as_in_a_shell = "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL)"  # also where tests run under nohup
+    program = "; ".join([as_in_a_shell, *before, QUICKSTART])
     started = [sys.executable, "-c", program, STEP]
     with subprocess.Popen(started, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
         assert process.stdout is not None

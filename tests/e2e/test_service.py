@@ -386,7 +386,8 @@ def test_the_end_finishes_what_is_in_flight_and_leaves_nothing(
         one.first_line()
         one.wait_for(status="ready")
         engine = one.engine()
-        folder = Path(" ".join(engine.cmdline()).split()[-1]).parent
+        words = " ".join(engine.cmdline()).split()
+        folder = Path(words[words.index("--socket") + 1]).parent
         assert folder.stat().st_mode & 0o777 == 0o700
         engine.suspend()
         asked = [pool.submit(one.recommend, "item-1") for _ in range(4)]
