@@ -138,7 +138,9 @@ class Store:
 
         A version that still answers somewhere, while the one after it loads, counts as active.
         """
-        if answering := [report.replica for report in self.replicas() if report.serving == version]:
+        active = self.deployment()
+        answering = [report.replica for report in self.replicas() if report.serving == version]
+        if answering and (active is None or active.version != version):
             raise VersionActive(f"version {version} still answers on replica {answering[0]}")
         self._publisher.delete(version)
 
