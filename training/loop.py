@@ -114,23 +114,18 @@ def fit(
     Every step draws its randomness from (seed, step, process), so a run that was killed and resumed from
     `folder`/`name`.safetensors ends with the same weights as one that was not: on a CPU to the bit.
     """
-    return _Loop(task, windows, stage, seed, name, folder, machine or Machine(), epochs).run(from_start=from_start)
+    loop = _Loop(task, windows, stage, seed, name, folder, machine or Machine())
+    if epochs is not None:
+        loop.validates, loop.epochs = False, epochs
+    return loop.run(from_start=from_start)
 
 
 class _Loop:
     def __init__(
-        self,
-        task: Task,
-        windows: Windows,
-        stage: StageConfig,
-        seed: int,
-        name: str,
-        folder: Path,
-        machine: Machine,
-        epochs: int | None,
+        self, task: Task, windows: Windows, stage: StageConfig, seed: int, name: str, folder: Path, machine: Machine
     ) -> None:
         self.task, self.windows, self.stage, self.seed, self.machine = task, windows, stage, seed, machine
-        self.validates, self.epochs = epochs is None, stage.epochs if epochs is None else epochs
+        self.validates, self.epochs = True, stage.epochs
         self.name, self.folder, self.path = name, folder, folder / f"{name}.safetensors"
         self.model = task.model.to(machine.device)
         self.average = Average(self.model, stage)

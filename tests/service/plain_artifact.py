@@ -27,18 +27,23 @@ def plain_artifact(folder: Path, version: str = "v1", *, seed: int = 0, weights_
         (writer.folder / "search_b4.onnx").write_bytes(b"any bytes")
         (writer.folder / "empty.bin").write_bytes(b"")
         (writer.folder / "search.weights").write_bytes(rng.bytes(weights_bytes))
-        return writer.commit(
-            config=ModelConfig(code_length=2, tokens_per_level=4, width=8, heads=1),
-            item_count=ITEMS,
-            beam_widths=(4,),
-            default_beam_width=4,
-            history_buckets=(50,),
-            rescore_weight=0.0,
-            dataset="random",
-            training_fingerprint="0" * 64,
-            metrics={"model": {"recall@10": 0.5}},
-            tools={},
-        )
+        return commit_plain(writer, ModelConfig(code_length=2, tokens_per_level=4, width=8, heads=1), ITEMS)
+
+
+def commit_plain(writer: ArtifactWriter, config: ModelConfig, items: int) -> Artifact:
+    """The end of writing, with a manifest in which nothing matters but sizes."""
+    return writer.commit(
+        config=config,
+        item_count=items,
+        beam_widths=(4,),
+        default_beam_width=4,
+        history_buckets=(50,),
+        rescore_weight=0.0,
+        dataset="random",
+        training_fingerprint="0" * 64,
+        metrics={"model": {"recall@10": 0.5}},
+        tools={},
+    )
 
 
 def edit_manifest(artifact: Artifact, **fields: Any) -> Artifact:

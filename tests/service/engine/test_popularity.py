@@ -11,6 +11,7 @@ from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from service.engine.index import RANKED_BLOCK, LiveIndex
 from service.engine.popularity import most_popular
+from tests.service.plain_artifact import commit_plain
 
 ITEMS, SPARE, SLOT = 12 * RANKED_BLOCK + 100, 50, 1
 TOKENS, WIDTH = 256, 8
@@ -32,18 +33,8 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         for name in ("item_input", "item_output"):
             writer.array(name, np.zeros((ITEMS, WIDTH), dtype=np.float32))
         writer.array("popularity", np.random.default_rng(0).permutation(ITEMS).astype(np.int32))
-        return writer.commit(
-            config=ModelConfig(code_length=trie.code_length, tokens_per_level=TOKENS, width=WIDTH, heads=1),
-            item_count=ITEMS,
-            beam_widths=(4,),
-            default_beam_width=4,
-            history_buckets=(50,),
-            rescore_weight=0.0,
-            dataset="none",
-            training_fingerprint="0" * 64,
-            metrics={},
-            tools={},
-        )
+        config = ModelConfig(code_length=trie.code_length, tokens_per_level=TOKENS, width=WIDTH, heads=1)
+        return commit_plain(writer, config, ITEMS)
 
 
 @pytest.fixture
