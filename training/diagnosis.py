@@ -10,8 +10,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from models.codes import CodeTable
 from models.graph import Inputs
 from models.network import Context
+from models.quantizer import additive_vectors
 
 from .batches import pad_histories
 from .config import TrainingConfig
@@ -91,6 +93,56 @@ def _explained(
             for name, by in order.items():
                 shares[name].append(float(near[by[row, :size]].mean()))
     return float(np.mean(sizes or [0])), {name: float(np.mean(found or [0])) for name, found in shares.items()}
+
+
+def explained_variance(codes: CodeTable, modalities: dict[str, NDArray[np.float32]]) -> list[dict[str, float]]:
+    """How much of each modality's embeddings [N, D] the tokens of levels 1 … l tell, each token by a vector of its own.
+
+    The share of their variance that is gone when these vectors, each the mean of what the levels before left over, are
+    taken away. `chance` is that share for tokens that were dealt to the items at random.
+    """
+    dealt = CodeTable(codes.tokens[np.random.default_rng(0).permutation(codes.item_count)], codes.tokens_per_level)
+    told = {name: _told(table, codes) for name, table in modalities.items()}
+    told["chance"] = _told(next(iter(modalities.values())), dealt)
+    return [dict(zip(told, level, strict=True)) for level in zip(*told.values(), strict=True)]
+
+
+def _told(table: NDArray[np.float32], codes: CodeTable) -> list[float]:
+    rest = table - table.mean(axis=0)
+    whole, shares = float(np.square(rest).sum()), []
+    for level, vectors in enumerate(additive_vectors(rest, codes)):
+        rest = rest - vectors[codes.tokens[:, level]]
+        shares.append(1 - float(np.square(rest).sum()) / whole if whole else 0.0)
+    return shares
+
+
+def distillation_sources(task: GeneratorTask, tables: Inputs, users: int) -> dict[str, dict[str, float]]:
+    """What the distilled state tells about the target from: the user, or the code that was given to the decoder.
+
+    For each modality the share of users whose target, among all items, has the embedding nearest to what the state was
+    distilled into: from the user's own state and the target's code, from somebody else's state and the target's code,
+    and from the user's own state and the code of somebody else's target.
+    """
+    model, holdout = task.model, task.split.valid
+    rows = sampled_rows(holdout, users)
+    others = np.roll(rows, 1)
+    found: dict[str, dict[str, list[Tensor]]] = {"collaborative": {}, "semantic": {}}
+    for at in chunks(np.arange(len(rows))):
+        target = torch.from_numpy(holdout.target[rows[at]]).long()
+        pairs = {
+            "user and code": (rows[at], target),
+            "another user": (others[at], target),
+            "another code": (rows[at], torch.from_numpy(holdout.target[others[at]]).long()),
+        }
+        for name, (of, given) in pairs.items():
+            with torch.no_grad():
+                _, state = model.generator.teacher_forced(_context(model, tables, holdout, of), model.codes[given])
+                for modality, (mine, items) in model.distilled(state).items():
+                    found[modality].setdefault(name, []).append((mine @ items.T).argmax(dim=1) == target)
+    return {
+        modality: {name: float(torch.cat(hits).float().mean()) for name, hits in by.items()}
+        for modality, by in found.items()
+    }
 
 
 def level_accuracy(task: GeneratorTask, tables: Inputs, users: int) -> list[float]:
@@ -214,7 +266,8 @@ def diagnose(
     widths: Sequence[int],
 ) -> dict[str, Any]:  # fmt: skip
     """Everything above that needs the network."""
-    return {
+    distilled = {"distillation": distillation_sources(task, tables, users)} if config.ikd_weight else {}
+    return distilled | {
         "level_accuracy": level_accuracy(task, tables, users),
         "beam_recall": beam_recall(task, tables, config, weight, widths, users),
         "beam_regret": beam_regret(task, tables, config, weight, regret_users),

@@ -116,6 +116,13 @@ class GeneratorModel(nn.Module):
             name = "item_input" if self.temporal else "item_code"
             return self.generator.encode(history, {name: table}).user_state
 
+    def distilled(self, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+        """What a state [P, D] is distilled into, by modality: (directions [P, D_M], those of all items [N, D_M])."""
+        return {
+            "collaborative": (F.normalize(self.distil_collaborative(state), dim=1), self.collaborative),
+            "semantic": (F.normalize(self.distil_semantic(state), dim=1), self.adapted),
+        }
+
     def start_from(self, stage1: Collaborative, codes: CodeTable) -> None:
         """Begins where stage I ended."""
         parts = torch.from_numpy(additive_vectors(self.item.detach().numpy(), codes))
@@ -255,14 +262,10 @@ class GeneratorTask:
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of the summary token against the target's embedding, once per modality, summed."""
         sampled = self.config.sampled_items
-        pairs = (
-            (self.model.distil_collaborative, self.model.collaborative),
-            (self.model.distil_semantic, self.model.adapted),
-        )
-        losses = []
-        for head, table in pairs:
-            wanted = F.normalize(head(summary), dim=1) / self.config.ikd_temperature
-            losses.append(item_loss(wanted, target, rows_of(table), len(table), sampled, sampled))
+        losses = [
+            item_loss(mine / self.config.ikd_temperature, target, rows_of(items), len(items), sampled, sampled)
+            for mine, items in self.model.distilled(summary).values()
+        ]
         return torch.stack(losses).sum()
 
     def validate(self) -> float:

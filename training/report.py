@@ -150,7 +150,10 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
         ("Which modality explains the codes", "Items that share the first tokens of a code: the share of them that are "
          "among the item's nearest by collaborative vectors (SASRec's; stage I's, which know the text, where no SASRec "
          "was trained) and by text.",
-         figures.lines(_domination(first), "tokens shared", "share explained", whole_numbers=True)),
+         figures.lines(_of_modalities(first, "domination"), "tokens shared", "share explained", whole_numbers=True)),
+        ("How much of each modality the tokens tell", "The share of the variance of those embeddings that is gone when "
+         "every token of the first levels has told what its items have in common.",
+         figures.lines(_of_modalities(first, "explained_variance"), "levels", "share of variance", whole_numbers=True)),
         ("Code use and collisions by level", "",
          figures.lines({title: {name: _by_level([level[part] for level in levels]) for name, levels in use.items()}
                         for title, part in (("tokens used", "used"), ("perplexity / V", "perplexity"),
@@ -167,7 +170,25 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
                                             ("anywhere in the beam", "anywhere"))}, "beam width", "recall")),
         ("Beam regret", "Recall@10 of the beam and of scoring the whole catalog through the same network, and how much "
          "of the exhaustive first 10 the beam has.", figures.bars(regret, "")),
+        *_distillation(first),
     ]  # fmt: skip
+
+
+def _distillation(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, str]]:
+    from . import figures
+
+    taught = {name: result["distillation"] for name, result in first.items() if "distillation" in result}
+    if not taught:
+        return []
+    panels = {
+        modality: {name: {pair: [share] for pair, share in result[modality].items()} for name, result in taught.items()}
+        for modality in ("collaborative", "semantic")
+    }
+    text = (
+        "Share of users whose target is nearest, of all items, to what distillation made of the state after the code: "
+        "with the user's own state and the target's code, with another user's state, and with another item's code."
+    )
+    return [("What distillation reads", text, figures.bars(panels, "targets found"))]
 
 
 def _first_of_each(found: Found) -> dict[str, dict[str, Any]]:
@@ -182,9 +203,11 @@ def _by_level(values: Sequence[float]) -> tuple[list[float], list[float]]:
     return [float(level) for level in range(1, len(values) + 1)], list(values)
 
 
-def _domination(first: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+def _of_modalities(
+    first: Mapping[str, dict[str, Any]], figure: str
+) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     return {
-        name: {part: _by_level([at[part] for at in result["domination"]])
+        name: {part: _by_level([at[part] for at in result[figure]])
                for part in ("collaborative", "semantic", "chance")}
         for name, result in first.items()
     }  # fmt: skip

@@ -34,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 Result = dict[str, Any]
 
 _MEASURED = {"test", "diagnosis_users", "regret_users", "beam_widths"}
+_FIGURES = 2  # raised with every new figure, so that results without it are measured anew
 
 
 def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("auto",), title: str = "Study") -> Path:
@@ -49,7 +50,7 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
         raise ConfigError("a study does not run under torchrun; name its devices with --device")
     source, jobs = _digest(find_dataset(data)), plan.jobs()
     (folder / "results").mkdir(parents=True, exist_ok=True)
-    wanted = {"data": source, "measured": plan.model_dump(mode="json", include=_MEASURED)}
+    wanted = {"data": source, "measured": plan.model_dump(mode="json", include=_MEASURED) | {"figures": _FIGURES}}
     done = {job.key: result for job in jobs if (result := _finished(job, folder, wanted)) is not None}
     _LOG.info("%d of %d runs are done", len(done), len(jobs))
     failed: dict[str, str] = {}

@@ -11,7 +11,7 @@ from models.artifact import Artifact
 from models.graph import catalog_inputs
 
 from .collaborative import CollaborativeTask
-from .diagnosis import code_use, diagnose, domination
+from .diagnosis import code_use, diagnose, domination, explained_variance
 from .differences import rank_key
 from .evaluate import Ranked, rank_by_popularity, rank_by_scores, rank_by_search
 from .export import GraphSearch
@@ -91,7 +91,9 @@ def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Me
     )  # fmt: skip
     values = config.model.tokens_per_level
     result["code_use"] = code_use(codes["tokens"], codes["nearest"], values)
-    result["domination"] = domination(codes["tokens"], _modalities(run))
+    modalities = _modalities(run)
+    result["domination"] = domination(codes["tokens"], modalities)
+    result["explained_variance"] = explained_variance(run.codes(), modalities)
     return measured, result | {"rescore_weight": weight}
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.quantizer import quantize
-from training.diagnosis import code_use, domination
+from training.diagnosis import code_use, domination, explained_variance
 from training.rqvae import quantize_by_autoencoder
 
 
@@ -15,6 +15,21 @@ def test_codes_made_of_one_modality_are_explained_by_it() -> None:
     for level in domination(tokens, {"a": a, "b": b}):
         assert level["a"] > 4 * level["chance"]
         assert level["b"] < 2 * level["chance"] + 0.01
+
+
+def test_tokens_tell_the_modality_they_are_made_of_and_nothing_of_the_other() -> None:
+    rng = np.random.default_rng(0)
+    a, b = (rng.normal(size=(600, 8)).astype(np.float32) for _ in range(2))
+    codes = quantize(a, 3, 16, seed=0).codes
+    levels = explained_variance(codes, {"a": a, "b": b, "nothing": np.ones_like(a)})
+    assert [set(level) for level in levels] == [{"a", "b", "nothing", "chance"}] * 3
+    assert levels[0]["a"] < levels[1]["a"] < levels[2]["a"] < 1
+    for number, level in enumerate(levels, start=1):
+        assert level["a"] > 0.25
+        # Means of 16 random groups of 600 rows take 15 / 600 of the variance with them.
+        assert level["chance"] == pytest.approx(number * 15 / 600, abs=0.02)
+        assert level["b"] == pytest.approx(level["chance"], abs=0.03)
+        assert level["nothing"] == 0
 
 
 def test_use_and_collisions_are_counted() -> None:

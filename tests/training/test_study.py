@@ -200,11 +200,13 @@ def test_a_lost_result_is_measured_again_without_training(studied: Path, ring: P
 
 def test_the_report_is_one_file_that_shows_every_figure(studied: Path) -> None:
     text = (studied / "report.html").read_text()
-    assert text.count("<svg") == text.count("</svg>") == 8
+    assert text.count("<svg") == text.count("</svg>") == 10
     assert not re.findall(r"(?:src|href)=[\"'](?!#)", text)
     for heading in (
         "Beam regret",
         "Which modality explains the codes",
+        "How much of each modality the tokens tell",
+        "What distillation reads",
         "Learning curves",
         "test, ties shuffled",
         "differences from prorec",
@@ -225,6 +227,26 @@ def test_the_diagnosis_of_a_learned_ring_is_what_it_must_be(studied: Path) -> No
     assert found["level_accuracy"][0] > 0.5
     assert [level["shared"] for level in found["code_use"]][-1] == 0
     assert found["domination"][0]["semantic"] > 2 * found["domination"][0]["chance"]
+    told = found["explained_variance"][-1]
+    assert min(told["semantic"], told["collaborative"]) > 1.4 * told["chance"]
+    # What is distilled stands after the code, so the code tells more about the target than the user does.
+    for shares in found["distillation"].values():
+        assert shares["user and code"] > shares["another user"] > shares["another code"]
+
+
+def test_a_run_without_distillation_has_no_figure_of_it(studied: Path) -> None:
+    assert "distillation" not in json.loads((studied / "results" / "without-ikd-shuffled-0.json").read_text())
+
+
+def test_results_without_a_figure_that_has_come_since_are_measured_anew(ring: Path, tmp_path: Path) -> None:
+    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    run_study(plan, ring / "data", tmp_path)
+    path = tmp_path / "results" / "popularity-shuffled-0.json"
+    now = json.loads(path.read_text())
+    earlier = {name: value for name, value in now["measured"].items() if name != "figures"}
+    path.write_text(json.dumps(now | {"measured": earlier}))
+    run_study(plan, ring / "data", tmp_path)
+    assert json.loads(path.read_text()) == now
 
 
 def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Path) -> None:
