@@ -216,7 +216,7 @@ def measure(
         for weight, ranked_by in ((0.0, "codes only"), (artifact.manifest.rescore_weight, "rescored")):
             for presence, catalog in catalogs.items():
                 search = GraphSearch(
-                    artifact.graph_path(width),
+                    artifact.cpu_graph_path(width),
                     catalog.inputs,
                     catalog.trie.code_length,
                     artifact.manifest.history_buckets,

@@ -1,6 +1,6 @@
 """The artifact: a directory that holds everything serving needs of one trained model.
 
-Files are `.npy` arrays, ONNX graphs with one shared weights file, and JSON; never pickles. `manifest.json` names every
+Files are `.npy` arrays, ONNX graphs that share their weights, and JSON; never pickles. `manifest.json` names every
 file with its size and SHA-256. An artifact is written aside and renamed, so a directory with a manifest is whole.
 """
 
@@ -31,6 +31,7 @@ from .trie import CodeTrie
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
 WEIGHTS = "search.weights"
+CPU_WEIGHTS = "search_cpu.weights"
 GOLDEN = "golden.json"
 ITEM_ENCODER = "item_encoder.onnx"
 TEXT_ENCODER = "text_encoder.onnx"
@@ -57,7 +58,7 @@ class Manifest(BaseModel):
     created_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
     config: ModelConfig
     item_count: int
-    beam_widths: tuple[int, ...] = Field(description="ascending; one graph each")
+    beam_widths: tuple[int, ...] = Field(description="ascending; a graph each, and where it differs one for CPUs")
     default_beam_width: int
     history_buckets: tuple[int, ...] = Field(
         description="ascending lengths T a batch is padded to; last = history_length"
@@ -85,9 +86,9 @@ class Manifest(BaseModel):
     files: dict[str, FileEntry]
 
 
-def graph_file(beam_width: int) -> str:
-    """File name of the graph that keeps `beam_width` beams."""
-    return f"search_b{beam_width}.onnx"
+def graph_file(beam_width: int, *, cpu: bool = False) -> str:
+    """File name of the graph that keeps `beam_width` beams, or of the one that does so on a CPU."""
+    return f"search_b{beam_width}_cpu.onnx" if cpu else f"search_b{beam_width}.onnx"
 
 
 def check_model_version(version: str) -> str:
@@ -193,7 +194,13 @@ class Artifact:
             raise ArtifactCorruptError(f"model {self.manifest.model_version}: {otherwise}")
 
     def graph_path(self, beam_width: int) -> Path:
+        """The search whose every tensor has a size known beforehand, as a captured CUDA graph needs it."""
         return self.folder / graph_file(beam_width)
+
+    def cpu_graph_path(self, beam_width: int) -> Path:
+        """The same search for a CPU, which skips what is decided; where it has no graph of its own, `graph_path`."""
+        name = graph_file(beam_width, cpu=True)
+        return self.folder / name if name in self.manifest.files else self.graph_path(beam_width)
 
     def golden(self) -> list[dict[str, Any]]:
         """Histories with the answers they must give: {history: [item_id], items: [item_id], scores: [float]}."""

@@ -8,6 +8,7 @@ The rules are those of `models.beam`: the item head values prefixes at every lev
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Final, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,9 +16,11 @@ from torch import Tensor, nn
 
 from .beam import shortlist
 from .network import Generator
-from .search_network import SearchNetwork
+from .search_network import Encoded, Open, OpenWritten, SearchNetwork, Written
 
 BEAMS = "beams"
+OPEN_FROM: Final = 2
+"""The level from which beams may be decided: at level 1 nearly every first token leaves several items."""
 _ILLEGAL = float("-inf")
 
 
@@ -26,12 +29,16 @@ class SearchGraph(nn.Module):
 
     The beam width is the length of one more input, `beams` int32 [K], so that one export serves every width: the
     exporter replaces it by a constant (`training.export`). The generator's weights are those of this moment.
+
+    With `skip_decided` the network is asked about open beams alone, from level `OPEN_FROM` on: the same answers, for
+    less, but by tensors whose sizes depend on the answers, which a captured CUDA graph cannot have.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, *, skip_decided: bool = False) -> None:
         super().__init__()
         self.config = generator.config
         self.network = SearchNetwork(generator)
+        self.skip_decided = skip_decided
 
     @property
     def input_names(self) -> list[str]:
@@ -50,13 +57,36 @@ class SearchGraph(nn.Module):
         guide = Guide(encoded.user_state, self.config.code_length, inputs)
         logits, written = self.network.start(encoded)
         beams = _first(logits[:, 0], width, guide, inputs)
-        trail = [beams]
+        trail, of_open = [beams], cast("OpenWritten | None", None)
         for level in range(1, self.config.code_length):
-            logits, written = self.network.step(level, beams.token, beams.parent, encoded, written)
-            beams = _next(level, beams, logits, width, guide, inputs)
+            children = children_of(level, beams, inputs)
+            if self.skip_decided and level >= OPEN_FROM:
+                step, of_open = self._step_open(level, beams, children, encoded, of_open or written, inputs)
+            else:
+                logits, written = self.network.step(level, beams.token, beams.parent, encoded, written)
+                step = _log_probs(logits, inputs[f"child_token_{level}"], children.child, children.exists)
+            beams = _next(level, beams, children, step, width, guide, inputs)
             trail.append(beams)
         item = torch.where(beams.score > _ILLEGAL, _pick(inputs["leaf_item"], beams.state), -1)
         return item, beams.score, beams.code_score, _prefix_scores(trail)
+
+    def _step_open(
+        self,
+        level: int,
+        beams: "Beams",
+        children: "Children",
+        encoded: Encoded,
+        written: Written | OpenWritten,
+        inputs: dict[str, Tensor],
+    ) -> tuple[Tensor, OpenWritten]:
+        """Log-probabilities of children [B, K, C]: the network's for open beams, 0 for the only child of the others."""
+        below = [inputs[f"child_start_{deeper}"] for deeper in range(level + 1, self.config.code_length)]
+        several_left = is_open(beams, children, below)
+        still = listed(several_left, beams.parent)
+        logits, wrote = self.network.step_open(level, beams.token, still, encoded, written)
+        child, exists = (part.flatten(0, 1).index_select(0, still.beam) for part in (children.child, children.exists))
+        found = _log_probs(logits, inputs[f"child_token_{level}"], child, exists).index_select(0, still.place)
+        return torch.where(several_left[:, None], found, 0.0).reshape(children.child.shape), wrote
 
 
 @dataclass(frozen=True)
@@ -77,6 +107,20 @@ class Beams:
     code_score: Tensor
     value: Tensor
     score: Tensor
+
+
+@dataclass(frozen=True)
+class Children:
+    """What may follow each beam.
+
+    bounds  int32 [B, K, 2], states of the next level from the first child to after the last
+    child   int64 [B, K, C], the children's states, 0 where there are fewer
+    exists  bool [B, K, C]
+    """
+
+    bounds: Tensor
+    child: Tensor
+    exists: Tensor
 
 
 class Guide:
@@ -115,7 +159,7 @@ def _first(logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) 
     exists = offset < inputs["child_start_0"][1]
     child = torch.where(exists, offset, 0)
     legal = F.embedding(inputs["slot"], inputs["alive_0"]).index_select(1, child) > 0
-    code = _log_probs(logits.index_select(1, tokens.index_select(0, child)), exists)
+    code = _among_siblings(logits.index_select(1, tokens.index_select(0, child)), exists)
     value = guide.of_all(0, child)
     total = torch.where(exists & legal, code + value, _ILLEGAL)
     dead = torch.where(inputs["dead_parent_0"] == 0, inputs["dead_offset_0"], offset.shape[0]).long()
@@ -125,28 +169,53 @@ def _first(logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) 
     return Beams(state, _pick(tokens, state), torch.zeros_like(place), code, value.gather(1, place), score)
 
 
-def _next(level: int, beams: Beams, logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) -> Beams:
-    """One level further; logits [B, K, V].
+def children_of(level: int, beams: Beams, inputs: dict[str, Tensor]) -> Children:
+    start, offset = inputs[f"child_start_{level}"], inputs[f"child_offset_{level}"]
+    bounds = F.embedding(torch.stack([beams.state, beams.state + 1], dim=-1), start[:, None])  # [B, K, 2, 1]
+    first = bounds[:, :, 0]
+    exists = offset < bounds[:, :, 1] - first
+    return Children(bounds.squeeze(-1), torch.where(exists, first + offset, 0).long(), exists)
+
+
+def is_open(beams: Beams, children: Children, below: list[Tensor]) -> Tensor:
+    """Whether more than one item is left to a beam that is there, bool [B · K]; `below`: where children begin, of every
+    level below these."""
+    bounds = children.bounds
+    for start in below:
+        bounds = _pick(start, bounds)
+    return ((bounds[..., 1] - bounds[..., 0] > 1) & (beams.score > _ILLEGAL)).flatten()
+
+
+def listed(several_left: Tensor, parent: Tensor) -> Open:
+    """Open beams as a list; the first beam is always in it, since a graph may not compute nothing."""
+    rows, width = parent.shape
+    number = torch.arange(rows * width, device=parent.device)
+    chosen = several_left | (number == 0)
+    beam = chosen.nonzero()[:, 0]
+    # Looked up rather than divided: the exporter makes eight operations of a division of integers.
+    row = torch.arange(rows, device=parent.device)[:, None].expand(-1, width).flatten().index_select(0, beam)
+    return Open(
+        beam, row, row * width + parent.flatten().index_select(0, beam), chosen.to(torch.int64).cumsum(dim=0) - 1
+    )
+
+
+def _next(
+    level: int, beams: Beams, children: Children, step: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]
+) -> Beams:
+    """One level further; step [B, K, C], log-probabilities of the children.
 
     First by what is known of all children, their tokens' log-probabilities and their parents' values; of the best of
     them the values of their own.
     """
-    start, offset = inputs[f"child_start_{level}"], inputs[f"child_offset_{level}"]
     tokens, alive = inputs[f"child_token_{level}"], inputs[f"alive_{level}"]
-    branching = offset.shape[0]
-    bounds = F.embedding(torch.stack([beams.state, beams.state + 1], dim=-1), start[:, None])  # [B, K, 2, 1]
-    first = bounds[:, :, 0]
-    exists = offset < bounds[:, :, 1] - first
-    child = torch.where(exists, first + offset, 0).long()
+    child, branching = children.child, children.child.shape[2]
     slot = inputs["slot"].long() * alive.shape[1]  # slots times states may be beyond int32
-    legal = exists & (_pick_many(alive.flatten(), child + slot[:, None, None]) > 0)
-    step = _log_probs(logits.gather(2, _pick_many(tokens, child).long()), exists)
+    legal = children.exists & (_pick_many(alive.flatten(), child + slot[:, None, None]) > 0)
     expected = beams.score[..., None] + (1 + inputs["rescore_weight"]) * step
     total = torch.where(legal, expected, _ILLEGAL).flatten(1)
     dead = _dead_places(beams.state, branching, inputs[f"dead_parent_{level}"], inputs[f"dead_offset_{level}"])
     rough, near = _best(total, dead, shortlist(level) * width)
-    # Looked up rather than divided: the exporter makes eight operations of a division of integers.
-    beam = torch.arange(logits.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
+    beam = torch.arange(beams.state.shape[1], device=near.device)[:, None].expand(-1, branching).flatten()
     parent = F.embedding(near, beam[:, None]).squeeze(-1)
     state = child.flatten(1).gather(1, near).to(torch.int32)
     code = _where_filled(rough, beams.code_score.gather(1, parent) + step.flatten(1).gather(1, near))
@@ -156,8 +225,13 @@ def _next(level: int, beams: Beams, logits: Tensor, width: int, guide: Guide, in
     return Beams(state, _pick(tokens, state), parent, code, value, score)
 
 
-def _log_probs(logits: Tensor, exists: Tensor) -> Tensor:
-    """Of the children of each state, among one another; every state has one. logits [..., C], exists bool [..., C]."""
+def _log_probs(logits: Tensor, tokens: Tensor, child: Tensor, exists: Tensor) -> Tensor:
+    """Of the children [..., C] of a state among one another, from logits [..., V]; every state has a child."""
+    return _among_siblings(logits.gather(-1, _pick_many(tokens, child).long()), exists)
+
+
+def _among_siblings(logits: Tensor, exists: Tensor) -> Tensor:
+    """logits [..., C], exists bool [..., C]"""
     return F.log_softmax(torch.where(exists, logits, _ILLEGAL), dim=-1)
 
 

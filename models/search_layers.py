@@ -95,6 +95,20 @@ class SearchBlock(nn.Module):
         asked = self.cross.queries(self.cross_norm(x)).reshape(-1, beams, x.shape[-1])
         return x + self.cross.mix(asked, *memory, bias)
 
+    def attend_memory_of_some(
+        self, x: Tensor, beam: Tensor, place: Tensor, memory: tuple[Tensor, Tensor], bias: Tensor
+    ) -> Tensor:
+        """The same for R of all beams, x [R, D]: `beam` int64 [R], which they are; `place` int64 [B · K], where one is.
+
+        All beams ask, so that those of a row stay one product with its memory, and R get their answer.
+        """
+        assert self.cross is not None
+        assert self.cross_norm is not None
+        asked = self.cross.queries(self.cross_norm(x)).index_select(0, place)
+        asked = asked.reshape(memory[0].shape[0], -1, x.shape[-1])
+        mixed = attend(asked, *memory, bias, self.cross.heads).flatten(0, 1).index_select(0, beam)
+        return x + self.cross.project(mixed)
+
     def feed(self, x: Tensor) -> Tensor:
         """x [R, D] → [R, D]"""
         fed: Tensor = x + self.down(F.gelu(self.up(self.feed_forward_norm(x))))

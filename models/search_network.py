@@ -6,6 +6,8 @@ Every number equals that of `models.network`, but for rounding; what is arranged
    each beam sees its own ancestors through a mask, so nothing is reordered and a row's beams are one product.
 *  What the first decoder layer reads depends on level and token alone. Its residual, queries, keys and values are
    looked up, as long as V is small enough for such tables.
+*  A beam whose tokens leave one item only needs no network any more: each token to come has no sibling, so its
+   log-probability is 0. From level 2 on the network can be asked about the other beams alone (`step_open`).
 *  What the user state alone decides, the user's side of a gate too, is computed once a row instead of once a beam.
    At levels without a gate the projection before the token output vectors is multiplied into them.
 """
@@ -51,6 +53,31 @@ class Written:
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
     lineage: Tensor
+
+
+@dataclass(frozen=True)
+class Open:
+    """The R beams of a level that are still open, as a list over the whole batch. All int64.
+
+    beam    [R], number of the beam among all B · K
+    row     [R], row of the batch it belongs to
+    parent  [R], number of the beam of the level before that it continues, among all B · K
+    place   [B · K], where each beam is in this list; of a beam that is not in it, some place
+    """
+
+    beam: Tensor
+    row: Tensor
+    parent: Tensor
+    place: Tensor
+
+
+@dataclass(frozen=True)
+class OpenWritten:
+    """What open beams and their ancestors have written: keys, values [R, P, D] for each decoder layer, P positions."""
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    place: Tensor
 
 
 class TemporalSearchEncoder(nn.Module):
@@ -173,6 +200,28 @@ class SearchNetwork(nn.Module):
             x = self._finish(number, x, beams, encoded)
         return self._logits(level, x, beams, encoded), Written(tuple(keys), tuple(values), lineage)
 
+    def step_open(
+        self, level: int, tokens: Tensor, beams: Open, encoded: Encoded, written: Written | OpenWritten
+    ) -> tuple[Tensor, OpenWritten]:
+        """The same for open beams alone, logits [R, V] of `level` ≥ 2; `tokens` int [B, K] of all beams.
+
+        An ancestor of an open beam was open itself, so what `step_open` has written for the level before is enough.
+        """
+        newest = tokens.flatten().index_select(0, beams.beam)[:, None]
+        keys, values = [], []
+        x = torch.empty(0)
+        for number, (block, past) in enumerate(zip(self._layers(), _past(written, beams), strict=True)):
+            x, asked, key, value = self._read(level, newest) if number == 0 else self._project(number, x, 1)
+            keys.append(torch.cat([past[0], key], dim=1))
+            values.append(torch.cat([past[1], value], dim=1))
+            x = x + block.attention.mix(asked, keys[-1], values[-1], None)
+            if encoded.hidden is not None:
+                hidden = encoded.hidden.expand(-1, -1, tokens.shape[1], -1)
+                x = block.attend_memory_of_some(x, beams.beam, beams.place, encoded.memory[number], hidden)
+            x = block.feed(x)
+        logits = self._logits(level, x, 1, encoded, beams.row)[:, 0]
+        return logits, OpenWritten(tuple(keys), tuple(values), beams.place)
+
     def _layers(self) -> list[SearchBlock]:
         return [cast("SearchBlock", block) for block in self.blocks]
 
@@ -209,19 +258,38 @@ class SearchNetwork(nn.Module):
             x = block.attend_memory(x, beams, encoded.memory[number], hidden)
         return block.feed(x)
 
-    def _logits(self, level: int, x: Tensor, beams: int, encoded: Encoded) -> Tensor:
-        """x [B · K, D] → [B, K, V]"""
+    def _logits(self, level: int, x: Tensor, beams: int, encoded: Encoded, row: Tensor | None = None) -> Tensor:
+        """x [B · K, D] → [B, K, V]; with `row` int64 [R], of which users they are, x [R, D] → [R, 1, V]"""
+
+        def of_users(values: Tensor) -> Tensor:
+            return values if row is None else values.index_select(0, row)
+
         user, bias = (cast("Tensor", getattr(self, f"{name}_{level}")) for name in ("user_output", "output_bias"))
         normed = self.norm(x)
         if self.gate is None or not self.gated[level]:
             state = F.linear(normed, cast("Tensor", getattr(self, f"state_output_{level}")))
-            return state.reshape(-1, beams, user.shape[0]) + F.linear(encoded.user_state, user, bias)[:, None]
-        inner = self.gate.state(normed).reshape(-1, beams, self.gate.state.out_features) * encoded.gate
+            of_user = of_users(F.linear(encoded.user_state, user, bias))
+            return state.reshape(-1, beams, user.shape[0]) + of_user[:, None]
+        assert encoded.gate is not None
+        inner = self.gate.state(normed).reshape(-1, beams, self.gate.state.out_features) * of_users(encoded.gate)
         state = F.linear(normed, cast("Tensor", self.project)) + self.gate.down(inner.flatten(0, 1))
-        return F.linear(state.reshape(-1, beams, state.shape[1]) + encoded.user_state[:, None], user, bias)
+        return F.linear(state.reshape(-1, beams, state.shape[1]) + of_users(encoded.user_state)[:, None], user, bias)
 
 
 _TABLES = ("residual", "query", "key", "value")
+
+
+def _past(written: Written | OpenWritten, beams: Open) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values [R, P, D] of the ancestors of open beams, for each decoder layer."""
+
+    def of_beams(cache: Tensor) -> Tensor:
+        if isinstance(written, OpenWritten):
+            return cache.index_select(0, written.place.index_select(0, beams.parent))
+        # What `step` wrote at level 1, [B, 1 + K, D]: the start, and a position for every beam.
+        start, first = cache[:, 0].index_select(0, beams.row), cache[:, 1:].flatten(0, 1).index_select(0, beams.parent)
+        return torch.stack([start, first], dim=1)
+
+    return [(of_beams(keys), of_beams(values)) for keys, values in zip(written.keys, written.values, strict=True)]
 
 
 def _descend(lineage: Tensor, parent: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def evaluate_artifact(artifact: Artifact, split: Split, users: int | None = None
             f"{artifact.folder} was trained on other events than this split trains on; "
             "give the data and the --tie-seed it was trained with, or test events would be among them"
         )
-    graph = artifact.graph_path(manifest.default_beam_width)
+    graph = artifact.cpu_graph_path(manifest.default_beam_width)
     search = GraphSearch(graph, catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets)
     counts = split.train.counts(manifest.item_count)
     holdout, _ = measured_on(split, users)

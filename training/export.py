@@ -1,7 +1,8 @@
 """A trained generator → ONNX search graphs, proved against torch and against the numpy reference.
 
 One export with a symbolic beam width; for every width of the artifact that input becomes a constant, because TopK on
-CUDA wants a constant K. The graphs share one file of weights.
+CUDA wants a constant K. The graphs share one file of weights. Those for CPUs, which skip what is decided, are exported
+apart.
 """
 
 import logging
@@ -19,11 +20,11 @@ from numpy.typing import NDArray
 from onnxscript import optimizer
 from torch import Tensor, nn
 
-from models.artifact import WEIGHTS, graph_file
+from models.artifact import CPU_WEIGHTS, WEIGHTS, graph_file
 from models.beam import Candidates, beam_search
 from models.graph import OUTPUTS, Inputs, SearchRow, bucket_for, request_inputs
 from models.network import Generator
-from models.search_graph import BEAMS, SearchGraph
+from models.search_graph import BEAMS, OPEN_FROM, SearchGraph
 from models.trie import CodeTrie
 
 from .errors import ExportError
@@ -64,31 +65,38 @@ class GraphSearch:
 
 
 def export_graphs(generator: Generator, catalog: Inputs, folder: Path, beam_widths: Sequence[int]) -> None:
-    """Writes one graph per beam width and their shared weights into `folder`."""
-    model = _export(generator.eval().cpu(), catalog)
+    """Writes a graph for each beam width, another for CPUs where codes are long enough for one, and their weights."""
+    generator = generator.eval().cpu()
+    _export_kind(generator, catalog, folder, beam_widths, cpu=False)
+    if generator.config.code_length > OPEN_FROM:
+        _export_kind(generator, catalog, folder, beam_widths, cpu=True)
+
+
+def _export_kind(generator: Generator, catalog: Inputs, folder: Path, beam_widths: Sequence[int], *, cpu: bool) -> None:
+    model, file = _export(generator, catalog, skip_decided=cpu), CPU_WEIGHTS if cpu else WEIGHTS
     shared = {tensor.name for tensor in model.graph.initializer}
     written: bytes | None = None
     for width in beam_widths:
         graph = _with_beam_width(model, width)
-        (folder / WEIGHTS).unlink(missing_ok=True)
-        _save(graph, folder / graph_file(width), shared)
-        weights = (folder / WEIGHTS).read_bytes()
+        (folder / file).unlink(missing_ok=True)
+        _save(graph, folder / graph_file(width, cpu=cpu), file, shared)
+        weights = (folder / file).read_bytes()
         if written is not None and weights != written:
             raise ExportError(f"the graph for beam width {width} does not share the weights of the others")
         written = weights
-    (folder / WEIGHTS).chmod(0o644)
+    (folder / file).chmod(0o644)
 
 
-def _save(graph: onnx.ModelProto, path: Path, shared: set[str]) -> None:
-    """Weights named in `shared` go into the weights file; what follows from the beam width stays in the graph."""
+def _save(graph: onnx.ModelProto, path: Path, file: str, shared: set[str]) -> None:
+    """Weights named in `shared` go into the weights `file`; what follows from the beam width stays in the graph."""
     for tensor in graph.graph.initializer:
         if tensor.name in shared and tensor.HasField("raw_data") and len(tensor.raw_data) >= _SMALL_BYTES:
-            onnx.external_data_helper.set_external_data(tensor, WEIGHTS)
+            onnx.external_data_helper.set_external_data(tensor, file)
     onnx.save_model(graph, path)
 
 
-def _export(generator: Generator, catalog: Inputs) -> onnx.ModelProto:
-    search = SearchGraph(generator)
+def _export(generator: Generator, catalog: Inputs, *, skip_decided: bool) -> onnx.ModelProto:
+    search = SearchGraph(generator, skip_decided=skip_decided)
     config = generator.config
     # Sizes of 2 or more everywhere: the exporter would freeze a dimension it sees as 0 or 1.
     rows = [SearchRow(np.zeros(1, dtype=np.int32))] * 3

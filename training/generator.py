@@ -328,7 +328,7 @@ def eager_search(
     tables  as `GeneratorTask.search_tables` gives them
     weight  of rescoring
     """
-    search, device = SearchGraph(model.generator), model.item.device
+    search, device = SearchGraph(model.generator, skip_decided=True), model.item.device
     fixed: Inputs = trie_inputs(trie) | tables | {BEAMS: np.zeros(config.default_beam_width, dtype=np.int32)}
     catalog = {name: torch.from_numpy(np.array(array)).to(device) for name, array in fixed.items()}
     parts: list[list[NDArray[Any]]] = []

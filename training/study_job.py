@@ -75,7 +75,7 @@ def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Me
     width, weight = config.default_beam_width, artifact.manifest.rescore_weight
     inputs = catalog_inputs(artifact)
     search = GraphSearch(
-        artifact.graph_path(width), inputs, config.model.code_length, artifact.manifest.history_buckets
+        artifact.cpu_graph_path(width), inputs, config.model.code_length, artifact.manifest.history_buckets
     )
     measured = []
     for at, holdout in holdouts.items():

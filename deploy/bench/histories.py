@@ -65,7 +65,7 @@ def operations_by_length(prepared: Prepared, catalog: BenchCatalog, beams: int) 
     Attention makes it a polynomial of degree two, which three lengths decide.
     """
     artifact, lengths = prepared.artifact, (1, LENGTH // 2, LENGTH)
-    graph, code_length = artifact.graph_path(beams), prepared.config.code_length
+    graph, code_length = artifact.cpu_graph_path(beams), prepared.config.code_length
     session = EngineSearch(artifact, catalog, 1).session(beams)
     feeds = (catalog.inputs | request_inputs(catalog.rows(1, n), n, code_length, 0.0) for n in lengths)
     return np.poly1d(np.polyfit(lengths, [products_of(session, graph, feed).flops for feed in feeds], 2))

@@ -52,7 +52,7 @@ class PostFilterSearch:
 
     def __init__(self, prepared: Prepared, catalog: BenchCatalog, like: ort.InferenceSession) -> None:
         model = prepared.variant("free_search", FreeSearch(prepared.network).export)
-        self._session = open_like(model, like)
+        self._session = open_like(model.SerializeToString(), like)
         name = table_name(prepared.network)
         self._table = {name: ort.OrtValue.ortvalue_from_numpy(catalog.inputs[name])}
         self._index = CodeIndex(catalog.codes)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.graph import SearchRow
+from service.engine.devices import CPU
 from service.engine.int8 import in_8_bits
 from service.engine.precision import Precision, graphs_of
 from service.engine.search import GraphSearch, Shape, dead_class
@@ -31,7 +32,7 @@ def speed_findings(
     """Both in turn, each with everything the engine does from rows to items."""
     exact = EngineSearch(prepared.artifact, catalog, threads)
     searches = [exact.feed(1, beams, history, first=number) for number in range(_SCALES_FROM)]
-    graphs = {beams: in_8_bits(prepared.artifact.graph_path(beams), searches)}
+    graphs = {beams: in_8_bits(prepared.artifact.cpu_graph_path(beams), searches)}
     engines = {"fp32": exact, "int8": EngineSearch(prepared.artifact, catalog, threads, graphs)}
     for batch in _BATCHES:
         calls = {
@@ -70,7 +71,7 @@ class _Pass:
         self, artifact: Artifact, histories: Sequence[NDArray[np.int32]], precision: Precision, threads: int
     ) -> None:
         manifest, trie = artifact.manifest, artifact.trie
-        graphs = graphs_of(artifact, precision)
+        graphs = graphs_of(artifact, precision, CPU)
         self._search = GraphSearch(artifact, threads, graphs=graphs)
         rows = [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]
         dead = max(map(dead_class, rows))

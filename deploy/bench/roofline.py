@@ -1,8 +1,9 @@
 """How far the graph is from its matrix products, and what trie and selection cost.
 
-Three things take turns on the same runtime with the same options: the engine's own `run`, the graph's products alone
-(`products`), and the network without trie and selection (`variants`). Trie and selection are the difference between the
-first and the last: softmax, walk, masks, TopK, item score, divided by the number of steps.
+Four things take turns on the same runtime with the same options: the engine's own `run`, its products alone
+(`products`), the graph that asks the network about every beam, decided or not, and the network of that one without trie
+and selection (`variants`). Trie and selection are the difference between the last two: softmax, walk, masks, TopK, item
+score, divided by the number of steps.
 """
 
 from dataclasses import asdict, dataclass
@@ -51,11 +52,13 @@ def roofline(
     artifact = prepared.artifact
     engine = EngineSearch(artifact, catalog, threads)
     session, feed = engine.session(beams), engine.feed(batch, beams, history)
-    products = products_of(session, artifact.graph_path(beams), feed)
+    products = products_of(session, artifact.cpu_graph_path(beams), feed)
     alone, binding = bound_run(products, session)
+    every_beam = open_like(artifact.graph_path(beams), session)
     times = interleaved(
         {
             "graph": _graph_call(session, feed),
+            "every beam": _graph_call(every_beam, feed),
             "products": whole(lambda: alone.run_with_iobinding(binding)),
             "network": _network_call(prepared, session, feed, batch, beams),
         },
@@ -76,7 +79,7 @@ def roofline(
         products_gflop=products.flops / 1e9,
         graph_to_products=times.ratio("graph", "products"),
         network_to_products=times.ratio("network", "products"),
-        trie_and_selection_ms_a_step=(graph_ms - network_ms) / artifact.manifest.config.code_length,
+        trie_and_selection_ms_a_step=(times.ms("every beam") - network_ms) / artifact.manifest.config.code_length,
     )
 
 
@@ -90,7 +93,7 @@ def _graph_call(session: ort.InferenceSession, feed: Inputs) -> Seconds:
 
 def _network_call(prepared: Prepared, like: ort.InferenceSession, feed: Inputs, batch: int, beams: int) -> Seconds:
     variant = NetworkOnly(prepared.network)
-    session = open_like(prepared.variant("network_only", variant.export), like)
+    session = open_like(prepared.variant("network_only", variant.export).SerializeToString(), like)
     names = ("history", table_name(prepared.network))
     arrays = {name: feed[name] for name in names} | variant.feed(batch, beams)
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}

@@ -1,5 +1,6 @@
 """The search graph with parts left out, exported the same way: what is missing from the time is what they cost."""
 
+from pathlib import Path
 from typing import Any
 
 import onnx
@@ -85,9 +86,9 @@ def reorder(cache: Cache, beam: Tensor) -> Cache:
     return tuple((keys.index_select(0, source), values.index_select(0, source)) for keys, values in cache)
 
 
-def open_like(model: onnx.ModelProto, like: ort.InferenceSession) -> ort.InferenceSession:
+def open_like(model: bytes | Path, like: ort.InferenceSession) -> ort.InferenceSession:
     """A session with the options and the provider of another."""
-    return ort.InferenceSession(model.SerializeToString(), like.get_session_options(), providers=like.get_providers())
+    return ort.InferenceSession(model, like.get_session_options(), providers=like.get_providers())
 
 
 class FreeSearch(nn.Module):

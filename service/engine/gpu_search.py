@@ -51,7 +51,7 @@ class GpuSearch:
         """
         manifest = artifact.manifest
         self._config, self._rescore_weight = manifest.config, manifest.rescore_weight
-        self._models = models or graphs_of(artifact, "fp32")
+        self._models = models or graphs_of(artifact, "fp32", CUDA)
         self._graphs, self.provider = graphs, provider
         self.warm_rows = batch_sizes(max_rows)
         self._thread = PartThreads[Any](1)

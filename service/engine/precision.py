@@ -7,6 +7,8 @@ from typing import Literal
 from models.artifact import Artifact
 from models.graph import Inputs, SearchRow, catalog_inputs, request_inputs
 
+from .devices import CPU
+
 Precision = Literal["fp32", "int8", "fp16"]
 Graphs = Mapping[int, Path | bytes]
 """Beam width → the graph's file, or the graph itself."""
@@ -16,12 +18,13 @@ class PrecisionError(Exception):
     """The model cannot be had in the precision that is wanted, however often it is tried."""
 
 
-def graphs_of(artifact: Artifact, precision: Precision) -> Graphs:
-    """The graph of every beam width. Takes a second or two where they are converted.
+def graphs_of(artifact: Artifact, precision: Precision, provider: str) -> Graphs:
+    """The graph of every beam width, for ONNX Runtime's `provider`. Takes a second or two where they are converted.
 
     Raises PrecisionError where a package is missing, or the artifact has no golden requests to convert by.
     """
-    paths = {width: artifact.graph_path(width) for width in artifact.manifest.beam_widths}
+    path_of = artifact.cpu_graph_path if provider == CPU else artifact.graph_path
+    paths = {width: path_of(width) for width in artifact.manifest.beam_widths}
     if precision == "fp32":
         return paths
     try:

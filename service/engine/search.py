@@ -136,7 +136,7 @@ class GraphSearch:
         self._code_length = artifact.manifest.config.code_length
         self._rescore_weight = artifact.manifest.rescore_weight
         self._threads = threads or usable_cores()
-        graphs = graphs_of(artifact, "fp32") if graphs is None else graphs
+        graphs = graphs_of(artifact, "fp32", CPU) if graphs is None else graphs
         self._sessions = {width: cpu_session(graph) for width, graph in graphs.items()}
         self._parts = PartThreads[_PartOutputs](self._threads - 1)
         self._catalog: dict[str, ort.OrtValue] = {}

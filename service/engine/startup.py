@@ -20,7 +20,7 @@ from service.quiet import Quietly, at_once
 from service.settings import Settings, variable
 
 from .catalog import Catalog
-from .devices import CUDA, SearchError
+from .devices import CPU, CUDA, SearchError
 from .fitness import usable_provider
 from .golden import check_golden
 from .gpu_search import GpuSearch
@@ -73,7 +73,7 @@ def assemble(artifact: Artifact, settings: Settings, quietly: Quietly = at_once)
         partial(LiveIndex, artifact, spare_items=settings.spare_items, cache_bytes=settings.filter_cache_bytes)
     )
     provider = usable_provider(settings.provider, settings.precision)
-    graphs = quietly(partial(graphs_of, artifact, settings.precision))
+    graphs = quietly(partial(graphs_of, artifact, settings.precision, provider))
     # Not quietly: the threads that will search are started here, and have the priority of this one for good.
     graph = _open_search(artifact, settings, provider, graphs, index.inputs(index.state))
     newcomers = quietly(partial(Newcomers, artifact, items, index.tables))
@@ -105,6 +105,7 @@ def _open_search(
             if settings.provider == "cuda" or settings.precision != "fp32":
                 raise
             logger.warning("searching on the CPU: %s", error)
+            graphs = graphs_of(artifact, settings.precision, CPU)
     return GraphSearch(artifact, settings.engine_threads, catalog, graphs)
 
 

@@ -58,7 +58,7 @@ def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) 
     everything = list(before.item_index)  # with all of it in the history, only added items are left to recommend
     asks = [Ask(everything, f"new-{n}") for n in range(3)]
     for catalog, found in ((before, 0.0), (after, 1.0)):
-        graph = open_to_new_items.graph_path(manifest.beam_widths[-1])
+        graph = open_to_new_items.cpu_graph_path(manifest.beam_widths[-1])
         search = GraphSearch(graph, catalog.inputs, manifest.config.code_length, manifest.history_buckets)
         assert recall(search, catalog, asks, 1.0) == found
 

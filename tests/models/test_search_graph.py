@@ -1,6 +1,8 @@
 """The exported graph against torch and numpy, on catalogs from one item up and under exclusions."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -10,42 +12,59 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact, graph_file
 from models.beam import shortlist
-from models.graph import SearchRow, catalog_inputs, request_inputs
-from models.search_graph import Guide
+from models.codes import CodeTable
+from models.graph import SearchRow, catalog_inputs, request_inputs, trie_inputs
+from models.search_graph import BEAMS, Beams, Guide, SearchGraph, children_of, is_open, listed
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
-from training.export import GraphSearch, prefix_values, prove_parity
+from training.export import GraphSearch, export_graphs, prefix_values, prove_parity
 from training.package import Package, search_rows
+
+from .networks import LEVELS, TOKENS, network
 
 WIDTHS = (4, 8)
 
 
-@pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
-def exported(request: pytest.FixtureRequest, by_generator: dict[str, Artifact]) -> tuple[Package, Path]:
-    return tiny_package(generator=request.param, beam_widths=WIDTHS), by_generator[request.param].folder
+@dataclass(frozen=True)
+class Exported:
+    """A network in an artifact, and which of its graphs is meant."""
+
+    package: Package
+    folder: Path
+    cpu: bool
+
+    def graph(self, width: int) -> Path:
+        return self.folder / graph_file(width, cpu=self.cpu)
 
 
-def search_of(exported: tuple[Package, Path], catalog: Package, width: int) -> tuple[GraphSearch, CodeTrie]:
-    package, folder = exported
+@pytest.fixture(
+    scope="module", params=[(kind, cpu) for kind in ("temporal", "encoder_decoder") for cpu in (False, True)]
+)
+def exported(request: pytest.FixtureRequest, by_generator: dict[str, Artifact]) -> Exported:
+    kind, cpu = request.param
+    return Exported(tiny_package(generator=kind, beam_widths=WIDTHS), by_generator[kind].folder, cpu)
+
+
+def search_of(exported: Exported, catalog: Package, width: int) -> tuple[GraphSearch, CodeTrie]:
     trie = CodeTrie.build(catalog.codes)
-    graph = folder / graph_file(width)
-    return GraphSearch(graph, catalog.catalog(trie), trie.code_length, package.history_buckets), trie
+    inputs, buckets = catalog.catalog(trie), exported.package.history_buckets
+    return GraphSearch(exported.graph(width), inputs, trie.code_length, buckets), trie
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 @pytest.mark.parametrize("items", [1, 2, 3, 5, 9, 60])
-def test_graph_torch_and_numpy_agree_on_any_catalog(exported: tuple[Package, Path], items: int, width: int) -> None:
+def test_graph_torch_and_numpy_agree_on_any_catalog(exported: Exported, items: int, width: int) -> None:
     """One graph serves every catalog: nothing of the items is baked in."""
-    catalog = tiny_package(generator=exported[0].generator.config.generator, items=items, seed=items)
+    catalog = tiny_package(generator=exported.package.generator.config.generator, items=items, seed=items)
     search, trie = search_of(exported, catalog, width)
     for exclude_seen in (True, False):
         rows = search_rows(trie, catalog.histories, exclude_seen=exclude_seen)
-        report = prove_parity(exported[0].generator, search, trie, rows, width, 0.5)
+        report = prove_parity(exported.package.generator, search, trie, rows, width, 0.5)
         assert report.largest_gap < 1e-4
 
 
-def test_if_k_legal_items_exist_k_come_back(exported: tuple[Package, Path]) -> None:
-    search, trie = search_of(exported, exported[0], 8)
+def test_if_k_legal_items_exist_k_come_back(exported: Exported) -> None:
+    search, trie = search_of(exported, exported.package, 8)
     rng = np.random.default_rng(0)
     for legal_count in (0, 1, 2, 7, 8, 9, 30):
         excluded = rng.permutation(60)[legal_count:].astype(np.int32)
@@ -82,8 +101,8 @@ def set_slots(search: GraphSearch, trie: CodeTrie, legal: list[NDArray[np.bool_]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_graph_torch_and_numpy_agree_under_filters_and_exclusions(exported: tuple[Package, Path], width: int) -> None:
-    package = exported[0]
+def test_graph_torch_and_numpy_agree_under_filters_and_exclusions(exported: Exported, width: int) -> None:
+    package = exported.package
     search, trie = search_of(exported, package, width)
     rng = np.random.default_rng(3)
     legal = [rng.random(60) < share for share in (1.0, 0.5, 0.1, 0.05, 0.0)]
@@ -102,22 +121,22 @@ def test_graph_torch_and_numpy_agree_under_filters_and_exclusions(exported: tupl
         assert left.issuperset(found)
 
 
-def test_prefix_scores_add_up_to_the_code_score(exported: tuple[Package, Path]) -> None:
-    search, trie = search_of(exported, exported[0], 8)
-    result = search(search_rows(trie, exported[0].histories, exclude_seen=True), 0.5)
+def test_prefix_scores_add_up_to_the_code_score(exported: Exported) -> None:
+    search, trie = search_of(exported, exported.package, 8)
+    result = search(search_rows(trie, exported.package.histories, exclude_seen=True), 0.5)
     assert result.prefix_score.shape == (*result.item.shape, trie.code_length)
     np.testing.assert_array_equal(result.prefix_score[..., -1], result.code_score)
     assert (np.diff(result.prefix_score, axis=-1) <= 0).all()
 
 
-def test_slots_beyond_the_range_of_int32_are_addressed(exported: tuple[Package, Path]) -> None:
-    model = onnx.load(exported[1] / graph_file(8))
+def test_slots_beyond_the_range_of_int32_are_addressed(exported: Exported) -> None:
+    model = onnx.load(exported.graph(8))
     casts = [node for node in model.graph.node if node.op_type == "Cast" and "slot" in node.input]
     assert [onnx.helper.get_node_attr_value(cast, "to") for cast in casts] == [onnx.TensorProto.INT64]
 
 
-def test_a_filter_slot_hides_items(exported: tuple[Package, Path]) -> None:
-    package = exported[0]
+def test_a_filter_slot_hides_items(exported: Exported) -> None:
+    package = exported.package
     search, trie = search_of(exported, package, 8)
     hidden = np.arange(0, 60, 2)
     legal = np.ones(60, dtype=bool)
@@ -130,9 +149,9 @@ def test_a_filter_slot_hides_items(exported: tuple[Package, Path]) -> None:
     assert np.isin(result.item[1], hidden).any()
 
 
-def test_a_row_answers_the_same_alone_and_in_a_batch(exported: tuple[Package, Path]) -> None:
-    search, trie = search_of(exported, exported[0], 4)
-    rows = search_rows(trie, exported[0].histories, exclude_seen=True)
+def test_a_row_answers_the_same_alone_and_in_a_batch(exported: Exported) -> None:
+    search, trie = search_of(exported, exported.package, 4)
+    rows = search_rows(trie, exported.package.histories, exclude_seen=True)
     together = search(rows, 0.5)
     for place, row in enumerate(rows):
         alone = search([row], 0.5)
@@ -141,15 +160,15 @@ def test_a_row_answers_the_same_alone_and_in_a_batch(exported: tuple[Package, Pa
         np.testing.assert_allclose(alone.score[0][legal], together.score[place][legal], atol=1e-4)
 
 
-def test_an_empty_history_is_answered(exported: tuple[Package, Path]) -> None:
-    search, _ = search_of(exported, exported[0], 4)
+def test_an_empty_history_is_answered(exported: Exported) -> None:
+    search, _ = search_of(exported, exported.package, 4)
     result = search([SearchRow(np.empty(0, dtype=np.int32))], 0.5)
     assert (result.item >= 0).all()
     assert np.isfinite(result.score).all()
 
 
-def test_every_topk_has_a_constant_k_and_no_loops_are_left(exported: tuple[Package, Path]) -> None:
-    model = onnx.load(exported[1] / graph_file(8))
+def test_every_topk_has_a_constant_k_and_no_loops_are_left(exported: Exported) -> None:
+    model = onnx.load(exported.graph(8))
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     for node in model.graph.node:
         assert node.op_type not in ("If", "Loop", "Scan")
@@ -157,25 +176,25 @@ def test_every_topk_has_a_constant_k_and_no_loops_are_left(exported: tuple[Packa
             assert constants[node.input[1]].tolist() in ([8], [8 * shortlist(1)], [8 * shortlist(2)])
 
 
-def test_the_graph_holds_only_operators_of_the_standard(exported: tuple[Package, Path]) -> None:
+def test_the_graph_holds_only_operators_of_the_standard(exported: Exported) -> None:
     """So that no provider is tied to it, and attention stays one operator on each."""
-    model = onnx.load(exported[1] / graph_file(8))
+    model = onnx.load(exported.graph(8))
     assert {node.domain for node in model.graph.node} == {""}
     assert [(entry.domain, entry.version) for entry in model.opset_import if entry.version] == [("", 23)]
     kinds = [node.op_type for node in model.graph.node]
     layers_and_steps = {"temporal": 1 + 2, "encoder_decoder": 1 + 3 + 2}  # level 0 attends to itself alone
-    assert kinds.count("Attention") == layers_and_steps[exported[0].generator.config.generator]
+    assert kinds.count("Attention") == layers_and_steps[exported.package.generator.config.generator]
     assert "Softmax" not in kinds
 
 
-def test_no_trace_of_the_training_machine_is_in_the_graph(exported: tuple[Package, Path]) -> None:
-    data = (exported[1] / graph_file(4)).read_bytes()
+def test_no_trace_of_the_training_machine_is_in_the_graph(exported: Exported) -> None:
+    data = (exported.graph(4)).read_bytes()
     assert str(Path.cwd()).encode() not in data
     assert b"site-packages" not in data
 
 
-def test_random_histories_give_no_invalid_and_no_double_items(exported: tuple[Package, Path]) -> None:
-    search, trie = search_of(exported, exported[0], 8)
+def test_random_histories_give_no_invalid_and_no_double_items(exported: Exported) -> None:
+    search, trie = search_of(exported, exported.package, 8)
     rng = np.random.default_rng(0)
     histories = [rng.choice(60, size=rng.integers(1, 20), replace=False).astype(np.int32) for _ in range(500)]
     result = search(search_rows(trie, histories, exclude_seen=True), 0.5)
@@ -197,3 +216,68 @@ def test_a_long_history_keeps_its_newest_items() -> None:
     row = SearchRow(np.arange(10, dtype=np.int32))
     assert request_inputs([row], 4, 3, 1.0)["history"].tolist() == [[6, 7, 8, 9]]
     assert request_inputs([row], 12, 3, 1.0)["history"].tolist() == [[-1, -1, *range(10)]]
+
+
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+@pytest.mark.parametrize("items", [1, 40, 90, 600])
+def test_skipping_what_is_decided_changes_no_answer(kind: Literal["temporal", "encoder_decoder"], items: int) -> None:
+    """Four levels of six tokens: of 40 items most prefixes of two tokens have one item, of 600 hardly one has."""
+    generator = network(kind, gate_width=24, gate_levels=3)
+    package = tiny_package(items=items, code_length=LEVELS, tokens_per_level=TOKENS, generator=kind)
+    trie = CodeTrie.build(package.codes)
+    rng = np.random.default_rng(0)
+    histories = [rng.integers(0, items, rng.integers(0, 7)).astype(np.int32) for _ in range(20)]
+    rows = search_rows(trie, histories, exclude_seen=True)
+    fed = package.catalog(trie) | request_inputs(rows, 6, LEVELS, 0.5) | {BEAMS: np.zeros(9, dtype=np.int32)}
+    whole, skipping = (SearchGraph(generator, skip_decided=skip) for skip in (False, True))
+    with torch.no_grad():
+        wanted, found = (
+            graph(*(torch.from_numpy(np.array(fed[name])) for name in graph.input_names)) for graph in (whole, skipping)
+        )
+    torch.testing.assert_close(found[0], wanted[0])
+    for one, other in zip(found[1:], wanted[1:], strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+def test_a_beam_is_open_while_several_items_are_left_to_it() -> None:
+    """After 0-0 two items are left, after 0-1 and after 1-0 one."""
+    codes = CodeTable(np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]], dtype=np.int32), 2)
+    trie = CodeTrie.build(codes)
+    inputs = {name: torch.from_numpy(np.array(array)) for name, array in trie_inputs(trie).items()}
+    state = torch.tensor([[0, 1, 2, 0]], dtype=torch.int32)
+    score = torch.tensor([[-1.0, -1.0, -2.0, float("-inf")]])
+    beams = Beams(state, state, state.long(), score, score, score)
+    children = children_of(2, beams, inputs)
+    assert is_open(beams, children, [inputs["child_start_3"]]).tolist() == [True, False, False, False]
+
+
+def test_only_open_beams_are_listed_and_the_first() -> None:
+    parent = torch.tensor([[2, 0, 1], [1, 1, 2]])
+    found = listed(torch.tensor([False, False, True, False, True, True]), parent)
+    assert found.beam.tolist() == [0, 2, 4, 5]
+    assert found.row.tolist() == [0, 0, 1, 1]
+    assert found.parent.tolist() == [2, 1, 4, 5]
+    assert found.place[found.beam].tolist() == [0, 1, 2, 3]
+    assert ((found.place >= 0) & (found.place < 4)).all()
+
+
+def test_only_the_graph_for_cpus_has_sizes_that_depend_on_answers(by_generator: dict[str, Artifact]) -> None:
+    for artifact in by_generator.values():
+        paths = (artifact.graph_path(8), artifact.cpu_graph_path(8))
+        kinds = [{node.op_type for node in onnx.load(path).graph.node} for path in paths]
+        assert "NonZero" not in kinds[0]
+        assert "NonZero" in kinds[1]
+
+
+def test_codes_too_short_for_it_have_one_graph_for_every_device(tmp_path: Path) -> None:
+    package = tiny_package(code_length=2)
+    export_graphs(package.generator, package.catalog(CodeTrie.build(package.codes)), tmp_path, (4,))
+    assert {path.name for path in tmp_path.iterdir()} == {"search_b4.onnx", "search.weights"}
+
+
+def test_an_artifact_without_graphs_for_cpus_has_the_others(by_generator: dict[str, Artifact]) -> None:
+    artifact = by_generator["temporal"]
+    assert artifact.cpu_graph_path(8).name == "search_b8_cpu.onnx"
+    files = {name: entry for name, entry in artifact.manifest.files.items() if "_cpu" not in name}
+    earlier = Artifact(artifact.folder, artifact.manifest.model_copy(update={"files": files}))
+    assert earlier.cpu_graph_path(8) == artifact.graph_path(8)

@@ -7,28 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.config import ModelConfig
-from models.network import Cache, Context, Generator, build_generator
-from models.search_network import SearchNetwork
+from models.network import Cache, Context, Generator
+from models.search_network import Open, OpenWritten, SearchNetwork, Written
 
-ROWS, BEAMS, ITEMS, LEVELS, TOKENS, WIDTH = 3, 5, 20, 4, 6, 16
+from .networks import LEVELS, TOKENS, WIDTH, network
 
-
-def network(
-    kind: Literal["temporal", "encoder_decoder"], gate_width: int | None = None, gate_levels: int | None = None
-) -> Generator:
-    """Two layers of everything, weights large enough that every part of it matters."""
-    torch.manual_seed(1)
-    config = ModelConfig(
-        generator=kind, code_length=LEVELS, tokens_per_level=TOKENS, width=WIDTH, heads=2, feed_forward=32,
-        encoder_layers=2, decoder_layers=2, history_length=7, dropout=0.0, gate_width=gate_width,
-        gate_levels=gate_levels,
-    )  # fmt: skip
-    generator = build_generator(config)
-    with torch.no_grad():
-        for parameter in generator.parameters():
-            parameter.add_(torch.randn_like(parameter) * 0.3)
-    return generator.eval()
+ROWS, BEAMS, ITEMS = 3, 5, 20
 
 
 def inputs() -> tuple[Tensor, dict[str, Tensor]]:
@@ -89,3 +73,37 @@ def test_padding_in_front_of_a_history_changes_nothing(kind: Literal["temporal",
         short = fast.start(fast.encode(history[1:2, 3:], tables))[0]
         long = fast.start(fast.encode(torch.nn.functional.pad(history[1:2], (2, 0), value=-1), tables))[0]
     torch.testing.assert_close(short, long, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.parametrize("table_tokens", [TOKENS, TOKENS - 1])
+@pytest.mark.parametrize("gate_levels", [None, 2])
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+def test_open_beams_alone_have_the_logits_they_have_among_all(
+    kind: Literal["temporal", "encoder_decoder"], gate_levels: int | None, table_tokens: int
+) -> None:
+    fast = SearchNetwork(network(kind, 24, gate_levels), table_tokens=table_tokens)
+    history, tables = inputs()
+    rng = np.random.default_rng(2)
+    descend = [torch.zeros(ROWS, BEAMS, dtype=torch.int64)] + [
+        torch.from_numpy(rng.integers(0, BEAMS, (ROWS, BEAMS))) for _ in range(2, LEVELS)
+    ]
+    # Open at the last level are some; at the level before their parents and one more.
+    last = torch.tensor([0, 3, 4, 11, 14])
+    before = torch.unique(torch.cat([last // BEAMS * BEAMS + descend[-1].flatten()[last], torch.tensor([7])]))
+    with torch.no_grad():
+        encoded = fast.encode(history, tables)
+        written = fast.start(encoded)[1]
+        of_open: Written | OpenWritten = written
+        for level, parent in enumerate(descend, start=1):
+            tokens = torch.from_numpy(rng.integers(0, TOKENS, (ROWS, BEAMS)))
+            wanted, written = fast.step(level, tokens, parent, encoded, written)
+            if level == 1:
+                of_open = written
+                continue
+            beam = last if level == LEVELS - 1 else before
+            place = torch.zeros(ROWS * BEAMS, dtype=torch.int64)
+            place[beam] = torch.arange(len(beam))
+            row = beam // BEAMS
+            some = Open(beam, row, row * BEAMS + parent.flatten()[beam], place)
+            found, of_open = fast.step_open(level, tokens, some, encoded, of_open)
+            torch.testing.assert_close(found, wanted.flatten(0, 1)[beam], atol=1e-3, rtol=1e-4)

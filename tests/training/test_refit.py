@@ -87,7 +87,7 @@ def newest_found(shop: Path, artifact: Artifact) -> int:
     """How many of those who took the newest item last have it among the first ten that are recommended."""
     test, manifest = leave_one_out(read_dataset(shop / "data")).test, artifact.manifest
     search = GraphSearch(
-        artifact.graph_path(20), catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets
+        artifact.cpu_graph_path(20), catalog_inputs(artifact), manifest.config.code_length, manifest.history_buckets
     )
     histories = [test.history(row) for row in np.flatnonzero(test.target == NEWEST).tolist()]
     found = search(search_rows(artifact.trie, histories, exclude_seen=True), manifest.rescore_weight)

@@ -287,7 +287,7 @@ def test_it_says_what_is_wrong_with_an_artifact(artifact: Artifact, tmp_path: Pa
     assert "is not an artifact" in stderr_of_failed_start(tmp_path, socket_path)
     folder = tmp_path / "cut"
     shutil.copytree(artifact.folder, folder)
-    artifact_graph = folder / artifact.graph_path(4).name
+    artifact_graph = folder / artifact.cpu_graph_path(4).name
     artifact_graph.write_bytes(artifact_graph.read_bytes()[:1000])
     assert stderr_of_failed_start(folder, socket_path).startswith("the engine could not start: ")
 

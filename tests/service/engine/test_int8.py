@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from models.artifact import GOLDEN, Artifact
 from models.graph import SearchRow
 from service.engine import int8
+from service.engine.devices import CPU
 from service.engine.golden import GoldenError
 from service.engine.precision import PrecisionError, graphs_of
 from service.engine.search import Found, GraphSearch, Shape
@@ -44,7 +45,7 @@ def rows(count: int) -> list[SearchRow]:
 
 def found_by(artifact: Artifact) -> tuple[Found, Found]:
     """What fp32 and int8 find for the same rows."""
-    exact, rounded = (GraphSearch(artifact, 1, graphs=graphs_of(artifact, p)) for p in ("fp32", "int8"))
+    exact, rounded = (GraphSearch(artifact, 1, graphs=graphs_of(artifact, p, CPU)) for p in ("fp32", "int8"))
     return exact.run(rows(16), SHAPE), rounded.run(rows(16), SHAPE)
 
 
@@ -59,10 +60,10 @@ def products(graph: onnx.GraphProto) -> dict[str, list[str]]:
 
 
 def test_every_product_with_a_weight_is_converted_and_each_weight_once(encoder_decoder: Artifact) -> None:
-    converted = graphs_of(encoder_decoder, "int8")[8]
+    converted = graphs_of(encoder_decoder, "int8", CPU)[8]
     assert isinstance(converted, bytes)
     before, after = (
-        graph.graph for graph in (onnx.load(encoder_decoder.graph_path(8)), onnx.load_from_string(converted))
+        graph.graph for graph in (onnx.load(encoder_decoder.cpu_graph_path(8)), onnx.load_from_string(converted))
     )
     count = sum(map(len, products(before).values()))
     (left,) = products(after).values()
@@ -77,7 +78,7 @@ def test_weights_have_seven_bits_where_products_of_bytes_overflow(
     artifact: Artifact, monkeypatch: pytest.MonkeyPatch, overflow: bool, largest: int
 ) -> None:
     monkeypatch.setattr(int8, "products_overflow", lambda: overflow)
-    converted = graphs_of(artifact, "int8")[8]
+    converted = graphs_of(artifact, "int8", CPU)[8]
     assert isinstance(converted, bytes)
     arrays = [numpy_helper.to_array(tensor) for tensor in onnx.load_from_string(converted).graph.initializer]
     assert {int(np.abs(array.astype(int)).max()) for array in arrays if array.dtype == np.int8} == {largest}
@@ -143,7 +144,7 @@ def test_a_model_without_golden_requests_cannot_be_converted(
     (tmp_path / GOLDEN).write_text("[]")
     sentence = "model tiny-1 has no golden requests to convert it by"
     with pytest.raises(PrecisionError, match=sentence):
-        graphs_of(replace(artifact, folder=tmp_path), "int8")
+        graphs_of(replace(artifact, folder=tmp_path), "int8", CPU)
     command = [sys.executable, "-m", "service.engine", "--artifact", str(tmp_path), "--socket", str(socket_path)]
     ended = subprocess.run(
         command, env={"PROREC_PRECISION": "int8"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
