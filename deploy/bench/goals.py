@@ -29,6 +29,7 @@ ITEMS: Final = 10_000
 BEAMS: Final = 20
 HISTORY: Final = 20
 _MANY_ITEMS: Final = 10_000_000
+_SIZES: Final = (ITEMS, 1_000_000, _MANY_ITEMS)
 
 
 @dataclass
@@ -154,13 +155,30 @@ def many_items(bench: Bench) -> Iterator[Finding]:
             yield _ratio(times, "many", "few", "items", what, 1.15, at_most=True)
 
 
+def open_beams(bench: Bench) -> Iterator[Finding]:
+    """What it is worth to leave the network out for beams that are decided, by how many items there are."""
+    shapes = [(ITEMS, BEAMS, 1), *((items, beams, 32) for items in _SIZES for beams in (BEAMS, 50))]
+    for network in NETWORKS:
+        artifact = bench.prepared(network).artifact
+        whole_graphs = {beams: artifact.graph_path(beams) for beams in (BEAMS, 50)}
+        for items, beams, batch in shapes:
+            engines = {
+                "every": EngineSearch(artifact, bench.catalog(items), bench.threads, whole_graphs),
+                "open": bench.engine(network, items),
+            }
+            calls = {name: _call(engine, batch, beams) for name, engine in engines.items()}
+            times = interleaved(calls, bench.rounds)
+            what = f"{network}, network for open beams alone, {items} items, beam {beams}, batch {batch}"
+            yield _ratio(times, "every", "open", "open", what, None)
+
+
 def trained_model(bench: Bench) -> Iterator[Finding]:
     if bench.trained is not None:
         yield from random_history_findings(Artifact.open(bench.trained), bench.threads)
 
 
 def tries(_: Bench) -> Iterator[Finding]:
-    for items in (1_000_000, _MANY_ITEMS):
+    for items in _SIZES[1:]:
         yield from trie_findings(items)
 
 
@@ -173,13 +191,14 @@ ROWS: Final[dict[str, Callable[[Bench], Iterator[Finding]]]] = {
     "precision": in_8_bits,
     "histories": real_histories,
     "items": many_items,
+    "open": open_beams,
     "trained": trained_model,
     "trie": tries,
 }
 
 
-def _call(engine: EngineSearch, batch: int) -> Seconds:
-    return whole(lambda: engine.run(batch, BEAMS, HISTORY))
+def _call(engine: EngineSearch, batch: int, beams: int = BEAMS) -> Seconds:
+    return whole(lambda: engine.run(batch, beams, HISTORY))
 
 
 def _ratio(
