@@ -51,6 +51,8 @@ class Options:
         for path in (self.json, self.plot):
             if path and not path.parent.is_dir():
                 raise MisuseError(f"{path}: there is no folder {path.parent}")
+            if path:
+                _try_to_write(path)
 
     def check_histories(self) -> None:
         """Raises MisuseError unless they come from exactly one source."""
@@ -58,6 +60,17 @@ class Options:
             raise MisuseError("histories come from --data DIR or from --synthetic: give one of the two")
         if self.item_ids and "{}" not in self.item_ids:
             raise MisuseError(f"--item-ids {self.item_ids}: {{}} must stand where the number goes")
+
+
+def _try_to_write(path: Path) -> None:
+    """Leaves what is there as it is."""
+    existed = path.exists()
+    try:
+        path.open("ab").close()
+    except OSError as error:
+        raise MisuseError(f"{path} cannot be written: {error.strerror}") from None
+    if not existed:
+        path.unlink()
 
 
 def admin_token() -> str:

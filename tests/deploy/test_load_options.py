@@ -45,6 +45,15 @@ def test_a_report_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> No
     assert "there is no folder" in refused("steady", "--json", str(tmp_path / "none" / "report.json"))
 
 
+def test_a_report_that_cannot_be_written_is_refused_before_the_load(tmp_path: Path) -> None:
+    output = " ".join(refused("steady", "--json", str(tmp_path)).split())
+    assert "cannot be written: Is a directory" in output
+    earlier = tmp_path / "report.json"
+    earlier.write_text("of before")
+    Options(json=earlier, plot=tmp_path / "plot.html").check()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"report.json": "of before"}
+
+
 def test_changing_the_service_needs_its_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PROREC_ADMIN_TOKEN", raising=False)
     assert "PROREC_ADMIN_TOKEN" in refused("churn", "--synthetic")
