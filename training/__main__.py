@@ -63,7 +63,7 @@ def train(data: Data, out: Out, preset: Preset = "small", change: Change = None)
 
 @app.command()
 def export(data: Data, out: Out, preset: Preset = "small", change: Change = None, test: Test = True) -> None:
-    """Export the trained model as one ONNX graph, prove it, measure the test set through it, write the artifact."""
+    """Export the trained model as ONNX graphs, prove them, measure the test set through them, write the artifact."""
     run(data, out, preset, change, test=test)
 
 
