@@ -26,6 +26,7 @@ from .ridge import fit_ridge
 
 VALIDATION_USERS = 4096
 _DIN_NEGATIVES = 64
+_DIN_ITEMS = 4096  # scored at once, for memory
 _RIDGE = 1e-2
 _SMALL = 0.02  # spread of item vectors before training
 
@@ -63,13 +64,27 @@ class TargetAttention(nn.Module):
 
     def forward(self, history: Tensor, real: Tensor, candidates: Tensor) -> Tensor:
         """history [B, T, D], real bool [B, T], candidates [B, C, D] → scores [B, C]."""
-        past = history[:, None].expand(-1, candidates.shape[1], -1, -1)
-        wanted = candidates[:, :, None].expand_as(past)
-        weight = self.relevance(torch.cat([past, wanted, past - wanted, past * wanted], dim=-1))[..., 0]
-        weight = torch.where(real[:, None], weight, 0.0)  # as published: relevance is not normalised
-        pooled = (weight[..., None] * past).sum(dim=2)
+        weight = torch.where(real[:, None], self._relevance(history, candidates), 0.0)  # as published: not normalised
+        pooled = weight @ history
         scores: Tensor = self.score(torch.cat([pooled, candidates, pooled * candidates], dim=-1))[..., 0]
         return scores
+
+    def _relevance(self, history: Tensor, candidates: Tensor) -> Tensor:
+        """How much each candidate has to do with each event, [B, C, T].
+
+        The first layer reads event, candidate, their difference and their product. Only the product is different for
+        every pair: the rest is computed once an event or once a candidate, and nothing of width 4 · D is ever made.
+        """
+        first = self.relevance[0]
+        assert isinstance(first, nn.Linear)
+        of_event, of_candidate, of_difference, of_product = first.weight.split(history.shape[-1], dim=1)
+        by_event = F.linear(history, of_event + of_difference)  # [B, T, 64]
+        by_candidate = F.linear(candidates, of_candidate - of_difference, first.bias)  # [B, C, 64]
+        through = (history[:, :, None] * of_product).flatten(1, 2)  # [B, T · 64, D]
+        by_pair = (candidates @ through.transpose(1, 2)).unflatten(2, by_event.shape[1:])  # [B, C, T, 64]
+        inner = by_pair + by_event[:, None] + by_candidate[:, :, None]
+        relevance: Tensor = self.relevance[1:](inner)[..., 0]
+        return relevance
 
 
 class Collaborative(nn.Module):
@@ -115,9 +130,13 @@ class Collaborative(nn.Module):
         if self.temporal is not None:
             states: Tensor = self.temporal(history_input(past), real, last_only=True)[:, 0]
             return states @ table.T
+        return torch.cat([self._din_scores(past[row, real[row]], table) for row in range(len(past))])
+
+    def _din_scores(self, history: Tensor, table: Tensor) -> Tensor:
+        """One history [T, D] against all items [N, D] → [1, N]: alone it needs no padding, which would cost as much."""
         assert self.din is not None
-        pieces = [self.din(past, real, part[None].expand(len(past), -1, -1)) for part in table.split(256)]
-        return torch.cat(pieces, dim=1)
+        real = torch.ones(1, len(history), dtype=torch.bool, device=history.device)
+        return torch.cat([self.din(history[None], real, part[None]) for part in table.split(_DIN_ITEMS)], dim=1)
 
 
 class CollaborativeTask:
