@@ -18,6 +18,10 @@ _STYLE = """body{font:14px/1.45 sans-serif;max-width:1100px;margin:2em auto;padd
 table{border-collapse:collapse}
 td,th{border-bottom:1px solid #ccc;padding:2px 8px;text-align:right}td:first-child,th:first-child{text-align:left}
 small{color:#666}svg{max-width:100%;height:auto}"""
+_FIRST_TEN = ("recall@10", "ndcg@10")
+_GROUPS = ("head", "tail", "cold")
+_OF_GROUPS = "By the target's place in training: the fifth of the catalog with most events, the others, and those that \
+training learned nothing about."
 _ORDERS = {"shuffled": "ties shuffled", "file": "file order"}
 Done = Mapping[str, dict[str, Any]]
 
@@ -41,7 +45,7 @@ def write_report(
     head = f"<!doctype html><meta charset='utf-8'><title>{html.escape(title)}</title><style>{_STYLE}</style>"
     body = [f"<h1>{html.escape(title)}</h1><p>{len(found)} of {len(jobs)} runs done. Full ranking over the catalog; "
             "PRORec through its exported graph.</p>"]  # fmt: skip
-    body += _tables(found) + _differences(compared, reference) + _figures(found)
+    body += _tables(found) + _group_tables(found) + _differences(compared, reference) + _figures(found)
     aside = path.with_suffix(".writing")
     aside.write_text(head + "\n".join(body) + "\n", encoding="utf-8")
     aside.replace(path)
@@ -62,6 +66,34 @@ def _tables(found: Found) -> list[str]:
         f"<h2>{split}, {_ORDERS[order]}, history {'masked' if masked else 'ranked too'}</h2>" + _table(methods)
         for (split, order, masked), methods in sorted(tables.items(), key=str, reverse=True)
     ]
+
+
+def _group_tables(found: Found) -> list[str]:
+    """A table for each held-out set and order of events: how well each group of targets is found, means over seeds."""
+    tables: dict[tuple[str, str], dict[str, dict[str, list[dict[str, Any]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for job, result in found:
+        for row in result["rows"]:
+            if row["items"] != "all" and row["history_masked"]:
+                tables[row["split"], job.order][_method(job, row)][row["items"]].append(row)
+    head = "<th></th>" + "".join(f"<th>{group}: users</th><th>recall@10</th><th>ndcg@10</th>" for group in _GROUPS)
+    return [
+        f"<h2>{split}, {_ORDERS[order]}, history masked: {', '.join(_GROUPS)} items</h2><p>{_OF_GROUPS}</p>"
+        f"<table><tr>{head}</tr>"
+        + "".join(
+            f"<tr><td>{html.escape(name)}</td>{''.join(_group_cells(groups[group]) for group in _GROUPS)}</tr>"
+            for name, groups in methods.items()
+        )
+        + "</table>"
+        for (split, order), methods in sorted(tables.items(), reverse=True)
+    ]
+
+
+def _group_cells(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "<td>0</td><td></td><td></td>"
+    return f"<td>{rows[0]['users']}</td>" + "".join(_cell([row[name] for row in rows]) for name in _FIRST_TEN)
 
 
 def _differences(compared: Sequence[Mapping[str, Any]], reference: str | None) -> list[str]:
@@ -128,8 +160,7 @@ def _figures(found: Found) -> list[str]:
     drawn = [
         ("Metrics by run", "History masked; bars are means over seeds, whiskers their range.",
          figures.bars(_metric_bars(found), "")),
-        ("Head, tail and cold items", "Recall@10 by the target's place in training: the fifth of the catalog with most "
-         "events, the rest, and items without an event.", figures.bars(_group_bars(found), "recall@10")),
+        ("Head, tail and cold items", f"Recall@10. {_OF_GROUPS}", figures.bars(_group_bars(found), "recall@10")),
         ("Learning curves", "Validation NDCG@10 by epoch.", figures.lines(_curves(found), "epoch", "NDCG@10")),
     ]  # fmt: skip
     if first:
@@ -141,18 +172,23 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
     from . import figures
 
     use = {name: result["code_use"] for name, result in first.items()}
+    kinds = (("codes only", "codes"), ("rescored", "rescored"))
     regret = {
         title: {name: {part: [result["beam_regret"][kind][part]] for part in ("beam", "exhaustive", "overlap")}
                 for name, result in first.items()}
-        for title, kind in (("codes only", "codes"), ("rescored", "rescored"))
+        for title, kind in kinds
+    } | {
+        "regret": {name: {title: [result["beam_regret"][kind]["regret"]] for title, kind in kinds}
+                   for name, result in first.items()}
     }  # fmt: skip
     return [
         ("Which modality explains the codes", "Items that share the first tokens of a code: the share of them that are "
-         "among the item's nearest by collaborative vectors (SASRec's; stage I's, which know the text, where no SASRec "
-         "was trained) and by text.",
+         "among the item's nearest by collaboration (who took what with what: a singular value decomposition of the "
+         "training events, the same for all runs) and by text.",
          figures.lines(_of_modalities(first, "domination"), "tokens shared", "share explained", whole_numbers=True)),
-        ("How much of each modality the tokens tell", "The share of the variance of those embeddings that is gone when "
-         "every token of the first levels has told what its items have in common.",
+        ("How much of each modality the tokens tell", "The share of the variance of those vectors, and of the "
+         "integrated embedding that was quantized, that is gone when every token of the first levels has told what its "
+         "items have in common.",
          figures.lines(_of_modalities(first, "explained_variance"), "levels", "share of variance", whole_numbers=True)),
         ("Code use and collisions by level", "",
          figures.lines({title: {name: _by_level([level[part] for level in levels]) for name, levels in use.items()}
@@ -169,7 +205,8 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
                         for title, part in (("codes only", "codes"), ("rescored", "rescored"),
                                             ("anywhere in the beam", "anywhere"))}, "beam width", "recall")),
         ("Beam regret", "Recall@10 of the beam and of scoring the whole catalog through the same network, and how much "
-         "of the exhaustive first 10 the beam has.", figures.bars(regret, "")),
+         "of the exhaustive first 10 the beam has. Regret: the best of all scores minus the beam's best.",
+         figures.bars(regret, "")),
         *_distillation(first),
     ]  # fmt: skip
 
@@ -192,11 +229,11 @@ def _distillation(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
 
 
 def _first_of_each(found: Found) -> dict[str, dict[str, Any]]:
-    """Diagnoses are shown for one seed and order of each run."""
-    shown: dict[str, dict[str, Any]] = {}
+    """Diagnoses are shown for one seed and order of each run, which its key names."""
+    shown: dict[str, tuple[str, dict[str, Any]]] = {}
     for job, result in found:
-        shown.setdefault(job.run.name, result)
-    return shown
+        shown.setdefault(job.run.name, (job.key, result))
+    return dict(shown.values())
 
 
 def _by_level(values: Sequence[float]) -> tuple[list[float], list[float]]:
@@ -208,7 +245,7 @@ def _of_modalities(
 ) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
     return {
         name: {part: _by_level([at[part] for at in result[figure]])
-               for part in ("collaborative", "semantic", "chance")}
+               for part in ("collaborative", "semantic", "integrated", "chance") if part in result[figure][0]}
         for name, result in first.items()
     }  # fmt: skip
 
@@ -229,7 +266,7 @@ def _metric_bars(found: Found) -> dict[str, dict[str, dict[str, list[float]]]]:
         for row in result["rows"]:
             if row["items"] == "all" and row["history_masked"]:
                 groups = panels[f"{row['split']}, {job.order}"][_method(job, row)]
-                for metric in ("recall@10", "ndcg@10"):
+                for metric in _FIRST_TEN:
                     groups[metric].append(row[metric])
     return panels
 

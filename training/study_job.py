@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from models.artifact import Artifact
 from models.graph import catalog_inputs
 
+from .co_occurrence import co_occurrence_vectors
 from .collaborative import CollaborativeTask
 from .diagnosis import code_use, diagnose, domination, explained_variance
 from .differences import rank_key
@@ -91,17 +92,15 @@ def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Me
     )  # fmt: skip
     values = config.model.tokens_per_level
     result["code_use"] = code_use(codes["tokens"], codes["nearest"], values)
-    modalities = _modalities(run)
+    # The same for every run, and neither knows the other: what a model has learned is mixed already.
+    modalities = {
+        "collaborative": co_occurrence_vectors(run.split.train, run.item_count),
+        "semantic": run.prepare(),
+    }
     result["domination"] = domination(codes["tokens"], modalities)
-    result["explained_variance"] = explained_variance(run.codes(), modalities)
+    quantized = {"integrated": run.embeddings().integrated}
+    result["explained_variance"] = explained_variance(run.codes(), modalities | quantized)
     return measured, result | {"rescore_weight": weight}
-
-
-def _modalities(run: Run) -> dict[str, NDArray[np.float32]]:
-    """Embeddings of either modality: of SASRec, else of stage I, which has seen the text; and of the text."""
-    plain = run.sasrec()
-    item = (plain or run.stage1())[0].items().detach().numpy()
-    return {"collaborative": item, "semantic": run.prepare()}
 
 
 def item_groups(counts: NDArray[np.int64], trained: NDArray[np.bool_]) -> dict[str, NDArray[np.bool_]]:
