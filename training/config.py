@@ -79,7 +79,9 @@ class TrainingConfig(BaseModel):
     ikd_temperature: float = Field(0.3, gt=0, description="of the distillation's softmax")
     sampled_items: int = Field(2048, ge=1, description="items a contrastive loss compares with")
     item_weight: float = Field(3.0, ge=0, description="weight of the item head beside the code loss in stage II")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="of the code loss")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="of codes as targets; without effect where ranking_weight is 1"
+    )
     ranking_weight: float = Field(
         0.0,
         ge=0,
