@@ -97,7 +97,8 @@ class Keeper:
             listener.bind(str(self.socket_path))
             listener.listen(64)
             selector.register(listener, selectors.EVENT_READ)
-            while self.users or time.monotonic() < self.started + _FIRST_USER_S:
+            alone_until = time.monotonic() + _FIRST_USER_S
+            while self.users or time.monotonic() < alone_until:
                 for key, _ in selector.select(timeout=0.2):
                     if key.fileobj is listener:
                         self._welcome(listener, selector)

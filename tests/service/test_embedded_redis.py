@@ -3,6 +3,7 @@
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ import redis
 
 from service.embedded_redis import embedded_redis
 from service.errors import SettingsError, StoreUnavailable
+from service.redis_keeper import Keeper
 
 # Joins, says the server's process id, and leaves at the end of its input.
 USER = """
@@ -118,6 +120,16 @@ def test_users_that_start_at_the_same_moment_share_one_server(tmp_path: Path) ->
     assert len(servers) == 1
     with ThreadPoolExecutor(5) as pool:
         list(pool.map(leave, users))
+
+
+def test_a_server_whose_data_took_minutes_to_load_waits_for_its_first_user(tmp_path: Path) -> None:
+    keeper = Keeper(tmp_path, "redis-server", tmp_path, lock=-1, started=time.monotonic() - 100)
+    with ThreadPoolExecutor(1) as pool, socket.socket(socket.AF_UNIX) as user:
+        serving = pool.submit(keeper.serve)
+        wait_until(lambda: serving.done() or user.connect_ex(str(keeper.socket_path)) == 0)
+        assert not serving.done()
+        assert user.recv(200).startswith(b"unix://")
+    keeper.let_go()
 
 
 def test_another_folder_has_another_server(tmp_path: Path) -> None:
