@@ -21,7 +21,7 @@ class Catalog:
         self.revision = 0
         self.era = ""
         self.records: dict[str, ItemRecord] = {}
-        self.known = asyncio.Event()  # it has been read once, or Redis is away and cannot be asked
+        self.known = asyncio.Event()  # it has been read once, or Redis is away and it is what was served last
 
     @property
     def reached(self) -> Reached:

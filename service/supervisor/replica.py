@@ -201,10 +201,14 @@ class Replica:
             self._recall(last)
 
     def _recall_catalog(self) -> None:
-        """Also where Redis told the deployment and then fell silent: what was hidden stays hidden."""
+        """Also where Redis told the deployment and then fell silent: what was hidden stays hidden.
+
+        Where nothing was served from here, what is hidden is not known, and engines wait for Redis to tell.
+        """
         if catalog := remembered_catalog(self._last):
             self._feeds.recall(catalog)
-        self._feeds.catalog.known.set()  # nothing more is to be expected
+        elif remembered(self._last):
+            self._feeds.catalog.known.set()  # nothing had been changed
 
     def _recall(self, last: Deployment) -> None:
         logger.warning("serving what was served last: model %s", last.version)
