@@ -136,7 +136,7 @@ class Publisher:
         return published.bytes
 
     def delete(self, version: str) -> None:
-        """Errors as in `Store.delete`."""
+        """Errors as in `Store.delete`. Asked again, it finishes what broke off, or succeeded without its answer."""
         check_known(version)
         keys = [self.keys.versions, self.keys.manifest(version), self.keys.uploads, self.keys.active, self.keys.events]
         keys += [self.keys.codes(version), self.keys.coded(version)]
@@ -144,11 +144,11 @@ class Publisher:
         said = self.redis.ask(lambda client: client.eval(_DELETE, len(keys), *keys, *values)).decode()
         if said == "active":
             raise VersionActive(f"version {version} is active; activate another one before deleting it")
-        if said == "unknown":
-            raise UnknownVersion(f"no version named {version!r} is published")
-        if said != "ok":
+        if said not in ("ok", "unknown"):
             raise VersionPinned(f"version {version} is {said}; end that before deleting it")
-        self._remove_remains()
+        removed = self._remove_remains()
+        if said == "unknown" and version not in removed:
+            raise UnknownVersion(f"no version named {version!r} is published")
 
     def _refuse_eviction(self) -> None:
         memory = self.redis.ask_node_of(self.keys.versions, "memory")  # INFO, as managed servers forbid CONFIG
@@ -253,12 +253,15 @@ class Publisher:
         if said == b"late":
             raise _late(published.version)
 
-    def _remove_remains(self) -> None:
-        """Removes the chunks of uploads that were killed, replaced or deleted."""
+    def _remove_remains(self) -> set[str]:
+        """Removes the chunks of uploads that were killed, replaced or deleted; whose they were."""
+        versions = set()
         for raw in self.redis.ask(lambda client: client.hvals(self.keys.uploads)):
             remains = read_published(raw)
             if not self._is_under_way(remains.upload):
                 self._discard(remains)
+                versions.add(remains.version)
+        return versions
 
     def _is_under_way(self, upload: str) -> bool:
         return bool(self.redis.ask(lambda client: client.exists(self.keys.lease(upload))))

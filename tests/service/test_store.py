@@ -24,7 +24,7 @@ from service.store import ReplicaReport, Store
 from service.store.publish import Publisher, _memory_bytes
 from service.store.records import CHUNK_BYTES, Published, Record
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
-from tests.service.store_probes import chunk_key, flip_a_byte, stored_keys
+from tests.service.store_probes import chunk_key, flip_a_byte, losing_the_first_answer, stored_keys
 
 ODD_NAMES = ["", "ü", "a b", "../v1", "v1\n", "a:b", "a,b", ".hidden", "a" * 65, "\ud800", "v1\x00"]
 
@@ -282,6 +282,36 @@ def test_deleting_leaves_nothing(store: Store, tmp_path: Path) -> None:
     assert stored_keys(store) == set()
     with pytest.raises(UnknownVersion):
         store.delete("v1")
+
+
+def test_a_deletion_whose_answer_is_lost_leaves_nothing(store: Store, tmp_path: Path) -> None:
+    store.publish(plain_artifact(tmp_path))
+    with losing_the_first_answer(store) as unlucky:
+        Publisher(unlucky.redis, unlucky.keys).delete("v1")
+    assert stored_keys(store) == set()
+
+
+def test_a_deletion_that_broke_off_is_finished_when_it_is_repeated(own_store: Store, tmp_path: Path) -> None:
+    own_store.publish(plain_artifact(tmp_path))
+    admin = own_store.redis.client
+    admin.execute_command("ACL", "SETUSER", "default", "-hvals")
+    with pytest.raises(StoreReadOnly):
+        Publisher(own_store.redis, own_store.keys).delete("v1")
+    assert own_store.versions() == []
+    admin.execute_command("ACL", "SETUSER", "default", "+hvals")
+    own_store.delete("v1")
+    assert stored_keys(own_store) == set()
+    with pytest.raises(UnknownVersion):
+        own_store.delete("v1")
+
+
+def test_a_version_on_its_way_is_not_there_to_be_deleted(store: Store, tmp_path: Path) -> None:
+    def delete(_done: int, _total: int) -> None:
+        with pytest.raises(UnknownVersion):
+            store.delete("v1")
+
+    store.publish(plain_artifact(tmp_path), delete)
+    assert store.manifest("v1").model_version == "v1"
 
 
 def test_a_version_that_still_answers_is_not_deleted(store: Store, tmp_path: Path) -> None:
