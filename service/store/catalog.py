@@ -217,7 +217,7 @@ def merge(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
     """The record after a change; its revision stays what it was.
 
     `item` adds the item anew: what was known of it is gone, and only then the rest of the change counts. An attribute
-    set to None stays in the record, so that it hides the item's own.
+    set to None stays in the record, so that it hides the item's own. Of a removed item nothing else is kept.
     """
     now = record or ItemRecord(change.item_id, 0)
     if change.reset:
@@ -226,6 +226,8 @@ def merge(record: ItemRecord | None, change: ItemChange) -> ItemRecord:
         now = msgspec.structs.replace(now, removed=True)
     if change.item is not None:
         now = ItemRecord(change.item_id, now.revision, item=change.item)
+    if now.removed:
+        return ItemRecord(change.item_id, now.revision, removed=True)
     return msgspec.structs.replace(
         now,
         available=now.available if change.available is None else change.available,

@@ -106,9 +106,9 @@ def test_several_changes_of_one_item_count_in_their_order(store: Store) -> None:
         ({"attributes": {"x": 1, "y": 2}}, {"attributes": {"x": None}}, {"attributes": {"x": None, "y": 2}}),
         ({"attributes": {"y": {"z": 1, "u": 2}}}, {"attributes": {"y": {"z": 3}}}, {"attributes": {"y": {"z": 3}}}),
         ({"attributes": {"x": 1}}, {"attributes": {}}, {"attributes": {"x": 1}}),
-        ({"item": {"t": 1}}, {"remove": True}, {"item": {"t": 1}, "removed": True}),
-        ({"available": False}, {"remove": True}, {"available": False, "removed": True}),
-        ({"removed": True}, {"available": True}, {"removed": True}),
+        ({"item": {"t": 1}, "embeddings": {"e": b"1"}, "attributes": {"x": 1}}, {"remove": True}, {"removed": True}),
+        ({"available": False}, {"remove": True}, {"removed": True}),
+        ({"removed": True}, {"available": False, "attributes": {"x": 1}}, {"removed": True}),
         (
             {"removed": True, "available": False, "attributes": {"x": 1}, "item": {"t": 1}, "embeddings": {"e": b"1"}},
             {"item": {"t": 2}, "embeddings": {"f": b"2"}},
