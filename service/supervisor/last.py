@@ -43,7 +43,7 @@ def remembered(folder: Path) -> Deployment | None:
     body = _read(folder / FILE)
     try:
         return None if body is None else msgspec.json.decode(body, type=Deployment)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         logger.warning("what was served last cannot be read: %s", error)
         return None
 
@@ -53,7 +53,7 @@ def remembered_catalog(folder: Path) -> LastCatalog | None:
     body = _read(folder / CATALOG_FILE)
     try:
         parts = list(_parts(body or b""))
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:
         logger.warning("the catalog as it was last cannot be read: %s", error)
         return None
     if not parts:
@@ -82,7 +82,7 @@ def _pieces(catalog: LastCatalog) -> Iterator[bytes]:
 
 
 def _parts(body: bytes) -> Iterator[LastCatalog]:
-    """What `_pieces` wrote; raises MsgspecError for anything else."""
+    """What `_pieces` wrote; for anything else raises MsgspecError, or ValueError for text that is not UTF-8."""
     at, whole = 0, memoryview(body)
     while at < len(whole):
         start = at + _LENGTH_BYTES

@@ -52,6 +52,16 @@ def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(t
     assert remembered(tmp_path) is None
 
 
+def test_one_damaged_byte_of_a_text_is_damage_like_any_other(tmp_path: Path) -> None:
+    remember(tmp_path, Deployment("v1", 1))
+    remember_catalog(tmp_path, LastCatalog(1, "era", [ItemRecord("item-1", 1, available=False)]))
+    for name, text in ((FILE, b"v1"), (CATALOG_FILE, b"item-1")):
+        whole = (tmp_path / name).read_bytes()
+        (tmp_path / name).write_bytes(whole.replace(text, b"\xff" + text[1:]))
+    assert remembered(tmp_path) is None
+    assert remembered_catalog(tmp_path) is None
+
+
 def test_a_disk_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     remember(tmp_path / "file" / "last", Deployment("v1", 1))
