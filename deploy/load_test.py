@@ -5,9 +5,9 @@
     python -m deploy.load_test swap --data data/movielens-100k --versions shop-1,shop-2 --json report.json
 
 Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled
-service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not; 2: wrong use; 130
-or 143: Ctrl-C or SIGTERM ended the test early, and the report holds what there is. swap, canary and churn need
-PROREC_ADMIN_TOKEN, and put back what was there.
+service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not, or the test could
+not go on; 2: wrong use, and nothing was measured; 130 or 143: Ctrl-C or SIGTERM ended the test early, and the report
+holds what there is. swap, canary and churn need PROREC_ADMIN_TOKEN, and put back what was there.
 """
 
 import asyncio
@@ -80,7 +80,9 @@ async def _session(scenario: Scenario, options: Options) -> Session:
                 await running
             except asyncio.CancelledError:
                 pass  # by a signal, which the session knows
-            except (httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
+            except (MisuseError, httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
+                if isinstance(error, MisuseError) and not session.record.counted:
+                    raise
                 session.trouble.append(f"the test could not go on: {error or type(error).__name__}")
     return session
 
@@ -96,8 +98,8 @@ async def _bodies(scenario: Scenario, options: Options, client: httpx.AsyncClien
 
 
 def _interrupt(session: Session, number: signal.Signals, running: "asyncio.Future[None]") -> None:
-    """What has ended already stays as it is."""
-    if running.cancel():
+    """What has ended already stays as it is. Only the first signal counts: what it ended puts back what it changed."""
+    if session.interrupted is None and running.cancel():
         session.interrupted = number
 
 

@@ -1,4 +1,4 @@
-"""What ends a load test before it has measured anything."""
+"""What a load test cannot do; before it has measured anything it ends as wrong use, and later with its report."""
 
 
 class MisuseError(Exception):

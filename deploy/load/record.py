@@ -55,6 +55,12 @@ class Record:
         whole.wrong.update(self.part(WARM_UP).wrong)
         return whole
 
+    @property
+    def counted(self) -> bool:
+        """Whether anything but the warm-up has been measured."""
+        whole = self.whole()
+        return bool(whole.answered or whole.failed)
+
     def line(self) -> str:
         """How it stands, for whoever watches."""
         recent = Phase.merged(

@@ -1,0 +1,86 @@
+"""How a load test ends that cannot go on, or is told to stop: with what it has, and with everything put back."""
+
+import asyncio
+import json
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from deploy.load.arrivals import WARM_UP
+from deploy.load.errors import MisuseError
+from deploy.load.options import Options
+from deploy.load.session import Session
+from deploy.load_test import perform
+
+
+@dataclass
+class Refused:
+    """The service refuses a change when something has been counted in `part`."""
+
+    part: str
+    changes_service: ClassVar[bool] = False
+    needs_service: ClassVar[bool] = False
+
+    async def run(self, session: Session) -> None:
+        session.record.part(self.part).failures["503"] += 1
+        raise MisuseError("POST /models/v2/activate is 404: it was deleted")
+
+    def judge(self, session: Session) -> list[str]:
+        del session
+        return []
+
+
+@dataclass
+class Restless:
+    """Is told to stop, and once more while it puts back."""
+
+    changes_service: ClassVar[bool] = False
+    needs_service: ClassVar[bool] = False
+    put_back: bool = field(default=False, init=False)
+
+    async def run(self, session: Session) -> None:
+        del session
+        try:
+            await hear(signal.SIGINT)
+        finally:
+            await hear(signal.SIGTERM)
+            self.put_back = True
+
+    def judge(self, session: Session) -> list[str]:
+        del session
+        return []
+
+
+async def hear(number: signal.Signals) -> None:
+    """Returns when the event loop has done what it does at the signal."""
+    os.kill(os.getpid(), number)
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_what_is_refused_in_mid_run_leaves_its_report(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    assert perform(Refused("load"), Options(json=path)) == 1
+    report = json.loads(path.read_text())
+    (breach,) = report["slo"]["breaches"]
+    assert breach == "the test could not go on: POST /models/v2/activate is 404: it was deleted"
+    assert report["total"]["failed"] == {"503": 1}
+
+
+def test_what_is_refused_before_anything_was_measured_is_wrong_use(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "report.json"
+    assert perform(Refused(WARM_UP), Options(json=path)) == 2
+    assert "it was deleted" in capsys.readouterr().err
+    assert not path.exists()
+
+
+def test_a_second_signal_does_not_keep_it_from_putting_back() -> None:
+    scenario = Restless()
+    assert perform(scenario, Options()) == 128 + signal.SIGINT
+    assert scenario.put_back
