@@ -58,7 +58,7 @@ class Query(msgspec.Struct, tag="query", array_like=True):
 
 
 class Cancel(msgspec.Struct, tag="cancel", array_like=True):
-    """The client has gone; drop the query if it is still waiting."""
+    """The client has gone, or the deadline has passed; drop the query if it is still waiting."""
 
     query_id: int
 
@@ -204,7 +204,7 @@ class Failure(msgspec.Struct, tag="failure", array_like=True):
     """A query that got no recommendations, and why."""
 
     query_id: int
-    code: str  # one of service.errors' codes, e.g. "overloaded", "deadline_exceeded", "bad_k", "engine_failed"
+    code: str  # one of service.errors' codes, e.g. "overloaded", "bad_k", "engine_failed"; or "cancelled"
     message: str  # one sentence for the client
     errors: list[tuple[str, str]] = []  # (JSON pointer into the request, why) for each wrong field
 

@@ -34,6 +34,8 @@ from .changes import Changes
 from .connection import Connection
 from .slots import Slot, Slots
 
+_CANCELLED = "cancelled"  # code of a failure that nobody reads: who asked has gone
+_EARLY_S = 0.01  # by how much a worker's timer may be ahead of a deadline
 _SETTLE_S = 0.05
 _FLUSH_S = 5.0
 
@@ -149,7 +151,7 @@ class Server:
     def _reply(self, ticket: Ticket, future: "asyncio.Future[Place]") -> Answer | Failure:
         query_id = ticket.query.query_id
         if future.cancelled():
-            return _failure(query_id, DeadlineExceeded("the query was cancelled"))
+            return _cancelled(ticket.query)
         try:
             answer = self._catalog.answer(ticket, future.result())
         except Exception as error:
@@ -172,14 +174,17 @@ class Server:
         """Lets something that takes its time reply later; None: something else will."""
         task = asyncio.ensure_future(work)
         connection.in_flight[message.query_id] = task
-        task.add_done_callback(partial(_finish, connection, message.query_id))
+        task.add_done_callback(partial(_finish, connection, message))
 
 
-def _finish(connection: Connection, query_id: int, task: "asyncio.Future[Reply | None]") -> None:
+def _finish(
+    connection: Connection, message: Query | Apply | frames.Place, task: "asyncio.Future[Reply | None]"
+) -> None:
+    query_id = message.query_id
     if connection.in_flight.get(query_id) is task:
         del connection.in_flight[query_id]
     if task.cancelled():
-        connection.send(_failure(query_id, DeadlineExceeded("the query was cancelled")))
+        connection.send(_cancelled(message))
     elif (error := task.exception()) is not None:
         connection.send(_failure(query_id, error))
     elif (reply := task.result()) is not None:
@@ -193,6 +198,12 @@ def _refuse_twin(connection: Connection, query_id: int) -> None:
 
 def _nothing() -> None:
     pass
+
+
+def _cancelled(message: Query | Apply | frames.Place) -> Failure:
+    """A worker cancels at the deadline, and before it where its client has gone, which is nobody's fault."""
+    late = isinstance(message, Query) and message.deadline <= time.monotonic() + _EARLY_S
+    return Failure(message.query_id, DeadlineExceeded.code if late else _CANCELLED, "the query was cancelled")
 
 
 def _failure(query_id: int, error: BaseException) -> Failure:

@@ -19,7 +19,7 @@ from service.engine.search import Found, Shape
 from service.engine.server import Server
 from service.engine.slots import Slot, Slots
 from service.errors import Overloaded
-from service.frames import Answer, Condition, EngineInfo, Failure, Query, Reply, pack, read_frame
+from service.frames import Answer, Cancel, Condition, EngineInfo, Failure, Query, Reply, Request, pack, read_frame
 from service.settings import Settings
 
 INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=0.0, warm_s=0.0, pid=1)
@@ -61,6 +61,35 @@ def test_queries_of_a_client_that_left_cost_no_compute(catalog: Catalog, search:
 
     asyncio.run(story())
     assert gated.rows == [1, 1]
+
+
+def test_a_client_that_goes_before_its_deadline_is_not_counted_as_late(
+    catalog: Catalog, search: LiveSearch, socket_path: Path
+) -> None:
+    gated = GatedSearch(search)
+
+    async def story() -> None:
+        batcher = Batcher(gated, queue_limit=100, max_rows=64)
+        ended = batcher.start()
+        server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
+        await server.listen(str(socket_path))
+        reader, writer = await asyncio.open_unix_connection(socket_path)
+        writer.write(pack(query(1), msgspec.msgpack.Encoder()))
+        await asyncio.to_thread(gated.running.wait)
+        left, late = (sample("prorec_rejected_total", reason=why) for why in ("cancelled", "deadline_exceeded"))
+        filtered = msgspec.structs.replace(query(3), include_items=["item-2"])
+        for asked in (query(2), filtered):
+            assert await code_of_cancelled(reader, writer, asked) == "cancelled"
+        soon = msgspec.structs.replace(query(4), deadline=time.monotonic() + 0.05)
+        assert await code_of_cancelled(reader, writer, soon) == "deadline_exceeded"
+        assert sample("prorec_rejected_total", reason="cancelled") == left + 2
+        assert sample("prorec_rejected_total", reason="deadline_exceeded") == late + 1
+        gated.gate.set()
+        writer.close()
+        await server.drain(timeout_s=30.0)
+        await ended
+
+    asyncio.run(story())
 
 
 class Watched(Slots):
@@ -157,12 +186,22 @@ async def leave_with_queries_in_flight(gated: GatedSearch, path: Path) -> None:
     await writer.wait_closed()
 
 
-async def answer_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Query | None = None) -> object:
+async def answer_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Request | None = None) -> object:
     writer.write(pack(asked or query(1), msgspec.msgpack.Encoder()))
     body = await read_frame(reader)
     assert body is not None
     decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
     return decoder.decode(body)
+
+
+async def code_of_cancelled(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Query) -> str:
+    """Of the failure of a query that is cancelled at once, or at its deadline."""
+    writer.write(pack(asked, msgspec.msgpack.Encoder()))
+    if asked.deadline < math.inf:
+        await asyncio.sleep(asked.deadline - time.monotonic())
+    reply = await answer_of(reader, writer, Cancel(asked.query_id))
+    assert isinstance(reply, Failure)
+    return reply.code
 
 
 async def server_has_seen_both(server: Server) -> None:
