@@ -7,6 +7,7 @@ cancelled by whoever waits for it. What must not happen during a run happens on 
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 Outcome = Place | ServiceError
 Refresh = Callable[[], tuple[SearchRow, Shape] | None]
-Action = Callable[[], None]
+Action = Callable[[], object]
 
 
 def _current() -> None:
@@ -77,6 +78,7 @@ class Batcher:
         self._changed = threading.Condition()
         self._closed = False
         self._ended_already = False
+        self._began = math.inf  # what the search thread does now, in monotonic seconds; inf: it waits
 
     def start(self) -> "asyncio.Future[None]":
         """Starts the thread. The future ends when it ends: after `close`, or with the exception that broke it."""
@@ -118,6 +120,11 @@ class Batcher:
         """Rows in the queue."""
         return len(self._waiting)
 
+    @property
+    def busy_s(self) -> float:
+        """For how long the search thread has been at one run or action; 0 where it waits for work."""
+        return max(0.0, time.monotonic() - self._began)
+
     def between(self, action: Action) -> "Future[None]":
         """Runs `action` on the search thread before its next batch, at once where it is idle. From any thread.
 
@@ -151,16 +158,22 @@ class Batcher:
     def _wait(self) -> bool:
         """Until there is something to do; False: closed, and nothing is left."""
         with self._changed:
+            self._began = math.inf
             while not self._waiting and not self._actions and not self._closed:
                 self._changed.wait()
+            self._begin()
             self._ended_already = not self._waiting and not self._actions
             return not self._ended_already
+
+    def _begin(self) -> None:
+        self._began = time.monotonic()
 
     def _act(self) -> None:
         """Runs what was asked for up to now; what comes meanwhile waits for one more batch."""
         with self._changed:
             actions, self._actions = self._actions, deque()
         for action, done in actions:
+            self._begin()
             try:
                 action()
             except Exception as error:
@@ -233,6 +246,7 @@ class Batcher:
         return outcomes
 
     def _run(self, batch: Batch) -> Sequence[Place]:
+        self._begin()
         found = self._search.run([job.row for job in batch.jobs], batch.shape)
         return _places(batch, found, time.monotonic() - batch.closed)
 

@@ -6,11 +6,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 import msgspec
+import pytest
 from prometheus_client import REGISTRY
 
 from models.graph import SearchRow
 from service.api.control import Route, Routes
 from service.api.engine_client import Router, Served
+from service.engine import server as engine_server
 from service.engine.batcher import Batcher
 from service.engine.catalog import Catalog
 from service.engine.changes import Changes
@@ -19,7 +21,7 @@ from service.engine.search import Found, Shape
 from service.engine.server import Server
 from service.engine.slots import Slot, Slots
 from service.errors import Overloaded
-from service.frames import Answer, Cancel, Condition, EngineInfo, Failure, Query, Reply, Request, pack, read_frame
+from service.frames import Answer, Cancel, Condition, EngineInfo, Failure, Ping, Query, Reply, Request, pack, read_frame
 from service.settings import Settings
 
 INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=0.0, warm_s=0.0, pid=1)
@@ -85,6 +87,35 @@ def test_a_client_that_goes_before_its_deadline_is_not_counted_as_late(
         assert sample("prorec_rejected_total", reason="cancelled") == left + 2
         assert sample("prorec_rejected_total", reason="deadline_exceeded") == late + 1
         gated.gate.set()
+        writer.close()
+        await server.drain(timeout_s=30.0)
+        await ended
+
+    asyncio.run(story())
+
+
+def test_an_engine_whose_search_hangs_answers_no_ping_until_it_goes_on(
+    catalog: Catalog, search: LiveSearch, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gated = GatedSearch(search)
+
+    async def story() -> None:
+        batcher = Batcher(gated, queue_limit=100, max_rows=64)
+        ended = batcher.start()
+        server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
+        await server.listen(str(socket_path))
+        reader, writer = await asyncio.open_unix_connection(socket_path)
+        writer.write(pack(query(1), msgspec.msgpack.Encoder()))
+        await asyncio.to_thread(gated.running.wait)
+        assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a run may take its time"
+        monkeypatch.setattr(engine_server, "_LONGEST_RUN_S", 1e-9)
+        writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
+        popular = await answer_of(reader, writer, msgspec.structs.replace(query(4), history=[]))
+        assert isinstance(popular, Answer), "the ping before it has no answer yet"
+        gated.gate.set()
+        replies = [await next_reply(reader), await next_reply(reader)]
+        assert {type(reply): reply.query_id for reply in replies} == {Answer: 1, EngineInfo: 3}
+        assert isinstance(await answer_of(reader, writer, Ping(5)), EngineInfo)
         writer.close()
         await server.drain(timeout_s=30.0)
         await ended
@@ -186,8 +217,12 @@ async def leave_with_queries_in_flight(gated: GatedSearch, path: Path) -> None:
     await writer.wait_closed()
 
 
-async def answer_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Request | None = None) -> object:
+async def answer_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Request | None = None) -> Reply:
     writer.write(pack(asked or query(1), msgspec.msgpack.Encoder()))
+    return await next_reply(reader)
+
+
+async def next_reply(reader: asyncio.StreamReader) -> Reply:
     body = await read_frame(reader)
     assert body is not None
     decoder: msgspec.msgpack.Decoder[Reply] = msgspec.msgpack.Decoder(Reply)
