@@ -78,9 +78,9 @@ class WorkFolder:
         text = json.dumps(settings, sort_keys=True)
         folder = self.shared / f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
         folder.mkdir(parents=True, exist_ok=True)
-        write_once(folder / "settings.json", text)
         with (folder / "lock").open("w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
+            write_once(folder / "settings.json", text)
             yield folder
 
     def arrays(self, name: str, settings: dict[str, Any], make: Callable[[], Arrays]) -> Arrays:
