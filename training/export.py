@@ -249,14 +249,15 @@ def _difference(result: SearchResult, place: int, slow: Candidates) -> _Differen
     partner = np.array([at[item] for item in items[both].tolist()], dtype=np.int64)
     gap = _largest(scores[both] - slow.score[partner])
     tolerance = _tolerance(slow)
-    if gap > tolerance or _largest(code_scores[both] - slow.code_score[partner]) > SCORE_TOLERANCE:
+    code_gap = _largest(code_scores[both] - slow.code_score[partner])
+    if not (gap <= tolerance and code_gap <= SCORE_TOLERANCE):  # a NaN is no agreement
         return _Difference(f"scores of the same item differ by {gap:.2e}", gap)
-    prefixes = result.prefix_score[place][legal][both] - slow.prefix_score[partner]
-    if _largest(prefixes) > SCORE_TOLERANCE:
-        return _Difference(f"scores of a prefix differ by {_largest(prefixes):.2e}", gap)
+    prefix_gap = _largest(result.prefix_score[place][legal][both] - slow.prefix_score[partner])
+    if not prefix_gap <= SCORE_TOLERANCE:
+        return _Difference(f"scores of a prefix differ by {prefix_gap:.2e}", gap)
     if not both.all():
         return _Difference("other items", gap, at_edge=True)
-    if _largest(slow.score[partner] - slow.score) > tolerance:
+    if not _largest(slow.score[partner] - slow.score) <= tolerance:
         return _Difference("another order", gap)
     return _Difference("", gap)
 

@@ -35,6 +35,12 @@ class Twisted(GraphSearch):
             code_score += 0.01
         elif self.fault == "prefix scores":
             prefix_score[..., 0] += 0.01
+        elif self.fault == "nan scores":
+            score[:, 0] = np.nan
+        elif self.fault == "nan code scores":
+            code_score[:, 0] = np.nan
+        elif self.fault == "nan prefix scores":
+            prefix_score[:, 0] = np.nan
         elif self.fault == "order":
             item, score, code_score = item[:, ::-1], score[:, ::-1], code_score[:, ::-1]
             prefix_score = prefix_score[:, ::-1]
@@ -58,7 +64,19 @@ def exported(open_to_new_items: Artifact) -> tuple[Package, Twisted, CodeTrie]:
 
 
 @pytest.mark.parametrize(
-    "fault", ["scores", "code scores", "prefix scores", "order", "other item", "double item", "missing item"]
+    "fault",
+    [
+        "scores",
+        "code scores",
+        "prefix scores",
+        "nan scores",
+        "nan code scores",
+        "nan prefix scores",
+        "order",
+        "other item",
+        "double item",
+        "missing item",
+    ],
 )
 def test_a_graph_that_answers_otherwise_is_refused(exported: tuple[Package, Twisted, CodeTrie], fault: str) -> None:
     package, search, trie = exported
@@ -103,10 +121,10 @@ def test_a_beams_edge_is_as_narrow_as_scores_of_their_size_are_exact(
 
 
 def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:
-    package = tiny_package(width=64)
+    package = tiny_package(width=64, code_length=2)  # too short for a second graph, for CPUs
     trie, folder = CodeTrie.build(package.codes), tmp_path_factory.mktemp("large")
     export_graphs(package.generator, package.catalog(trie), folder, (WIDTH,))
     search = GraphSearch(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
     rows = search_rows(trie, package.histories, exclude_seen=True)
-    report = prove_parity(package.generator, search, trie, rows, WIDTH, 10.0)
-    assert np.isfinite(report.largest_gap)
+    assert search(rows, 10.0).score.max() > 100
+    prove_parity(package.generator, search, trie, rows, WIDTH, 10.0)
