@@ -241,8 +241,8 @@ class ArtifactWriter:
     As a context manager it removes what was not committed.
     """
 
-    def __init__(self, target: Path, *, replace: bool = False) -> None:
-        if target.exists() and not replace:
+    def __init__(self, target: Path) -> None:
+        if target.exists():
             raise ArtifactError(f"{target} already exists")
         check_model_version(target.name)
         self.target = target
@@ -287,14 +287,18 @@ class ArtifactWriter:
         (self.folder / GOLDEN).write_text(json.dumps(rows))
 
     def commit(self, **fields: Any) -> Artifact:
-        """Checksums every file, writes the manifest with `fields`, renames the directory into place."""
+        """Checksums every file, writes the manifest with `fields`, renames the directory into place.
+
+        Raises ArtifactError where something has come to be there meanwhile; it is left as it is.
+        """
         files = {path.name: file_entry(path) for path in _files(self.folder)}
         manifest = Manifest(model_version=self.target.name, files=files, **fields)
         # What is None is left out, so that a program that does not know a newer field reads what does not use it.
         (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
-        if self.target.exists():
-            shutil.rmtree(self.target)
-        self.folder.rename(self.target)
+        try:
+            self.folder.rename(self.target)
+        except OSError as error:
+            raise ArtifactError(f"{self.target} cannot be written: {error.strerror}") from None
         return Artifact.open(self.target, verify=False)
 
 

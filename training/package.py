@@ -81,14 +81,12 @@ Evaluate = Callable[[dict[int, GraphSearch]], dict[str, dict[str, float]]]
 """Searches through the exported graph of each beam width → method → metric → value."""
 
 
-def write_artifact(
-    target: Path, package: Package, evaluate: Evaluate | None = None, *, replace: bool = False
-) -> Artifact:
+def write_artifact(target: Path, package: Package, evaluate: Evaluate | None = None) -> Artifact:
     """Exports, proves, evaluates through the graph, and only then writes the manifest and renames into place.
 
     Raises ExportError when the graph does not answer like torch and the numpy reference.
     """
-    with ArtifactWriter(target, replace=replace) as writer:
+    with ArtifactWriter(target) as writer:
         ids = ItemIds.build(package.item_ids)
         writer.catalog(package.codes, ids, package.metadata)
         for name in ("item_output", "popularity") + (("item_input",) if package.temporal else ()):

@@ -106,6 +106,18 @@ def test_an_artifact_is_not_overwritten(tmp_path: Path) -> None:
         ArtifactWriter(tmp_path / "v1")
 
 
+def test_what_came_to_be_in_its_place_meanwhile_stays(tmp_path: Path) -> None:
+    def written_twice() -> None:
+        with ArtifactWriter(tmp_path / "v1") as writer:
+            (tmp_path / "v1").mkdir()
+            (tmp_path / "v1" / "theirs").touch()
+            writer.commit(**FIELDS)
+
+    with pytest.raises(ArtifactError, match="v1 cannot be written: Directory not empty"):
+        written_twice()
+    assert list(tmp_path.rglob("*")) == [tmp_path / "v1", tmp_path / "v1" / "theirs"]
+
+
 @pytest.mark.parametrize("version", ["", ".hidden", "a/b", "ü", "x" * 65, "a\n"])
 def test_an_odd_version_name_is_refused(version: str) -> None:
     with pytest.raises(ArtifactError, match="must be 1–64"):
