@@ -18,13 +18,14 @@ from .finish import Chosen
 from .loop import Progress
 from .pipeline import Run
 
+_APART = tuple(name for name in NO_RECIPE if name != "measured_users")  # a refit measures nobody
 _LOG = logging.getLogger(__name__)
 
 
 def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) -> Run:
     """The run that trains as the one of the artifact `source` did, but on all events, and writes `out`.
 
-    changes  `name=value` for settings of `NO_RECIPE`, which are not taken over from the run
+    changes  `name=value` for settings that decide where it is trained and how that is watched; all others are the run's
 
     Raises ConfigError where that run is not finished, was of other data, or its working folder is gone.
     """
@@ -47,8 +48,8 @@ def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) 
 
 def _apart(changes: Sequence[str]) -> dict[str, str]:
     values = dict(change.partition("=")[::2] for change in changes)
-    if wrong := [name for name in values if name not in NO_RECIPE]:
-        raise ConfigError(f"{wrong[0]} is as in the run that is refitted; --set takes {', '.join(NO_RECIPE)} here")
+    if wrong := [name for name in values if name not in _APART]:
+        raise ConfigError(f"{wrong[0]} is as in the run that is refitted; --set takes {', '.join(_APART)} here")
     return values
 
 

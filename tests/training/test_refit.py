@@ -201,8 +201,9 @@ def test_the_command_line_refits_once_and_tells_whose_figures_it_prints(
 def test_a_refit_may_be_trained_elsewhere_and_otherwise_only_as_its_run(shop: Path, tmp_path: Path) -> None:
     run = refit_run(shop / "data", shop / "plain", tmp_path / "new", ["checkpoint_every_s=7", "skip_wrong_rows=2"])
     assert (run.config.checkpoint_every_s, run.config.skip_wrong_rows) == (7, 2)
-    with pytest.raises(ConfigError, match=r"^stage1\.epochs is as in the run"):
-        refit_run(shop / "data", shop / "plain", tmp_path / "new", ["stage1.epochs=3"])
+    for name in ("stage1.epochs", "measured_users"):  # a refit is measured on nobody
+        with pytest.raises(ConfigError, match=f"^{name} is as in the run"):
+            refit_run(shop / "data", shop / "plain", tmp_path / "new", [f"{name}=3"])
 
 
 def test_a_refit_is_not_refitted(shop: Path, refitted: tuple[Artifact, Artifact], tmp_path: Path) -> None:
