@@ -59,7 +59,7 @@ def test_graph_torch_and_numpy_agree_on_any_catalog(exported: Exported, items: i
     search, trie = search_of(exported, catalog, width)
     for exclude_seen in (True, False):
         rows = search_rows(trie, catalog.histories, exclude_seen=exclude_seen)
-        report = prove_parity(exported.package.generator, search, trie, rows, width, 0.5)
+        report = prove_parity(exported.package.generator, [search], trie, rows, width, 0.5)
         assert report.largest_gap < 1e-4
 
 
@@ -112,7 +112,7 @@ def test_graph_torch_and_numpy_agree_under_filters_and_exclusions(exported: Expo
         counts = trie.count_leaves(mask)
         for history in package.histories:
             rows.append(SearchRow(history, trie.dead_states(trie.item_leaf[history], counts), slot))
-    prove_parity(package.generator, search, trie, rows, width, 0.5)
+    prove_parity(package.generator, [search], trie, rows, width, 0.5)
     result = search(rows, 0.5)
     for row, items in zip(rows, result.item, strict=True):
         left = set(trie.leaf_item[legal[row.slot]].tolist()) - set(row.history.tolist())

@@ -82,10 +82,23 @@ def test_a_graph_that_answers_otherwise_is_refused(exported: tuple[Package, Twis
     package, search, trie = exported
     rows = search_rows(trie, package.histories, exclude_seen=True)
     search.fault = ""
-    assert prove_parity(package.generator, search, trie, rows, WIDTH, 0.5).edge_rows == 0
+    assert prove_parity(package.generator, [search], trie, rows, WIDTH, 0.5).edge_comparisons == 0
     search.fault = fault
     with pytest.raises(ExportError, match="differ on history"):
-        prove_parity(package.generator, search, trie, rows, WIDTH, 0.5)
+        prove_parity(package.generator, [search], trie, rows, WIDTH, 0.5)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_every_graph_of_a_width_is_proved(
+    exported: tuple[Package, Twisted, CodeTrie], open_to_new_items: Artifact, place: int
+) -> None:
+    package, search, trie = exported
+    rows, right = search_rows(trie, package.histories, exclude_seen=True), open_to_new_items.cpu_graph_path(WIDTH)
+    searches = [GraphSearch(right, package.catalog(trie), trie.code_length, package.history_buckets)]
+    searches.insert(place, search)
+    search.fault = "scores"
+    with pytest.raises(ExportError, match=rf"^{search.name} and the numpy reference differ"):
+        prove_parity(package.generator, searches, trie, rows, WIDTH, 0.5)
 
 
 @pytest.mark.parametrize("fault", ["scores", "missing item"])
@@ -97,7 +110,7 @@ def test_ties_at_a_beams_edge_excuse_no_wrong_score(exported: tuple[Package, Twi
         package.generator.token_output.zero_()  # every token as likely as any other: nothing but ties
     search.fault = fault
     with pytest.raises(ExportError):
-        prove_parity(package.generator, search, trie, rows, WIDTH, 0.5)
+        prove_parity(package.generator, [search], trie, rows, WIDTH, 0.5)
     with torch.no_grad():
         package.generator.token_output.copy_(kept)
 
@@ -117,7 +130,7 @@ def test_a_beams_edge_is_as_narrow_as_scores_of_their_size_are_exact(
     monkeypatch.setattr(export, "reference", at_an_edge)
     search.fault = "other last item"
     with nullcontext() if excused else pytest.raises(ExportError, match="other items"):
-        prove_parity(package.generator, search, trie, rows[:1], WIDTH, 100.0)
+        prove_parity(package.generator, [search], trie, rows[:1], WIDTH, 100.0)
 
 
 def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -127,4 +140,4 @@ def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.T
     search = GraphSearch(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
     rows = search_rows(trie, package.histories, exclude_seen=True)
     assert search(rows, 10.0).score.max() > 100
-    prove_parity(package.generator, search, trie, rows, WIDTH, 10.0)
+    prove_parity(package.generator, [search], trie, rows, WIDTH, 10.0)
