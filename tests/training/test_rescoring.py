@@ -12,13 +12,17 @@ from training.config import load_config
 from training.generator import GeneratorTask, eager_search
 from training.pipeline import Run
 
-from .ring import ring_settings, write_ring, write_text_embeddings
+from .ring import ring_settings
 
 
-def task_of(folder: Path, *changes: str) -> GeneratorTask:
-    text, data = write_text_embeddings(folder / "text.npy"), write_ring(folder / "data")
-    config = load_config("quickstart", [*ring_settings(text), "stage1.epochs=1", "stage2.epochs=1", *changes])
-    return Run(data, folder / "run", config).stage2()[1]
+def task_of(ring: Path, name: str, *changes: str) -> GeneratorTask:
+    settings = [*ring_settings(ring / "text.npy"), "stage1.epochs=1", "stage2.epochs=1", *changes]
+    return Run(ring / "data", ring / name, load_config("quickstart", settings), ring / "steps").stage2()[1]
+
+
+@pytest.fixture(scope="module")
+def task(ring: Path) -> GeneratorTask:
+    return task_of(ring, "with-item-head")
 
 
 def ndcg_by_weight(monkeypatch: pytest.MonkeyPatch, task: GeneratorTask, values: dict[float, float]) -> list[float]:
@@ -34,8 +38,9 @@ def ndcg_by_weight(monkeypatch: pytest.MonkeyPatch, task: GeneratorTask, values:
     return asked
 
 
-def test_validation_takes_the_better_of_two_weights_far_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = task_of(tmp_path)
+def test_validation_takes_the_better_of_two_weights_far_apart(
+    task: GeneratorTask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = ndcg_by_weight(monkeypatch, task, {10.0: 0.2, 100.0: 0.3})
     assert task.validate() == 0.3
     assert asked == [10.0, 100.0]
@@ -43,17 +48,16 @@ def test_validation_takes_the_better_of_two_weights_far_apart(tmp_path: Path, mo
     assert task.validate() == 0.2
 
 
-def test_without_an_item_head_codes_alone_are_validated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task = task_of(tmp_path, "item_weight=0")
+def test_without_an_item_head_codes_alone_are_validated(ring: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = task_of(ring, "codes-alone", "item_weight=0")
     asked = ndcg_by_weight(monkeypatch, task, {0.0: 0.4})
     assert task.validate() == 0.4
     assert asked == [0.0]
 
 
 def test_an_artifact_gets_the_best_weight_and_of_equals_the_smallest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    task: GeneratorTask, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = task_of(tmp_path)
     tables = task.search_tables()
     ndcg_by_weight(monkeypatch, task, {1.0: 0.1, 100.0: 0.3})
     with caplog.at_level(logging.INFO, logger="training"):
@@ -63,8 +67,7 @@ def test_an_artifact_gets_the_best_weight_and_of_equals_the_smallest(
     assert task.best_weight(tables) == 3.0
 
 
-def test_a_heavy_weight_orders_by_the_item_head(tmp_path: Path) -> None:
-    task = task_of(tmp_path)
+def test_a_heavy_weight_orders_by_the_item_head(task: GeneratorTask) -> None:
     found, valid = task.search_tables(), task.split.valid
     states = task.model.user_states([valid.history(row) for row in range(len(valid))])
     scores = (states @ torch.from_numpy(np.array(found["item_output"])).T).numpy()
