@@ -194,8 +194,7 @@ def fetch(
     force: Force = False,
 ) -> None:
     """Fetch MovieLens-100k (GroupLens licence: research use, no redistribution) as a dataset folder."""
-    if counts := fetch_movielens(out, source, force=force):
-        typer.echo(counts)
+    typer.echo(fetch_movielens(out, source, force=force))
 
 
 def main() -> int:

@@ -8,6 +8,8 @@ text, so that what one item's events teach is known of items with a text like it
 are usual in rankers).
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 
 from models.network import TemporalEncoder
 
-from .batches import Batch, Windows, pad_histories
+from .batches import Batch, pad_histories
 from .config import Integrated, TrainingConfig
 from .interactions import Split
 from .losses import Rows, info_nce, item_loss, rows_of
@@ -196,10 +198,6 @@ class CollaborativeTask:
         return self.model.scores(padded.to(self.model.item.device))
 
 
-def training_windows(split: Split, history_length: int) -> Windows:
-    return Windows.cut(split.train, history_length)
-
-
 def fused_embeddings(model: Collaborative, config: TrainingConfig, trained: NDArray[np.bool_]) -> "Embeddings":
     """What stage II and the quantizer take from a trained stage I; items not `trained` get their E_C from E_T."""
     warm = torch.from_numpy(trained)
@@ -228,12 +226,10 @@ def integrate(kind: Integrated, collaborative: Tensor, adapted: Tensor, semantic
     return semantic if kind == "semantic" else collaborative
 
 
+@dataclass(frozen=True)
 class Embeddings:
     """float32, row by item index: collaborative E_C [N, D], adapted text E_T [N, D], integrated [N, D_I]."""
 
-    def __init__(
-        self, collaborative: NDArray[np.float32], adapted: NDArray[np.float32], integrated: NDArray[np.float32]
-    ) -> None:
-        self.collaborative = collaborative
-        self.adapted = adapted
-        self.integrated = integrated
+    collaborative: NDArray[np.float32]
+    adapted: NDArray[np.float32]
+    integrated: NDArray[np.float32]

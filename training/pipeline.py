@@ -20,7 +20,8 @@ from models.codes import CodeTable
 from models.errors import ArtifactError
 from models.item_text import item_text
 
-from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings, training_windows
+from .batches import Windows
+from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings
 from .config import TrainingConfig
 from .errors import ConfigError
 from .finish import Chosen, Finish, finished_tables, item_encoder_of
@@ -201,7 +202,7 @@ class Run:
         if self.config.freeze_stage1:
             model.freeze()
         task = GeneratorTask(model, self.config, self.split, codes)
-        windows = training_windows(self.split, self.config.model.history_length)
+        windows = Windows.cut(self.split.train, self.config.model.history_length)
         with self.folder.step("stage2", self.settings.stage2()) as folder:
             progress = fit(
                 task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine,
@@ -238,7 +239,7 @@ class Run:
         torch.manual_seed(config.seed + 1)
         model = Collaborative(config, self.item_count, semantic)
         task = CollaborativeTask(model, config, self.split)
-        windows = training_windows(self.split, config.model.history_length)
+        windows = Windows.cut(self.split.train, config.model.history_length)
         with self.folder.step("recommender", self.settings.recommender(config)) as folder:
             file = name if self.shared is None else "recommender"
             progress = fit(

@@ -7,19 +7,22 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import Batch, epoch
-from training.collaborative import training_windows
+from training.batches import Batch, Windows, epoch
 from training.config import load_config
 from training.errors import ConfigError
 from training.pipeline import Run
 
-from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
+from .ring import ITEMS, ring_settings, write_ring
 
 
-def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: Path) -> None:
-    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    config = load_config("quickstart", [*ring_settings(text), "freeze_stage1=true"])
-    run = Run(data, tmp_path / "frozen", config)
+def run_of(ring: Path, name: str, *changes: str) -> Run:
+    """Runs of this module share the steps that they have in common."""
+    config = load_config("quickstart", [*ring_settings(ring / "text.npy"), "stage2.epochs=1", *changes])
+    return Run(ring / "data", ring / name, config, ring / "steps")
+
+
+def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(ring: Path) -> None:
+    run = run_of(ring, "frozen", "freeze_stage1=true")
     (stage1, _), (model, _) = run.stage1(), run.stage2()
     assert stage1.temporal is not None
     for name, value in model.generator.temporal.state_dict().items():  # type: ignore[union-attr]
@@ -30,11 +33,8 @@ def test_a_frozen_stage1_keeps_its_item_head_while_codes_are_learned(tmp_path: P
     assert model.generator.project.weight.abs().sum() > 0  # zero at the start, so what is there was learned
 
 
-def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
-    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    settings = [*ring_settings(text), "stage2.epochs=1"]
-    shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
-    longer = Run(data, tmp_path / "longer", load_config("quickstart", [*settings, "decoder.epochs=4"]), shorter.shared)
+def test_at_the_end_of_stage2_the_decoder_learns_alone(ring: Path) -> None:
+    shorter, longer = run_of(ring, "shorter"), run_of(ring, "longer", "decoder.epochs=4")
     before, model = shorter.stage2()[0].state_dict(), longer.stage2()[0]
     after = model.state_dict()
     assert longer.progress["decoder"].step > 0
@@ -47,12 +47,9 @@ def test_at_the_end_of_stage2_the_decoder_learns_alone(tmp_path: Path) -> None:
     assert longer.progress["decoder"].best == longer.stage2()[1].ndcg(0.0, longer.stage2()[1].search_tables())
 
 
-def test_a_decoder_that_gets_worse_alone_stays_as_it_was(tmp_path: Path) -> None:
-    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    settings = ring_settings(text)
-    shorter = Run(data, tmp_path / "shorter", load_config("quickstart", settings), tmp_path / "steps")
-    ruinous = [*settings, "decoder.epochs=1", "decoder.learning_rate=10"]
-    longer = Run(data, tmp_path / "longer", load_config("quickstart", ruinous), shorter.shared)
+def test_a_decoder_that_gets_worse_alone_stays_as_it_was(ring: Path) -> None:
+    shorter = run_of(ring, "without")
+    longer = run_of(ring, "ruinous", "decoder.epochs=1", "decoder.learning_rate=10")
     before, after = (run.stage2()[0].state_dict() for run in (shorter, longer))
     progress = longer.progress["decoder"]
     assert progress.best_epoch == 0
@@ -60,13 +57,12 @@ def test_a_decoder_that_gets_worse_alone_stays_as_it_was(tmp_path: Path) -> None
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event(tmp_path: Path) -> None:
-    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    unseen = 17
+def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event(ring: Path, tmp_path: Path) -> None:
+    data, unseen = write_ring(tmp_path / "data"), 17
     with (data / "interactions.csv").open() as stream:
         kept = [line for line in stream if f",i{unseen}," not in line]
     (data / "interactions.csv").write_text("".join(kept))
-    settings = [*ring_settings(text), "ranking_weight=1", "decoder.epochs=1"]
+    settings = [*ring_settings(ring / "text.npy"), "ranking_weight=1", "decoder.epochs=1"]
     run = Run(data, tmp_path / "run", load_config("quickstart", settings))
     model, task = run.stage2()
     of_text = run.item_encoder().network.encode(run.raw_semantic()).item_output
@@ -74,7 +70,7 @@ def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event
     assert np.flatnonzero(cold).tolist() == [unseen]
     np.testing.assert_allclose(task.finished["item_output"][cold], of_text[cold], atol=1e-6)
     np.testing.assert_array_equal(task.finished["item_output"][~cold], model.item.detach().numpy()[~cold])
-    batch = next(epoch(training_windows(run.split, run.config.model.history_length), 16, 0, 0))
+    batch = next(epoch(Windows.cut(run.split.train, run.config.model.history_length), 16, 0, 0))
     torch.manual_seed(0)
     loss = task.loss(batch).item()
     task.finish_items(task.finished | {"item_output": task.finished["item_output"] + np.float32(3) * cold[:, None]})
@@ -82,11 +78,10 @@ def test_the_decoder_learns_what_the_text_says_of_items_without_a_training_event
     assert task.loss(batch).item() != loss
 
 
-def test_alone_the_decoder_learns_along_codes_that_the_item_head_draws(tmp_path: Path) -> None:
-    text, data = write_text_embeddings(tmp_path / "text.npy"), write_ring(tmp_path / "data")
-    run = Run(data, tmp_path / "run", load_config("quickstart", [*ring_settings(text), "ranking_weight=1"]))
+def test_alone_the_decoder_learns_along_codes_that_the_item_head_draws(ring: Path) -> None:
+    run = run_of(ring, "drawn", "ranking_weight=1")
     model, task = run.stage2()
-    batch = next(epoch(training_windows(run.split, run.config.model.history_length), 16, 0, 0))
+    batch = next(epoch(Windows.cut(run.split.train, run.config.model.history_length), 16, 0, 0))
     other = replace(batch, target=torch.where(batch.target >= 0, (batch.target + 5) % ITEMS, -1))
 
     def loss(one: Batch, seed: int) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from training.batches import epoch
-from training.collaborative import Collaborative, CollaborativeTask, training_windows
+from training.batches import Windows, epoch
+from training.collaborative import Collaborative, CollaborativeTask
 from training.config import load_config
 from training.pipeline import Run
 
@@ -63,7 +63,7 @@ def test_with_sampled_negatives_a_step_makes_no_vectors_but_those_it_needs(ring_
         return rows(items)
 
     model.items = counting  # type: ignore[method-assign]
-    batch = next(epoch(training_windows(run.split, 12), 16, seed=0, number=0))
+    batch = next(epoch(Windows.cut(run.split.train, 12), 16, seed=0, number=0))
     CollaborativeTask(model, run.config, run.split).loss(batch).backward()
     assert asked
     assert all(items is not None for items in asked)
