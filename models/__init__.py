@@ -1,6 +1,6 @@
 """What a trained PRORec model *is*: codes, trie, reference beam search, artifact, and the network in torch.
 
-Everything here but `network`, `search_graph` and `quantizer` is numpy only, so that serving never imports torch.
+Only `network`, `quantizer` and the `search_*` modules import torch, and serving imports none of them.
 """
 
 import os

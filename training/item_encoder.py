@@ -1,8 +1,8 @@
 """The item encoder: from an item's text embedding to the vectors that a trained model would have learned for it.
 
-E_S → standardised → adaptation layer → E_T, and from E_T by ridge regressions, fitted on the items that occur in
-training events, what those items have: stage I's E_C, for the integrated embedding, and the item vectors of the
-finished generator. The same network stands in for items of the catalog that occur in no training event.
+E_S → standardised → adaptation layer → E_T, and from E_T by ridge regressions, fitted on the items that training
+learned about, what those items have: stage I's E_C, for the integrated embedding, and the item vectors of the finished
+generator. The same network stands in for the other items of the catalog.
 """
 
 import copy
@@ -102,7 +102,7 @@ def fit_item_encoder(
     project: nn.Linear | None,
     integrated: Integrated,
 ) -> ItemEncoderNetwork:
-    """Fitted on the items that occur in training events, `warm` bool [N].
+    """Fitted on the items that training learned about, `warm` bool [N].
 
     vectors  [N, D], item vectors of the finished generator
     """
