@@ -67,7 +67,6 @@ class Run:
         self.folder = WorkFolder(self.work, self.config, self.shared, chosen)
         self.progress: dict[str, Progress] = {}
         self._read: dict[str, Arrays] = {}
-        torch.manual_seed(self.config.seed)
 
     @property
     def work(self) -> Path:
