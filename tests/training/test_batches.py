@@ -47,6 +47,15 @@ def test_an_epoch_depends_on_seed_and_number_alone() -> None:
     assert first != other
 
 
+def test_batches_hold_windows_of_like_length() -> None:
+    windows = Windows.cut(sequences(np.random.default_rng(0).integers(2, 40, size=800).tolist()), 40)
+    padded = [batch.history < 0 for batch in epoch(windows, 16, seed=0, number=0)]
+    share = sum(int(cells.sum()) for cells in padded) / sum(cells.numel() for cells in padded)
+    drawn = np.random.default_rng(1).permutation(windows.end - windows.start - 1).reshape(-1, 16)
+    share_drawn = 1 - drawn.mean() / drawn.max(axis=1).mean()
+    assert share < share_drawn / 5
+
+
 def test_histories_are_padded_on_the_left() -> None:
     padded = pad_histories([np.array([1, 2, 3], dtype=np.int32), np.array([], dtype=np.int32)])
     assert padded.tolist() == [[1, 2, 3], [-1, -1, -1]]
