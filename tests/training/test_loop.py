@@ -1,25 +1,33 @@
 """The loop itself: resumption, pieces, averaging, data parallelism, and what it leaves behind."""
 
 import gc
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+from typer.testing import CliRunner
 
 from training import checkpoint
+from training.__main__ import app
 from training.averaging import Average
 from training.batches import Batch, Windows, epoch
 from training.checkpoint import read_progress
 from training.collaborative import Collaborative, CollaborativeTask
 from training.config import StageConfig, TrainingConfig, load_config
 from training.errors import ConfigError
+from training.generator import GeneratorTask
 from training.interactions import Split, leave_one_out, read_dataset
 from training.loop import Progress, fit
 from training.machine import Machine
@@ -87,6 +95,77 @@ def test_a_loop_killed_at_a_step_resumes_to_the_same_weights(
     assert same(whole, resumed)
     assert second.history == first.history
     assert (second.step, second.samples) == (first.step, first.samples)
+
+
+GENERATOR = [
+    "model.dropout=0.3",
+    "ranking_weight=1",
+    "stage1.epochs=1",
+    "stage2.averaging=ema",
+    "decoder.epochs=2",
+    "decoder.batch_size=16",
+    "decoder.averaging=ema",
+    "checkpoint_every_s=0",
+]
+
+
+def checkpoint_of(run: Run, stage: str) -> tuple[dict[str, Tensor], Any]:
+    """All that a stage has left, and what is not a tensor but for the time it took."""
+    path = run.work / f"{stage}.safetensors"
+    return load_file(path), read_progress(path) | {"seconds": 0}
+
+
+def assert_same(one: tuple[dict[str, Tensor], Any], two: tuple[dict[str, Tensor], Any]) -> None:
+    assert one[1] == two[1]
+    assert one[0].keys() == two[0].keys()
+    for name, value in one[0].items():
+        assert torch.equal(value, two[0][name]), name
+
+
+@pytest.mark.parametrize("stage", ["stage2", "decoder"])
+def test_a_generator_killed_in_a_stage_resumes_to_the_same_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    setting = Setting(tmp_path, *GENERATOR, "stage2.epochs=2")
+    whole, resumed = Run(setting.data, tmp_path / "whole", setting.config), tmp_path / "resumed"
+    whole.stage2()
+    last = whole.progress[stage].step * 3 // 4
+    left = iter(range(last + (whole.progress["stage2"].step if stage == "decoder" else 0)))
+    loss = GeneratorTask.loss
+
+    def dying(task: GeneratorTask, batch: Batch) -> Tensor:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return loss(task, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(GeneratorTask, "loss", dying)
+        with pytest.raises(KeyboardInterrupt):
+            Run(setting.data, resumed, setting.config).stage2()
+    run = Run(setting.data, resumed, setting.config)
+    assert checkpoint_of(run, stage)[1]["step"] == last
+    run.stage2()
+    assert_same(checkpoint_of(whole, stage), checkpoint_of(run, stage))
+
+
+def test_a_process_killed_in_training_is_gone_on_with_by_the_same_command(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    settings = [*ring_settings(setting.text), *GENERATOR, "stage2.epochs=10", "stage2.patience=10"]
+    whole, killed = (Run(setting.data, tmp_path / name, load_config("quickstart", settings)) for name in ("a", "b"))
+    whole.stage2()
+    command = ["train", "--data", str(setting.data), "--preset", "quickstart", "--out", str(killed.out)]
+    command += [part for each in settings for part in ("--set", each)]
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # as tests have, so that sums come in the same order
+    with subprocess.Popen([sys.executable, "-m", "training", *command], env=one_thread) as process:
+        while process.poll() is None and not (killed.work / "stage2.safetensors").exists():
+            time.sleep(0.01)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    assert checkpoint_of(killed, "stage2")[1]["step"] < whole.progress["stage2"].step
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    for stage in ("stage1", "stage2", "decoder"):
+        assert_same(checkpoint_of(whole, stage), checkpoint_of(killed, stage))
 
 
 class BestAtTwo(CollaborativeTask):
@@ -224,6 +303,7 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
     # One validation at the end and no dropout, so both runs do exactly the same but for the order of sums.
     changes = ["stage1.epochs=3", "stage1.evaluate_every=3", "stage2.epochs=2", "cka_weight=0.3", "skip_wrong_rows=1"]
+    changes += ["decoder.epochs=2", "decoder.evaluate_every=2", "decoder.batch_size=16"]
     setting = Setting(tmp_path, *changes)
     with (setting.data / "interactions.csv").open("a") as events:
         events.write("u0,i0,never\n")
@@ -235,9 +315,9 @@ def test_two_processes_reach_the_loss_of_one(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wrote") == 1
-    for stage in (1, 2):
+    for stage in ("stage1", "stage2", "decoder"):
         one, two = (
-            read_progress(out.with_name(f"{out.name}.work") / f"stage{stage}.safetensors") for out in (alone, together)
+            read_progress(out.with_name(f"{out.name}.work") / f"{stage}.safetensors") for out in (alone, together)
         )
         assert two["step"] == one["step"]
         assert np.asarray(two["history"])[:, 1] == pytest.approx(np.asarray(one["history"])[:, 1], rel=1e-4)
