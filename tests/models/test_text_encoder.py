@@ -15,16 +15,21 @@ from tests.service.plain_artifact import edit_manifest, plain_artifact
 from tests.tiny import SEMANTIC_WIDTH, build_tiny_sentence_encoder, tiny_text_encoder
 from training.errors import ExportError
 from training.text import load_encoder
-from training.text_export import export_text_encoder
+from training.text_export import TextEncoderFiles, export_text_encoder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TEXTS = ["red nail polish", "", "  GREEN tent \n", "tent " * 50, "ünïcode 漢字 🙂", "a", "red tent 2 0 2 6"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(tmp_path_factory: pytest.TempPathFactory) -> TextEncoderFiles:
+    return tiny_text_encoder(tmp_path_factory.mktemp("text") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def folder(exported: TextEncoderFiles) -> Path:
     """Holds the exported files and, in `sentence`, the model they came from."""
-    return tiny_text_encoder(tmp_path_factory.mktemp("text") / "tiny").folder
+    return exported.folder
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +90,10 @@ except NoTextEncoderError as error:
     assert "install prorec-serve[text]" in ran.stdout
 
 
-def test_the_name_tells_encoders_apart(tmp_path: Path, folder: Path, open_to_new_items: Artifact) -> None:
-    same = export_text_encoder(load_encoder(str(folder / "sentence")), "tiny", ["red"], tmp_path)
+def test_the_name_tells_encoders_apart(tmp_path: Path, exported: TextEncoderFiles, open_to_new_items: Artifact) -> None:
     shorter = build_tiny_sentence_encoder(tmp_path / "shorter", longest=8)
     other = export_text_encoder(load_encoder(str(shorter)), "tiny", ["red"], tmp_path)
-    assert same.name == open_to_new_items.manifest.text_encoder != other.name
+    assert exported.name == open_to_new_items.manifest.text_encoder != other.name
 
 
 def test_an_encoder_that_is_not_what_was_traced_is_refused(tmp_path: Path, folder: Path) -> None:
