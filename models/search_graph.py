@@ -1,8 +1,8 @@
 """The whole constrained beam search as one torch module, written so that it exports to one ONNX graph.
 
 Codes have a fixed length, so the search is unrolled: encode once, then L steps of decode, trie, TopK and cache
-reorder. Inputs and outputs are those of `models.graph`. An illegal candidate scores minus infinity and a legal one is
-finite, so legality travels in the score; a dead beam has no children, an exhausted place comes out as item -1.
+reorder. Inputs and outputs are those of `models.graph`. An illegal candidate scores less than any legal one can, so
+legality travels in the score; a dead beam has no legal child, an exhausted place comes out as item -1.
 The rules are those of `models.beam`: the item head values prefixes at every level, and not only the items at the end.
 """
 
@@ -21,7 +21,9 @@ from .search_network import Encoded, Open, OpenWritten, SearchNetwork, Written
 BEAMS = "beams"
 OPEN_FROM: Final = 2
 """The level from which beams may be decided: at level 1 nearly every first token leaves several items."""
-_ILLEGAL = float("-inf")
+_ILLEGAL: Final = -1e30
+"""Below every score, and so large that adding a score leaves it as it is. Above what ONNX Runtime's TopK pads with on
+CUDA, the least float32, which it would otherwise rank before candidates of minus infinity."""
 
 
 class SearchGraph(nn.Module):
@@ -98,7 +100,7 @@ class Beams:
     parent      int64, the beam of the level before that each continues
     code_score  float32, log-probability of the tokens so far
     value       float32, what the item head gives the prefix, times the weight
-    score       float32, the sum of both; minus infinity for a place that nothing fills
+    score       float32, the sum of both; `_ILLEGAL` for a place that nothing fills
     """
 
     state: Tensor
@@ -232,7 +234,7 @@ def _log_probs(logits: Tensor, tokens: Tensor, child: Tensor, exists: Tensor) ->
 
 def _among_siblings(logits: Tensor, exists: Tensor) -> Tensor:
     """logits [..., C], exists bool [..., C]"""
-    return F.log_softmax(torch.where(exists, logits, _ILLEGAL), dim=-1)
+    return F.log_softmax(torch.where(exists, logits, float("-inf")), dim=-1)
 
 
 def _where_filled(score: Tensor, code_score: Tensor) -> Tensor:
@@ -243,7 +245,7 @@ def _best(total: Tensor, dead: Tensor, width: int) -> tuple[Tensor, Tensor]:
     """(score [B, K], place int64 [B, K]) of the best candidates [B, C], those at `dead` int64 [B, …] left out.
 
     More columns are illegal: TopK finds enough candidates on any catalog, and a dead subtree that this beam does not
-    meet is written there (place C). An exhausted place is 0 with a score of minus infinity.
+    meet is written there (place C). An exhausted place is 0 with an illegal score.
     """
     total = torch.cat([total, total.new_full((total.shape[0], width), _ILLEGAL)], dim=1)
     total = total.scatter(1, dead, torch.full_like(dead, _ILLEGAL, dtype=total.dtype))

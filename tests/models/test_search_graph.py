@@ -239,6 +239,29 @@ def test_skipping_what_is_decided_changes_no_answer(kind: Literal["temporal", "e
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
+def test_what_a_device_pads_rows_with_never_passes_for_an_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime's TopK on CUDA pads with the least float32, at places that no candidate has."""
+    package = tiny_package(items=5)
+    trie = CodeTrie.build(package.codes)
+    rows = search_rows(trie, package.histories, exclude_seen=True)
+    fed = package.catalog(trie) | request_inputs(rows, 4, trie.code_length, 0.5) | {BEAMS: np.zeros(8, dtype=np.int32)}
+    graph = SearchGraph(package.generator)
+    inputs = [torch.from_numpy(np.array(fed[name])) for name in graph.input_names]
+    topk = torch.topk
+
+    def padded(values: torch.Tensor, k: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:
+        pads = values.new_full((len(values), k), torch.finfo(values.dtype).min)
+        score, place = topk(torch.cat([pads, values], dim=dim), k, dim=dim)
+        return score, torch.where(place < k, -7, place - k)
+
+    with torch.no_grad():
+        wanted = graph(*inputs)
+        monkeypatch.setattr(torch, "topk", padded)
+        found = graph(*inputs)
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_a_beam_is_open_while_several_items_are_left_to_it() -> None:
     """After 0-0 two items are left, after 0-1 and after 1-0 one."""
     codes = CodeTable(np.array([[0, 0, 0, 0], [0, 0, 0, 1], [0, 1, 0, 0], [1, 0, 0, 0]], dtype=np.int32), 2)
