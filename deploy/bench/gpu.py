@@ -6,23 +6,24 @@
 
 `run` needs numpy, pydantic, onnxruntime-gpu[cuda,cudnn] and this repository. It checks answers against the CPU, asserts
 that nothing but arithmetic of shapes is left on the CPU, and prints times; with the service's requirements installed it
-also measures through HTTP. Everything goes to FOLDER/results.json as well. The exit code says whether answers and
-placement are as they must be; goals of speed that are not met are named.
+also measures through HTTP. Everything goes to FOLDER/results.json as well, part by part. The exit code says whether
+answers and placement are as they must be; goals of speed that are not met are named.
 """
 
 import argparse
 import json
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
 from service.engine.devices import CUDA, SearchError, choose_provider
 from service.engine.gpu_search import GpuSearch
-from service.engine.search import GraphSearch
+from service.engine.search import Found, GraphSearch
 
 from .errors import BenchError
 from .findings import Finding, unmet
@@ -38,7 +39,7 @@ from .gpu_folder import (
     unseen_rows,
 )
 from .gpu_grid import Cell, measure, opened, placed, rate_findings, selection_finding
-from .gpu_parity import compare, parity_finding
+from .gpu_parity import answers, compare, parity_finding
 
 _ALL_BATCHES: Final = (1, 8, 32, 128, 256, 512, 1024)
 _PRECISIONS: Final = ("fp32", "fp16")
@@ -88,14 +89,20 @@ class GpuBench:
     def __init__(self, folder: Path, provider: str, sizes: Sizes) -> None:
         self._folder, self._provider, self._sizes = folder, provider, sizes
         self._on_gpu = provider == CUDA
+        runtime = f"onnxruntime-gpu {version('onnxruntime-gpu')}"
+        self.machine = f"{platform.machine()}, Python {platform.python_version()}, {runtime}"
+        self._wanted: dict[str, list[Found]] = {}  # what the CPU finds in 32 bits, for each network
         self.report = Report()
 
     def run(self) -> None:
         for name in NETWORKS:
             network = candidate(self._folder, name)
-            for precision in _PRECISIONS:
-                self._tried(f"{name} {precision}", lambda n=network, p=precision: self._network(n, p))
-            self._tried(f"{name} selection", lambda n=network: self._selection(n))
+            # Launched before captured: a capture that fails may leave the device unusable for what follows.
+            modes = [(precision, graphs) for precision in _PRECISIONS for graphs in (False, True)[: 1 + self._on_gpu]]
+            for precision, graphs in modes:
+                what = f"{name} {precision}{', captured' if graphs else ''}"
+                self._tried(what, partial(self._network, network, precision, graphs, what))
+            self._tried(f"{name} selection", partial(self._selection, network))
         if (self._folder / TRAINED).exists():
             self._tried("trained", self._trained)
         else:
@@ -103,25 +110,27 @@ class GpuBench:
         for finding in rate_findings(self.report.cells):
             self._add(finding)
         self._http()
+        self._keep()
 
-    def _network(self, network: Candidate, precision: str) -> None:
-        """Answers, placement and the grid of one network in one precision."""
+    def _network(self, network: Candidate, precision: str, graphs: bool, what: str) -> None:
+        """Answers, placement and the grid of one network in one precision, with captured graphs or without."""
         sizes = self._sizes
-        for graphs in (True, False) if self._on_gpu else (False,):
-            search = opened(
-                network, self._provider, precision, graphs=graphs, beams=sizes.beams, most=max(sizes.batches)
+        search = opened(network, self._provider, precision, graphs=graphs, beams=sizes.beams, most=max(sizes.batches))
+        self.report.placement[what] = placed(search)
+        print(f"{what}: {placed(search)}", flush=True)
+        rows = random_rows(network.artifact, sizes.histories, 20, seed=1)
+        if network.name not in self._wanted:
+            self._wanted[network.name] = answers(
+                GraphSearch(network.artifact, 0), network.artifact, rows, sizes.beams[-1]
             )
-            if not self.report.placement.get(f"{network.name} {precision}"):
-                self.report.placement[f"{network.name} {precision}"] = placed(search)
-                print(f"{network.name}, {precision}: {placed(search)}", flush=True)
-                rows = random_rows(network.artifact, sizes.histories, 20, seed=1)
-                found = compare(search, GraphSearch(network.artifact, 0), network.artifact, rows, sizes.beams[-1])
-                self.report.add(parity_finding(f"{network.name}, random histories", found, precision))
-            for beams in sizes.beams:
-                for batch in sizes.batches:
-                    cell = measure(network, search, precision, beams, batch)
-                    self.report.cells.append(cell)
-                    print(cell.line(), flush=True)
+        found = compare(answers(search, network.artifact, rows, sizes.beams[-1]), self._wanted[network.name])
+        how = f"{network.name}, random histories{', captured' if graphs else ''}"
+        self.report.add(parity_finding(how, found, precision))
+        for beams in sizes.beams:
+            for batch in sizes.batches:
+                cell = measure(network, search, precision, beams, batch)
+                self.report.cells.append(cell)
+                print(cell.line(), flush=True)
 
     def _selection(self, network: Candidate) -> None:
         for batch in (self._sizes.batches[0], self._sizes.batches[-1]):
@@ -133,11 +142,11 @@ class GpuBench:
         beams = trained.artifact.manifest.default_beam_width
         rows = unseen_rows(trained.artifact, read_histories(self._folder / TRAINED / HISTORIES))
         rows = rows[: self._sizes.histories]
-        plain = GraphSearch(trained.artifact, 0)
+        wanted = answers(GraphSearch(trained.artifact, 0), trained.artifact, rows, beams)
         for precision in _PRECISIONS:
             search = GpuSearch(trained.artifact, models=trained.models(precision, (beams,)), provider=self._provider)
             self.report.placement[f"{trained.name} {precision}"] = placed(search)  # one of an earlier export: as it is
-            found = compare(search, plain, trained.artifact, rows, beams)
+            found = compare(answers(search, trained.artifact, rows, beams), wanted)
             what = f"{trained.artifact.manifest.model_version}, real histories"
             self.report.add(parity_finding(what, found, precision))
 
@@ -162,24 +171,26 @@ class GpuBench:
         """A figure whose goal is a GPU's."""
         self.report.add(finding if self._on_gpu else replace(finding, goal=None))
 
-    def _tried(self, what: str, part: Any) -> None:
-        """The parts that follow are measured whatever becomes of this one."""
+    def _tried(self, what: str, part: Callable[[], None]) -> None:
+        """The parts that follow are measured whatever becomes of this one; what there is so far is kept."""
         try:
             part()
-        except (BenchError, OSError, RuntimeError) as error:
-            self.report.failed.append(f"{what}: {error}")
-            print(f"failed: {what}: {error}", flush=True)
+        except Exception as error:  # ONNX Runtime's errors have no class in common
+            self.report.failed.append(f"{what}: {type(error).__name__}: {error}")
+            print(f"failed: {self.report.failed[-1]}", flush=True)
+        self._keep()
+
+    def _keep(self) -> None:
+        results = {"machine": self.machine, "provider": self._provider, **self.report.as_json()}
+        (self._folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
 
 
 def run(folder: Path, provider: str, sizes: Sizes) -> int:
     """Measures and writes FOLDER/results.json; returns the exit code."""
     bench = GpuBench(folder, provider, sizes)
-    machine = f"{platform.machine()}, Python {platform.python_version()}, onnxruntime-gpu {version('onnxruntime-gpu')}"
-    print(f"{provider}, {machine}", flush=True)
+    print(f"{provider}, {bench.machine}", flush=True)
     bench.run()
     report = bench.report
-    results = {"machine": machine, "provider": provider, **report.as_json()}
-    (folder / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     for missing in report.left_out:
         print(f"left out: {missing}")
     if missed := unmet(report.findings):

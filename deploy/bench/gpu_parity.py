@@ -30,12 +30,17 @@ class Parity:
     overlap: float
 
 
-def compare(one: Search, other: Search, artifact: Artifact, rows: Sequence[SearchRow], beams: int) -> Parity:
-    """Both searches over the same rows, in batches of one history bucket as the engine makes them."""
-    exact = alike = common = expected = 0
+def answers(search: Search, artifact: Artifact, rows: Sequence[SearchRow], beams: int) -> list[Found]:
+    """What is found for all rows, in batches of one history bucket as the engine makes them."""
+    return [search.run(batch, shape) for shape, batch in _batches(rows, artifact, beams)]
+
+
+def compare(one: Sequence[Found], other: Sequence[Found]) -> Parity:
+    """Two searches' answers to the same rows."""
+    rows = exact = alike = common = expected = 0
     gap = 0.0
-    for shape, batch in _batches(rows, artifact, beams):
-        found, wanted = one.run(batch, shape), other.run(batch, shape)
+    for found, wanted in zip(one, other, strict=True):
+        rows += len(found.item)
         same = (found.item[:, :K] == wanted.item[:, :K]).all(axis=1)
         gaps = _gaps(found, wanted)
         exact += int(same.sum())
@@ -44,7 +49,7 @@ def compare(one: Search, other: Search, artifact: Artifact, rows: Sequence[Searc
         for left, right in zip(found.item[:, :K].tolist(), wanted.item[:, :K].tolist(), strict=True):
             common += len(set(left) & set(right) - {-1})
             expected += len(set(right) - {-1})
-    return Parity(len(rows), exact, alike, gap, common / max(1, expected))
+    return Parity(rows, exact, alike, gap, common / max(1, expected))
 
 
 def parity_finding(what: str, parity: Parity, precision: str) -> Finding:

@@ -1,19 +1,21 @@
 """`make bench-gpu`, tried out at small sizes on the CPU, and what it concludes from answers."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from deploy.bench import gpu
 from deploy.bench.errors import BenchError
-from deploy.bench.gpu_folder import HISTORIES, NETWORKS, candidate, read_histories, write_histories
+from deploy.bench.gpu_folder import HISTORIES, NETWORKS, Candidate, candidate, read_histories, write_histories
 from deploy.bench.gpu_grid import Cell, rate_findings
-from deploy.bench.gpu_parity import compare, parity_finding
+from deploy.bench.gpu_parity import answers, compare, parity_finding
 from deploy.bench.gpu_prepare import user_histories, write_network
 from deploy.bench.networks import NETWORKS as NETWORKS_AS_SERVED
 from deploy.bench.networks import prepare_network
@@ -65,6 +67,30 @@ sys.exit(main(["run", {str(folder)!r}, "--provider", "cpu", "--small"]))
     assert sum(found["row"] == "selection" for found in results["findings"]) == 2 * len(NETWORKS)
 
 
+def test_a_part_that_fails_costs_no_other(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the runtime raises: its errors have no class in common but Exception."""
+
+    class RuntimeFailError(Exception):
+        pass
+
+    failing, *others = NETWORKS
+
+    def measure(network: Candidate, *_: Any) -> Cell:
+        if network.name == failing:
+            raise RuntimeFailError("CUDA failure 900")
+        return Cell(network.name, "fp32", False, 20, 1, 1, 1.0, 1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(gpu, "measure", measure)
+    shutil.copytree(folder, tmp_path / "folder")
+    assert gpu.main(["run", str(tmp_path / "folder"), "--provider", "cpu", "--small", "--no-http"]) == 1
+    results = json.loads((tmp_path / "folder" / "results.json").read_text())
+    assert results["failed"] == [
+        f"{failing} {precision}: RuntimeFailError: CUDA failure 900" for precision in ("fp32", "fp16")
+    ]
+    assert {cell["network"] for cell in results["grid"]} == set(others)
+    assert sum(found["row"] == "parity" for found in results["findings"]) == 2 * len(NETWORKS)
+
+
 def test_the_networks_of_both_machines_are_the_same() -> None:
     assert set(NETWORKS) == set(NETWORKS_AS_SERVED)
 
@@ -101,15 +127,17 @@ ROWS = [SearchRow(np.array([0], dtype=np.int32))] * 3
 def test_only_near_ties_may_change_places(
     artifact: Artifact, items: list[int], scores: list[float], exact: int, alike: int
 ) -> None:
-    found = compare(Says(items, scores), Says([5, 6, 7], [0.00001, -1.0, -2.0]), artifact, ROWS, 8)
+    one, other = Says(items, scores), Says([5, 6, 7], [0.00001, -1.0, -2.0])
+    found = compare(answers(one, artifact, ROWS, 8), answers(other, artifact, ROWS, 8))
     assert (found.rows, found.exact, found.alike) == (3, exact, alike)
 
 
 def test_another_model_s_answers_are_not_alike(artifact: Artifact, another_artifact: Artifact) -> None:
     rows = [SearchRow(np.array([item], dtype=np.int32)) for item in range(40)]
-    same = compare(GraphSearch(artifact, 1), GraphSearch(artifact, 1), artifact, rows, 8)
+    wanted = answers(GraphSearch(artifact, 1), artifact, rows, 8)
+    same = compare(answers(GraphSearch(artifact, 1), artifact, rows, 8), wanted)
     assert (same.exact, same.overlap) == (40, 1.0)
-    different = compare(GraphSearch(artifact, 1), GraphSearch(another_artifact, 1), artifact, rows, 8)
+    different = compare(wanted, answers(GraphSearch(another_artifact, 1), artifact, rows, 8))
     assert different.alike < 20
     assert parity_finding("tiny", different, "fp32").met is False
     assert parity_finding("tiny", different, "fp16").met is None
