@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,6 +14,16 @@ _SWITCH_LIMIT_S: Final = 120
 _LOOK_S: Final = 0.1
 _OBEY_MS: Final = 10_000
 _WRONG_USE: Final = frozenset({400, 401, 403, 404, 409, 422})
+
+
+async def put_back(work: Coroutine[Any, Any, None]) -> None:
+    """Does `work`, which undoes what a test changed, to its end; a cancellation meanwhile comes through after it."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
+from .admin import put_back
 from .arrivals import Segment
 from .errors import MisuseError
 from .lanes import Lanes
@@ -97,7 +98,7 @@ class Canary:
                     await session.load(clients, [Segment(self.rate, self.seconds, f"{percent:g} %")])
                 self._shares.append(_share(session.record.part(f"{percent:g} %").versions, self.version, percent))
         finally:
-            await session.admin.set_traffic(before)
+            await put_back(session.admin.set_traffic(before))
 
     def judge(self, session: Session) -> list[str]:
         session.findings["shares"] = self._shares
@@ -144,11 +145,15 @@ async def _pinned_answers(session: Session, versions: list[str]) -> dict[tuple[s
 async def _served_again(session: Session) -> AsyncIterator[None]:
     """After the block the version serves that served before it."""
     before = await session.admin.serving()
+
+    async def activate_again() -> None:
+        if before is not None and await session.admin.serving() != before:
+            await session.admin.activate(before)
+
     try:
         yield
     finally:
-        if before is not None and await session.admin.serving() != before:
-            await session.admin.activate(before)
+        await put_back(activate_again())
 
 
 def _numbers(words: str) -> list[float]:

@@ -11,6 +11,7 @@ from typing import Annotated, ClassVar, Final
 
 import typer
 
+from .admin import put_back
 from .arrivals import Segment
 from .checks import Sighting
 from .errors import MisuseError
@@ -99,7 +100,7 @@ class Churn:
                 work = self._change(session, ledger, popular, added)
                 await session.load_beside(clients, [Segment(self.rate, self.seconds)], work)
         finally:
-            await _restore(session, popular, added)
+            await put_back(_restore(session, popular, added))
 
     def judge(self, session: Session) -> list[str]:
         seen = self._ledger.seen.total() if self._ledger else 0

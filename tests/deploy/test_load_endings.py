@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import pytest
 
+from deploy.load.admin import put_back
 from deploy.load.arrivals import WARM_UP
 from deploy.load.errors import MisuseError
 from deploy.load.options import Options
@@ -55,6 +56,27 @@ class Restless:
         return []
 
 
+@dataclass
+class Tidy:
+    """Is told to stop when it has ended, while it puts back."""
+
+    changes_service: ClassVar[bool] = False
+    needs_service: ClassVar[bool] = False
+    is_back: bool = field(default=False, init=False)
+
+    async def run(self, session: Session) -> None:
+        del session
+        await put_back(self._tidy())
+
+    async def _tidy(self) -> None:
+        await hear(signal.SIGINT)
+        self.is_back = True
+
+    def judge(self, session: Session) -> list[str]:
+        del session
+        return []
+
+
 async def hear(number: signal.Signals) -> None:
     """Returns when the event loop has done what it does at the signal."""
     os.kill(os.getpid(), number)
@@ -84,3 +106,9 @@ def test_a_second_signal_does_not_keep_it_from_putting_back() -> None:
     scenario = Restless()
     assert perform(scenario, Options()) == 128 + signal.SIGINT
     assert scenario.put_back
+
+
+def test_a_signal_while_it_puts_back_is_obeyed_after_that() -> None:
+    scenario = Tidy()
+    assert perform(scenario, Options()) == 128 + signal.SIGINT
+    assert scenario.is_back
