@@ -18,17 +18,11 @@ from deploy.load.session import Session
 from deploy.load_test import perform
 
 
-@dataclass
-class Refused:
-    """The service refuses a change when something has been counted in `part`."""
+class Ending:
+    """A scenario that needs no service and never breaches."""
 
-    part: str
     changes_service: ClassVar[bool] = False
     needs_service: ClassVar[bool] = False
-
-    async def run(self, session: Session) -> None:
-        session.record.part(self.part).failures["503"] += 1
-        raise MisuseError("POST /models/v2/activate is 404: it was deleted")
 
     def judge(self, session: Session) -> list[str]:
         del session
@@ -36,11 +30,20 @@ class Refused:
 
 
 @dataclass
-class Restless:
+class Refused(Ending):
+    """The service refuses a change when something has been counted in `part`."""
+
+    part: str
+
+    async def run(self, session: Session) -> None:
+        session.record.part(self.part).failures["503"] += 1
+        raise MisuseError("POST /models/v2/activate is 404: it was deleted")
+
+
+@dataclass
+class Restless(Ending):
     """Is told to stop, and once more while it puts back."""
 
-    changes_service: ClassVar[bool] = False
-    needs_service: ClassVar[bool] = False
     put_back: bool = field(default=False, init=False)
 
     async def run(self, session: Session) -> None:
@@ -51,17 +54,11 @@ class Restless:
             await hear(signal.SIGTERM)
             self.put_back = True
 
-    def judge(self, session: Session) -> list[str]:
-        del session
-        return []
-
 
 @dataclass
-class Tidy:
+class Tidy(Ending):
     """Is told to stop when it has ended, while it puts back."""
 
-    changes_service: ClassVar[bool] = False
-    needs_service: ClassVar[bool] = False
     is_back: bool = field(default=False, init=False)
 
     async def run(self, session: Session) -> None:
@@ -71,10 +68,6 @@ class Tidy:
     async def _tidy(self) -> None:
         await hear(signal.SIGINT)
         self.is_back = True
-
-    def judge(self, session: Session) -> list[str]:
-        del session
-        return []
 
 
 async def hear(number: signal.Signals) -> None:

@@ -2,7 +2,8 @@ import asyncio
 import math
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import msgspec
@@ -71,25 +72,16 @@ def test_a_client_that_goes_before_its_deadline_is_not_counted_as_late(
     gated = GatedSearch(search)
 
     async def story() -> None:
-        batcher = Batcher(gated, queue_limit=100, max_rows=64)
-        ended = batcher.start()
-        server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
-        await server.listen(str(socket_path))
-        reader, writer = await asyncio.open_unix_connection(socket_path)
-        writer.write(pack(query(1), msgspec.msgpack.Encoder()))
-        await asyncio.to_thread(gated.running.wait)
-        left, late = (sample("prorec_rejected_total", reason=why) for why in ("cancelled", "deadline_exceeded"))
-        filtered = msgspec.structs.replace(query(3), include_items=["item-2"])
-        for asked in (query(2), filtered):
-            assert await code_of_cancelled(reader, writer, asked) == "cancelled"
-        soon = msgspec.structs.replace(query(4), deadline=time.monotonic() + 0.05)
-        assert await code_of_cancelled(reader, writer, soon) == "deadline_exceeded"
-        assert sample("prorec_rejected_total", reason="cancelled") == left + 2
-        assert sample("prorec_rejected_total", reason="deadline_exceeded") == late + 1
-        gated.gate.set()
-        writer.close()
-        await server.drain(timeout_s=30.0)
-        await ended
+        async with while_it_searches(catalog, search, gated, socket_path) as (reader, writer):
+            left, late = (sample("prorec_rejected_total", reason=why) for why in ("cancelled", "deadline_exceeded"))
+            filtered = msgspec.structs.replace(query(3), include_items=["item-2"])
+            for asked in (query(2), filtered):
+                assert await code_of_cancelled(reader, writer, asked) == "cancelled"
+            soon = msgspec.structs.replace(query(4), deadline=time.monotonic() + 0.05)
+            assert await code_of_cancelled(reader, writer, soon) == "deadline_exceeded"
+            assert sample("prorec_rejected_total", reason="cancelled") == left + 2
+            assert sample("prorec_rejected_total", reason="deadline_exceeded") == late + 1
+            gated.gate.set()
 
     asyncio.run(story())
 
@@ -100,25 +92,16 @@ def test_an_engine_whose_search_hangs_answers_no_ping_until_it_goes_on(
     gated = GatedSearch(search)
 
     async def story() -> None:
-        batcher = Batcher(gated, queue_limit=100, max_rows=64)
-        ended = batcher.start()
-        server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
-        await server.listen(str(socket_path))
-        reader, writer = await asyncio.open_unix_connection(socket_path)
-        writer.write(pack(query(1), msgspec.msgpack.Encoder()))
-        await asyncio.to_thread(gated.running.wait)
-        assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a run may take its time"
-        monkeypatch.setattr(engine_server, "_LONGEST_RUN_S", 1e-9)
-        writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
-        popular = await answer_of(reader, writer, msgspec.structs.replace(query(4), history=[]))
-        assert isinstance(popular, Answer), "the ping before it has no answer yet"
-        gated.gate.set()
-        replies = [await next_reply(reader), await next_reply(reader)]
-        assert {type(reply): reply.query_id for reply in replies} == {Answer: 1, EngineInfo: 3}
-        assert isinstance(await answer_of(reader, writer, Ping(5)), EngineInfo)
-        writer.close()
-        await server.drain(timeout_s=30.0)
-        await ended
+        async with while_it_searches(catalog, search, gated, socket_path) as (reader, writer):
+            assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a run may take its time"
+            monkeypatch.setattr(engine_server, "_LONGEST_RUN_S", 1e-9)
+            writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
+            popular = await answer_of(reader, writer, msgspec.structs.replace(query(4), history=[]))
+            assert isinstance(popular, Answer), "the ping before it has no answer yet"
+            gated.gate.set()
+            replies = [await next_reply(reader), await next_reply(reader)]
+            assert {type(reply): reply.query_id for reply in replies} == {Answer: 1, EngineInfo: 3}
+            assert isinstance(await answer_of(reader, writer, Ping(5)), EngineInfo)
 
     asyncio.run(story())
 
@@ -196,6 +179,24 @@ def test_a_storm_of_filters_holds_up_no_query_without_one(
         await ended
 
     asyncio.run(story())
+
+
+@asynccontextmanager
+async def while_it_searches(
+    catalog: Catalog, search: LiveSearch, gated: GatedSearch, path: Path
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server that searches for query 1 until the gate opens; after the block it has drained."""
+    batcher = Batcher(gated, queue_limit=100, max_rows=64)
+    ended = batcher.start()
+    server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
+    await server.listen(str(path))
+    reader, writer = await asyncio.open_unix_connection(path)
+    writer.write(pack(query(1), msgspec.msgpack.Encoder()))
+    await asyncio.to_thread(gated.running.wait)
+    yield reader, writer
+    writer.close()
+    await server.drain(timeout_s=30.0)
+    await ended
 
 
 def sample(name: str, **labels: str) -> float:
