@@ -60,6 +60,11 @@ class FieldError(TypedDict):
     detail: str
 
 
+def pointer(*steps: str | int) -> str:
+    """The JSON pointer (RFC 6901) of a path."""
+    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in steps)
+
+
 class ServiceError(Exception):
     """Root of every error raised by `service`; `str(error)` is the sentence for a person."""
 
@@ -355,8 +360,8 @@ class NoPrevious(StoreError):
 ENGINE_FAILURES: Mapping[str, type[ServiceError]] = {
     error.code: error
     for error in (
-        *(Overloaded, DeadlineExceeded, BadK, BadBeamWidth, BadFilter, BadItem, Draining, EngineFailed, EngineCrashed),
-        *(UnknownItem, UnknownPrefix, CatalogFull, NoTextEncoder),
+        *(BadRequest, BadK, BadBeamWidth, BadFilter, BadItem, UnknownItem, UnknownPrefix, CatalogFull, NoTextEncoder),
+        *(Overloaded, DeadlineExceeded, Draining, EngineFailed, EngineCrashed),
     )
 }
 

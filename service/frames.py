@@ -7,6 +7,7 @@ docstring, or a `Failure`. Engines search (`Query`); readers look items up and n
 """
 
 import asyncio
+import logging
 import struct
 from collections.abc import Iterator
 from typing import Final
@@ -14,10 +15,12 @@ from typing import Final
 import msgspec
 
 from .catalog.records import ItemRecord
-from .errors import BadRequest, BodyTooLarge
+from .errors import BadRequest, BodyTooLarge, EngineFailed, ServiceError
 
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 _LENGTH = struct.Struct("<I")
+
+logger = logging.getLogger(__name__)
 
 
 Scalar = str | float | bool
@@ -233,7 +236,11 @@ Reply = Answer | Failure | EngineInfo | Applied | Placed | Prepared | Checked | 
 
 def pack(message: Request | Reply, encoder: msgspec.msgpack.Encoder) -> bytes:
     """The frame of one message; raises BodyTooLarge for one above `MAX_FRAME_BYTES`, which no peer would take."""
-    body = encoder.encode(message)
+    return framed(encoder.encode(message))
+
+
+def framed(body: bytes) -> bytes:
+    """A message's bytes behind their length; raises BodyTooLarge above `MAX_FRAME_BYTES`."""
     if len(body) > MAX_FRAME_BYTES:
         raise BodyTooLarge(f"{len(body)} bytes would be sent to the model, at most {MAX_FRAME_BYTES} can be")
     return _LENGTH.pack(len(body)) + body
@@ -246,6 +253,15 @@ def pack_reply(reply: Reply, encoder: msgspec.msgpack.Encoder) -> bytes:
     except BodyTooLarge:
         sentence = f"the answer would be above {MAX_FRAME_BYTES} bytes; ask for fewer items, or for less about them"
         return pack(Failure(reply.query_id, BadRequest.code, sentence), encoder)
+
+
+def failure(query_id: int, error: BaseException) -> Failure:
+    """What whoever asked is told; an error nobody foresaw is logged and told as `engine_failed`."""
+    if not isinstance(error, ServiceError):
+        logger.error("question %d failed", query_id, exc_info=error)
+        return Failure(query_id, EngineFailed.code, "the model's process failed on this question")
+    wrong = error.errors if isinstance(error, BadRequest) else []
+    return Failure(query_id, error.code, str(error), [(one["pointer"], one["detail"]) for one in wrong])
 
 
 class Frames:

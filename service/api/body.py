@@ -2,17 +2,17 @@
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, NoReturn, TypeVar
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails, PydanticCustomError
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadJson, BadRequest, BodyTooLarge, FieldError
+from service.errors import BadJson, BadRequest, BodyTooLarge, FieldError, pointer
 
-MOST_ERRORS: Final = 20  # of a list with ten thousand wrong ids the first few say it all
-MOST_FIELDS: Final = 1000  # of one object; each that is wrong costs more than a search
+MOST_ERRORS: Final = 20  # that are told; of a list no more than the first wrong entry is looked for
+MOST_FIELDS: Final = 20  # of one object; each that is unknown is an error, and costs more than a search
 
 _SENTENCES: Final = {
     "missing": "is required",
@@ -32,6 +32,24 @@ _SHOULD: Final = re.compile(r"^(Input|String|List|Dictionary|Value) should ")
 _SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")  # escaped: in UTF-8 itself there is none
 
 Body = TypeVar("Body", bound=BaseModel)
+REQUEST: Final = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def request_with(**example: JsonValue) -> ConfigDict:
+    """`REQUEST` for a whole body, with an example of it."""
+    return ConfigDict(**REQUEST, json_schema_extra={"example": example})
+
+
+class Small(BaseModel):
+    """What a client sends: an object of few fields. One of far too many is one error, not one for each."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_few_fields(cls, value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > MOST_FIELDS:
+            sentence = "has {found} fields, at most {most} are allowed"
+            raise PydanticCustomError("too_many_fields", sentence, {"found": len(value), "most": MOST_FIELDS})
+        return value
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -80,8 +98,6 @@ def parse_json(body: bytes) -> Any:
 
 def check(value: Any, model: type[Body]) -> Body:
     """Raises BadRequest, with a JSON pointer for each wrong field."""
-    if isinstance(value, dict) and len(value) > MOST_FIELDS:
-        raise bad_request([FieldError(pointer="", detail=f"has {len(value)} fields, this request has fewer")])
     try:
         return model.model_validate(value)
     except ValidationError as error:
@@ -91,20 +107,14 @@ def check(value: Any, model: type[Body]) -> Body:
 def bad_request(errors: Sequence[FieldError]) -> BadRequest:
     """One error for all wrong fields; its sentence tells the first of them."""
     first = errors[0]
-    least = "at least " if len(errors) == MOST_ERRORS + 1 else ""  # who cuts a long list leaves one too many
-    more = f" (and {least}{len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return BadRequest(f"{first['pointer'] or 'the body'} {first['detail']}{more}", errors[:MOST_ERRORS])
-
-
-def pointer(path: Iterable[str | int]) -> str:
-    """The JSON pointer (RFC 6901) of a path."""
-    return "".join("/" + str(step).replace("~", "~0").replace("/", "~1") for step in path)
 
 
 def field_error(detail: ErrorDetails) -> FieldError:
     """What pydantic says of one field, in this interface's words."""
     sentence = _SENTENCES.get(detail["type"]) or _SHOULD.sub("must ", detail["msg"]).replace(" after validation", "")
-    return FieldError(pointer=pointer(detail["loc"]), detail=sentence[0].lower() + sentence[1:])
+    return FieldError(pointer=pointer(*detail["loc"]), detail=sentence[0].lower() + sentence[1:])
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

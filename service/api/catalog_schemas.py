@@ -4,8 +4,10 @@ import math
 from collections.abc import Iterable
 from typing import Annotated, Any, Final, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
+
+from .body import REQUEST, Small, request_with
 
 _DEEPEST: Final = 32
 _LARGEST: Final = 2**63  # what MessagePack, and so what is kept, has room for
@@ -16,12 +18,6 @@ WaitMs = Annotated[
     int | None,
     Field(ge=1, description="Answer only when this replica recommends by the change; 504 after so many milliseconds."),
 ]
-
-
-def _request(**example: JsonValue) -> ConfigDict:
-    return ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra={"example": example}
-    )
 
 
 def storable(value: Any, depth: int = 0) -> None:
@@ -50,7 +46,7 @@ def _attributes(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-class ItemPatch(BaseModel):
+class ItemPatch(Small):
     """What changes about one item; what is left out stays."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -73,10 +69,10 @@ class ItemPatch(BaseModel):
         return self
 
 
-class PatchItems(BaseModel):
+class PatchItems(Small):
     """Changes of several items: all of them, or none."""
 
-    model_config = _request(
+    model_config = request_with(
         items=[
             {"item_id": "B000142FVW", "available": False},
             {"item_id": "B001MA0QY2", "attributes": {"price": 19.9, "sale": None}},
@@ -84,7 +80,7 @@ class PatchItems(BaseModel):
         wait_ms=1000,
     )
 
-    items: list[ItemPatch] = Field(min_length=1)
+    items: list[ItemPatch] = Field(min_length=1, fail_fast=True)
     wait_ms: WaitMs = None
 
 
@@ -101,32 +97,35 @@ class NewItemMetadata(BaseModel):
         return self
 
 
-class NewItem(BaseModel):
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+class NewItem(Small):
+    model_config = REQUEST
 
     item: NewItemMetadata
     embedding: list[float] | None = Field(
-        None, min_length=1, description="Of the item's text, as in training; left out: the model's encoder makes it."
+        None,
+        min_length=1,
+        fail_fast=True,
+        description="Of the item's text, as in training; left out: the model's encoder makes it.",
     )
 
 
-class AddItems(BaseModel):
+class AddItems(Small):
     """New items, or new metadata of items that were added before: all of them, or none."""
 
-    model_config = _request(
+    model_config = request_with(
         items=[{"item": {"item_id": "N-1", "title": "Clay mask", "categories": ["Skin Care"]}}], wait_ms=5000
     )
 
-    items: list[NewItem] = Field(min_length=1)
+    items: list[NewItem] = Field(min_length=1, fail_fast=True)
     wait_ms: WaitMs = None
 
 
-class RemoveItems(BaseModel):
+class RemoveItems(Small):
     """Items that are gone for good, until they are added again."""
 
-    model_config = _request(item_ids=["N-1"])
+    model_config = request_with(item_ids=["N-1"])
 
-    item_ids: list[ItemId] = Field(min_length=1)
+    item_ids: list[ItemId] = Field(min_length=1, fail_fast=True)
     wait_ms: WaitMs = None
 
 

@@ -6,11 +6,10 @@ A worker acknowledges every `Routes` once no new query of its own can reach the 
 
 import asyncio
 import time
-from typing import Final
 
 import msgspec
 
-from service.frames import EngineInfo, read_frame
+from service.frames import EngineInfo, framed, read_frame
 
 
 class Route(msgspec.Struct, frozen=True):
@@ -113,7 +112,6 @@ class Counts(msgspec.Struct, tag="counts", frozen=True):
 Order = Routes | Status
 Report = Acknowledge | Retry | Counts
 
-_HEAD_BYTES: Final = 4
 _encoder = msgspec.msgpack.Encoder()
 _orders = msgspec.msgpack.Decoder(Order)
 _reports = msgspec.msgpack.Decoder(Report)
@@ -121,8 +119,7 @@ _reports = msgspec.msgpack.Decoder(Report)
 
 def encode(message: Order | Report) -> bytes:
     """The frame of one message."""
-    body = _encoder.encode(message)
-    return len(body).to_bytes(_HEAD_BYTES, "little") + body
+    return framed(_encoder.encode(message))
 
 
 async def read_order(reader: asyncio.StreamReader) -> Order | None:

@@ -64,7 +64,8 @@ class Exchange:
     def finish(self, trace: Trace) -> None:
         """Metrics, span and log line."""
         method, path, status = self._scope["method"], self._scope["path"], self.status
-        if path == RECOMMEND or (path == BATCH and status != 200):  # else the rows of a batch were counted
+        # Other methods ask for no recommendation, and the rows of a batch that was answered were counted.
+        if method == "POST" and (path == RECOMMEND or (path == BATCH and status != 200)):
             count(status, self.duration_s)
         trace.finish(f"{method} {self.route}", self._span_attributes())
         level = logging.WARNING if status >= 500 and not path.startswith(_PROBES) else logging.DEBUG
@@ -101,7 +102,7 @@ class Edge:
             self._tracing.request(headers) as trace,
             log_fields(request_id=exchange.request_id, trace_id=trace.trace_id),
         ):
-            if scope["path"] == RECOMMEND:
+            if scope["path"] == RECOMMEND and scope["method"] == "POST":
                 with metrics.IN_FLIGHT.track_inprogress():
                     await self._pass(exchange, scope, receive)
             else:

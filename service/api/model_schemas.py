@@ -2,9 +2,10 @@
 
 from typing import Annotated, Any, Final, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from .body import REQUEST, Small, request_with
 from .health_schemas import ENGINE_EXAMPLE, EngineHealth, RedisHealth
 
 _LONGEST_WAIT_S: Final = 600.0
@@ -17,12 +18,6 @@ WaitS = Annotated[
         description="Answer only when every live replica serves the version; 504 after so many seconds.",
     ),
 ]
-
-
-def _request(**example: JsonValue) -> ConfigDict:
-    return ConfigDict(
-        strict=True, extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra={"example": example}
-    )
 
 
 class Model(BaseModel):
@@ -84,19 +79,19 @@ class ModelDetail(Model):
     replicas: list[ReplicaState] | None = Field(description="Live replicas; null: Redis does not answer.")
 
 
-class ActivateRequest(BaseModel):
+class ActivateRequest(Small):
     """Optional body of an activation."""
 
-    model_config = _request(if_active="beauty-1", wait_s=60)
+    model_config = request_with(if_active="beauty-1", wait_s=60)
 
     if_active: str | None = Field(None, description="Activate only if this version is active at that moment.")
     wait_s: WaitS = None
 
 
-class RollbackRequest(BaseModel):
+class RollbackRequest(Small):
     """Optional body of a rollback: one step back unless it says otherwise."""
 
-    model_config = _request(to="beauty-1", if_active="beauty-2")
+    model_config = request_with(to="beauty-1", if_active="beauty-2")
 
     steps: int = Field(1, ge=1, le=16, description="How many earlier versions to go back.")
     to: str | None = Field(None, max_length=256, description="An earlier version to go back to; instead of `steps`.")
@@ -110,19 +105,19 @@ class RollbackRequest(BaseModel):
         return self
 
 
-class CanaryShare(BaseModel):
+class CanaryShare(Small):
     """A version that answers a share of the users."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = REQUEST
 
     version: str = Field(max_length=256)
     percent: float = Field(gt=0, le=100, description="Of the users; the same ones always.")
 
 
-class TrafficRequest(BaseModel):
+class TrafficRequest(Small):
     """What gets traffic beside the active version; what is left out or null ends."""
 
-    model_config = _request(canary={"version": "beauty-3", "percent": 5}, shadow=None)
+    model_config = request_with(canary={"version": "beauty-3", "percent": 5}, shadow=None)
 
     canary: CanaryShare | None = None
     shadow: str | None = Field(None, max_length=256, description="A version that is asked too, and never waited for.")

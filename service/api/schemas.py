@@ -5,7 +5,6 @@ models here only describe them, and the tests hold the two together.
 """
 
 import math
-from itertools import islice
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -20,13 +19,13 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from .body import MOST_ERRORS, MOST_FIELDS
+from .body import REQUEST, Small, request_with
 from .problems import Problem
 
 Part = Literal["metadata", "codes", "scores", "explain", "timings"]
 
+_MOST_ATTRIBUTES: Final = 1000
 _LARGEST_K: Final = 1_000_000  # fits every integer on the way; the model's largest beam decides
-_REQUEST: Final = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 _ANSWER: Final = ConfigDict(extra="forbid")
 
 REQUEST_EXAMPLE: Final[dict[str, JsonValue]] = {
@@ -86,40 +85,25 @@ Scalar = Annotated[
 ]
 
 
-def _first_wrong(value: object) -> object:
-    """A long list only up to its first wrong ids: a million of them would be a million errors, told as twenty."""
-    if not isinstance(value, list) or len(value) <= MOST_FIELDS:
-        return value
-    wrong = (place for place, item in enumerate(value) if not isinstance(item, str))
-    last = next(islice(wrong, MOST_ERRORS, None), None)
-    return value if last is None else value[: last + 1]
-
-
-def _few_fields(value: Any) -> Any:
-    if isinstance(value, dict) and len(value) > MOST_FIELDS:
-        raise PydanticCustomError("too_many_fields", "must not have more than {most} fields", {"most": MOST_FIELDS})
+def _few_attributes(value: Any) -> Any:
+    if isinstance(value, dict) and len(value) > _MOST_ATTRIBUTES:
+        raise PydanticCustomError("too_many", "must not name more than {most} attributes", {"most": _MOST_ATTRIBUTES})
     return value
 
 
-ItemIds = Annotated[list[str], BeforeValidator(_first_wrong)]
-
-
-class FieldFilter(BaseModel):
+class FieldFilter(Small):
     """What one attribute must be like; all that is given holds together."""
 
-    model_config = _REQUEST
+    model_config = REQUEST
 
     any_of: list[Scalar] | None = Field(
-        None, min_length=1, description="At least one of the item's values is among these."
+        None, min_length=1, fail_fast=True, description="At least one of the item's values is among these."
     )
-    none_of: list[Scalar] | None = Field(None, min_length=1, description="None of the item's values is among these.")
+    none_of: list[Scalar] | None = Field(
+        None, min_length=1, fail_fast=True, description="None of the item's values is among these."
+    )
     gte: float | None = Field(None, description="The item's number is at least this.")
     lte: float | None = Field(None, description="The item's number is at most this.")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _is_small(cls, value: Any) -> Any:
-        return _few_fields(value)
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
@@ -133,21 +117,24 @@ class FieldFilter(BaseModel):
         return len(self.any_of or ()) + len(self.none_of or ()) + bounds
 
 
-class RecommendRequest(BaseModel):
+class RecommendRequest(Small):
     """A user's history, and what is wanted back."""
 
-    model_config = ConfigDict(**_REQUEST, json_schema_extra={"example": REQUEST_EXAMPLE})
+    model_config = request_with(**REQUEST_EXAMPLE)
 
-    history: ItemIds = Field(
-        description="Item ids, oldest first; unknown ids are counted and skipped, popular items answer if all are."
+    history: list[str] = Field(
+        fail_fast=True,
+        description="Item ids, oldest first; unknown ids are counted and skipped, popular items answer if all are.",
     )
     k: int = Field(10, ge=1, le=_LARGEST_K, description="How many items; at most the model's largest beam width.")
-    exclude: ItemIds = Field([], description="Item ids that must not come back; a warning counts unknown ones.")
+    exclude: list[str] = Field(
+        [], fail_fast=True, description="Item ids that must not come back; a warning counts unknown ones."
+    )
     exclude_seen: bool = Field(True, description="Whether the items of the history must not come back.")
-    filter: Annotated[dict[str, FieldFilter], BeforeValidator(_few_fields)] = Field(
+    filter: Annotated[dict[str, FieldFilter], BeforeValidator(_few_attributes)] = Field(
         {}, description="Attribute → what it must be like; only items for which all of it holds come back."
     )
-    include_items: ItemIds | None = Field(None, description="Only these item ids may come back.")
+    include_items: list[str] | None = Field(None, fail_fast=True, description="Only these item ids may come back.")
     diversity: float = Field(
         0.0,
         ge=0,
@@ -166,7 +153,7 @@ class RecommendRequest(BaseModel):
         None, ge=1, le=_LARGEST_K, description="Beams the search keeps, rounded up to a width the model has."
     )
     timeout_ms: int | None = Field(None, ge=1, description="After this long the answer is 504.")
-    parts: list[Part] = Field([], alias="return", description="Optional parts of the answer.")
+    parts: list[Part] = Field([], alias="return", fail_fast=True, description="Optional parts of the answer.")
 
 
 class Scores(BaseModel):
@@ -244,20 +231,19 @@ class RecommendAnswer(BaseModel):
     model_version: str
     catalog_revision: int = Field(description="Of the catalog that the answer obeys.")
     items: list[RecommendedItem]
-    exhausted: bool = Field(description="Fewer than `k` legal items exist, and all of them are here.")
+    exhausted: bool = Field(
+        description="Fewer than `k` legal items exist; all of them are here, but those below `min_score`."
+    )
     source: Literal["model", "popular"]
     history: HistoryUse
     timings_ms: Timings | None = Field(None, description="With `return: timings`.")
     warnings: list[str]
 
 
-class BatchRequest(BaseModel):
+class BatchRequest(Small):
     """Several requests at once; each is checked and answered for itself."""
 
-    model_config = ConfigDict(
-        **_REQUEST,
-        json_schema_extra={"example": {"requests": [REQUEST_EXAMPLE, {"history": [], "k": 3}], "timeout_ms": 500}},
-    )
+    model_config = request_with(requests=[REQUEST_EXAMPLE, {"history": [], "k": 3}], timeout_ms=500)
 
     requests: list[Any] = Field(
         min_length=1,

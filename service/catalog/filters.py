@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from models.attribute_values import FieldKind, Scalar
 from models.attributes import Attributes
-from service.errors import BadFilter, FieldError
+from service.errors import BadFilter, FieldError, pointer
 from service.frames import Condition
 
 from .overlay import Overlay
@@ -157,11 +157,6 @@ def filter_key(
         if any(parts.values())
     ]  # fmt: skip
     return msgspec.msgpack.encode((said, None if include_items is None else sorted(set(include_items))))
-
-
-def pointer(*parts: str | int) -> str:
-    """A JSON pointer (RFC 6901)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
 def _tagged(value: Scalar) -> tuple[str, Scalar]:

@@ -11,7 +11,7 @@ import msgspec
 
 from service import frames, metrics
 from service.catalog.filters import filter_key
-from service.errors import BadRequest, DeadlineExceeded, EngineFailed, ServiceError
+from service.errors import DeadlineExceeded, EngineFailed
 from service.frames import (
     Answer,
     Applied,
@@ -24,6 +24,7 @@ from service.frames import (
     Query,
     Reply,
     Request,
+    failure,
 )
 from service.garbage import spare_the_old
 from service.lifetime import BACKLOG
@@ -120,7 +121,7 @@ class Server:
                     return
             self._search(connection, query, slot)
         except Exception as error:
-            connection.send(_failure(query.query_id, error))
+            connection.send(failure(query.query_id, error))
 
     def _search(self, connection: Connection, query: Query, slot: Slot | None) -> None:
         """Sends the answer, or has it sent; the slot is let go of when no search needs it any more."""
@@ -164,7 +165,7 @@ class Server:
         try:
             answer = self._catalog.answer(ticket, future.result())
         except Exception as error:
-            return _failure(query_id, error)
+            return failure(query_id, error)
         answer.waiting = self._batcher.waiting
         metrics.stage_duration("queue").observe(answer.queue_s)
         return answer
@@ -195,7 +196,7 @@ def _finish(
     if task.cancelled():
         connection.send(_cancelled(message))
     elif (error := task.exception()) is not None:
-        connection.send(_failure(query_id, error))
+        connection.send(failure(query_id, error))
     elif (reply := task.result()) is not None:
         connection.send(reply)
 
@@ -213,18 +214,6 @@ def _cancelled(message: Query | Apply | frames.Place) -> Failure:
     """A worker cancels at the deadline, and before it where its client has gone, which is nobody's fault."""
     late = isinstance(message, Query) and message.deadline <= time.monotonic() + _EARLY_S
     return Failure(message.query_id, DeadlineExceeded.code if late else _CANCELLED, "the query was cancelled")
-
-
-def _failure(query_id: int, error: BaseException) -> Failure:
-    """What the peer is told; an error nobody foresaw is logged and told as `engine_failed`."""
-    if isinstance(error, BadRequest):
-        return Failure(
-            query_id, error.code, str(error), [(wrong["pointer"], wrong["detail"]) for wrong in error.errors]
-        )
-    if isinstance(error, ServiceError):
-        return Failure(query_id, error.code, str(error))
-    logger.error("message %d failed", query_id, exc_info=error)
-    return Failure(query_id, EngineFailed.code, "the engine failed on this query")
 
 
 async def _flush(connection: Connection) -> None:

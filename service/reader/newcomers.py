@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from models.attribute_values import FieldKind, UnfilterableError, read_attribute
 from models.errors import NoTextEncoderError
 from models.item_text import item_text
-from service.catalog.filters import pointer
 from service.catalog.items import LiveItems
-from service.errors import BadItem, CatalogFull, FieldError, NoTextEncoder
+from service.errors import BadItem, CatalogFull, FieldError, NoTextEncoder, pointer
 
 if TYPE_CHECKING:
     from models.text_encoder import TextEncoder

@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from service.catalog.items import LiveItems
-from service.errors import BadRequest, EngineFailed, ServiceError
+from service.errors import EngineFailed
 from service.frames import (
     Applied,
     Apply,
@@ -33,6 +33,7 @@ from service.frames import (
     Prepared,
     Reply,
     Request,
+    failure,
     pack_reply,
     read_frame,
 )
@@ -170,18 +171,9 @@ def _settle(connection: Connection, query_id: int, task: "asyncio.Task[Reply]") 
     if task.cancelled():
         connection.send(Failure(query_id, EngineFailed.code, "the question was cancelled"))
     elif error := task.exception():
-        connection.send(_failure(query_id, error))
+        connection.send(failure(query_id, error))
     else:
         connection.send(task.result())
-
-
-def _failure(query_id: int, error: BaseException) -> Failure:
-    """What the client is told; an error nobody foresaw is logged and told as `engine_failed`."""
-    if not isinstance(error, ServiceError):
-        logger.error("question %d failed", query_id, exc_info=error)
-        return Failure(query_id, EngineFailed.code, "the reader failed on this question")
-    wrong = error.errors if isinstance(error, BadRequest) else []
-    return Failure(query_id, error.code, str(error), [(one["pointer"], one["detail"]) for one in wrong])
 
 
 async def _close(connection: Connection) -> None:

@@ -63,7 +63,7 @@ class Codes:
 
     async def taken(self, version: str) -> list[list[int]]:
         """Every code that was ever given in a version, also to items that were removed. Raises StoreError."""
-        return [list(code) for code in (await asyncio.to_thread(self._store.placements, version)).values()]
+        return [list(code) for code in (await aside(self._store.placements, version)).values()]
 
     def forget(self, version: str | None = None) -> None:
         """Nothing of this version runs here, and it may be deleted and published anew; None: of all versions."""

@@ -169,7 +169,7 @@ async def _read_line(stream: asyncio.StreamReader) -> str:
 def environment(settings: Settings, metrics_folder: str) -> dict[str, str]:
     """Our environment, with every setting as it stands now, whoever set it."""
     values = settings.model_dump(mode="json")
-    ours = {name: value for name, value in os.environ.items() if name not in map(variable, values)}
+    ours = {name: value for name, value in os.environ.items() if name.upper() not in map(variable, values)}
     theirs = {variable(name): str(value) for name, value in values.items() if value is not None}
     return ours | theirs | {METRICS_FOLDER: metrics_folder}
 
@@ -177,4 +177,4 @@ def environment(settings: Settings, metrics_folder: str) -> dict[str, str]:
 def without_secrets(variables: Mapping[str, str]) -> dict[str, str]:
     """For engines, which need neither Redis nor the admin token."""
     secret = {variable("redis_url"), variable("admin_token")}
-    return {name: value for name, value in variables.items() if name not in secret}
+    return {name: value for name, value in variables.items() if name.upper() not in secret}

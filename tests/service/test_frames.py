@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.errors import BodyTooLarge
+from service.errors import BodyTooLarge, from_failure
 from service.frames import MAX_FRAME_BYTES, Document, Failure, Frames, Lookup, Reply, pack, pack_reply
 
 
@@ -45,6 +45,8 @@ def test_a_reply_above_the_limit_becomes_a_failure_and_a_request_is_refused(monk
     )
     failure = msgspec.msgpack.decode(pack_reply(Document(7, b"x" * 400), encoder)[4:], type=Reply)
     assert isinstance(failure, Failure)
-    assert (failure.query_id, failure.code) == (7, "bad_request")
+    assert failure.query_id == 7
+    error = from_failure(failure.code, failure.message, failure.errors)
+    assert (error.code, error.status) == ("bad_request", 422)
     with pytest.raises(BodyTooLarge, match="at most 300"):
         pack(Lookup(7, "x" * 400), encoder)

@@ -331,6 +331,14 @@ async def test_metrics_count_requests_by_status_and_show_what_the_supervisor_kno
     assert any(name.startswith("prorec_model_info{") and 'model_version="v1"' in name for name in values)
 
 
+async def test_what_asks_for_no_recommendation_is_not_counted_as_one(router: Router, folder: Path) -> None:
+    async with serving(router, folder) as client:
+        assert (await client.get("/recommend")).status_code == 405
+        assert (await client.options("/recommend/batch")).status_code == 405
+        metrics = (await client.get("/metrics")).text
+    assert 'prorec_requests_total{status="405"}' not in metrics
+
+
 @pytest.mark.parametrize(
     ("status", "up", "writable"),
     [

@@ -6,9 +6,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from service.api.body import MOST_ERRORS, parse, pointer
+from service.api.body import MOST_ERRORS, check, parse
+from service.api.catalog_schemas import AddItems, PatchItems, RemoveItems
 from service.api.schemas import RecommendRequest
-from service.errors import BadJson, BadRequest
+from service.errors import BadJson, BadRequest, pointer
 
 NOT_JSON = [
     (b"", "empty"),
@@ -35,7 +36,7 @@ WRONG: list[tuple[Any, dict[str, str]]] = [
     ({}, {"/history": "is required"}),
     ({"history": "item-1"}, {"/history": "must be an array"}),
     ({"history": None}, {"/history": "must be an array"}),
-    ({"history": ["a", 7, None]}, {"/history/1": "must be a string", "/history/2": "must be a string"}),
+    ({"history": ["a", 7, None]}, {"/history/1": "must be a string"}),
     ({"history": [], "k": "10"}, {"/k": "must be an integer"}),
     ({"history": [], "k": True}, {"/k": "must be an integer"}),
     ({"history": [], "k": 1.0}, {"/k": "must be an integer"}),
@@ -113,17 +114,41 @@ def test_a_whole_surrogate_pair_is_one_character() -> None:
 
 def test_of_many_wrong_fields_the_first_are_told_and_all_are_counted() -> None:
     with pytest.raises(BadRequest, match="999 more") as caught:
-        parse(json.dumps({"history": [1] * 1000}).encode(), RecommendRequest)
+        parse(json.dumps({"history": [], "filter": {str(n): {} for n in range(1000)}}).encode(), RecommendRequest)
     assert len(caught.value.errors) == MOST_ERRORS
 
 
-@pytest.mark.parametrize("field", ["history", "exclude", "include_items"])
-def test_of_a_million_wrong_ids_the_first_are_enough(field: str) -> None:
-    ids: list[Any] = ["a"] * 5000 + [1] * 300_000
-    with pytest.raises(BadRequest, match=rf"^/{field}/5000 must be a string \(and at least 20 more\)") as caught:
-        parse(json.dumps({"history": [], field: ids}).encode(), RecommendRequest)
-    assert [error["pointer"] for error in caught.value.errors] == [f"/{field}/{5000 + n}" for n in range(MOST_ERRORS)]
-    assert len(parse(json.dumps({"history": ["a"] * 5000}).encode(), RecommendRequest).history) == 5000
+LISTS: list[tuple[type[BaseModel], str, Any, Any]] = [
+    (RecommendRequest, "/history", "a", 1),
+    (RecommendRequest, "/exclude", "a", 1),
+    (RecommendRequest, "/include_items", "a", 1),
+    (RecommendRequest, "/return", "codes", 0),
+    (RecommendRequest, "/filter/a/any_of", 1, []),
+    (RecommendRequest, "/filter/a/none_of", 1, []),
+    (RemoveItems, "/item_ids", "a", 0),
+    (PatchItems, "/items", {"item_id": "a", "reset": True}, 0),
+    (AddItems, "/items", {"item": {"item_id": "a"}}, {}),
+    (AddItems, "/items/0/embedding", 0.5, "x"),
+]
+
+
+@pytest.mark.parametrize(("model", "place", "right", "wrong"), LISTS)
+def test_of_a_list_the_first_wrong_entry_is_told(model: type[BaseModel], place: str, right: Any, wrong: Any) -> None:
+    """A million wrong ones would be a million errors, seconds of a worker, to tell twenty."""
+    body: dict[str, Any] = {"history": []} if model is RecommendRequest else {}
+    if place.endswith("embedding"):
+        body["items"] = [{"item": {"item_id": "a"}}]
+    *path, last = (int(step) if step.isdecimal() else step for step in place.split("/")[1:])
+    holder: Any = body
+    for step in path:
+        holder = holder[step] if isinstance(step, int) else holder.setdefault(step, {})
+    holder[last] = [right] * 3 + [wrong] * 4
+    with pytest.raises(BadRequest) as caught:
+        check(body, model)
+    assert {error["pointer"].startswith(f"{place}/3") for error in caught.value.errors} == {True}
+    assert len(caught.value.errors) == 1
+    holder[last] = [right] * 3
+    check(body, model)
 
 
 def test_an_object_of_a_hundred_thousand_fields_is_refused_as_a_whole() -> None:
@@ -132,9 +157,10 @@ def test_an_object_of_a_hundred_thousand_fields_is_refused_as_a_whole() -> None:
         ({"history": [], **fields}, ""),
         ({"history": [], "filter": fields}, "/filter"),
         ({"history": [], "filter": {"a": fields}}, "/filter/a"),
+        ({"items": [{"item_id": "a", **fields}]}, "/items/0"),
     ):
         with pytest.raises(BadRequest) as caught:
-            parse(json.dumps(value).encode(), RecommendRequest)
+            check(value, PatchItems if "items" in value else RecommendRequest)
         assert [error["pointer"] for error in caught.value.errors] == [pointer_of]
 
 
@@ -157,4 +183,4 @@ def test_other_models_are_checked_alike() -> None:
 
 
 def test_a_pointer_escapes_what_rfc_6901_escapes() -> None:
-    assert pointer(["a/b", 0, "~"]) == "/a~1b/0/~0"
+    assert pointer("a/b", 0, "~") == "/a~1b/0/~0"
