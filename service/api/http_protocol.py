@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from typing import Any, Final
 
+import httptools
 from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -63,7 +64,7 @@ class HttpProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             return
         goes_on, self._progress = self._arriving, False
-        super().data_received(data)
+        self._parse(data)
         if self.transport.is_closing():
             return
         if not self._arriving:
@@ -78,6 +79,16 @@ class HttpProtocol(HttpToolsProtocol):
                 return
         if self._due is None and self._refusal is None:
             self._expect(ARRIVAL_S)
+
+    def _parse(self, data: bytes) -> None:
+        """As uvicorn does, which would log a line of its own for what is refused or ignored here."""
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            pass  # to what is not spoken here
+        except httptools.HttpParserError:
+            self._refuse(BadHttp("this is not a request of HTTP/1.1"))
 
     def on_message_begin(self) -> None:
         self._expect_nothing()
@@ -102,9 +113,6 @@ class HttpProtocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._refusal is not None and not self._unanswered() and not self.transport.is_closing():
             self._say(self._refusal)
-
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002
-        self._refuse(BadHttp("this is not a request of HTTP/1.1"))
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -265,9 +265,19 @@ async def test_a_body_in_small_pieces_is_no_head(address: str, monkeypatch: pyte
         assert (await answer(reader))[0] == 200
 
 
-async def test_what_is_not_http_is_a_problem_too(address: str) -> None:
+async def test_what_is_not_http_is_a_problem_too(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     async with connected(address) as (reader, writer):
         writer.write(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03 and the rest of a TLS greeting\r\n\r\n")
         status, problem = await answer(reader)
         assert (status, problem["code"]) == (400, "bad_http")
         assert not await reader.read()
+    logged = [record.message for record in caplog.records if "uvicorn" in record.name or "refused" in record.message]
+    assert logged == [f"request {problem['request_id']} refused: this is not a request of HTTP/1.1"]
+
+
+async def test_an_upgrade_that_is_asked_for_is_ignored(address: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with connected(address) as (reader, writer):
+        writer.write(b"GET /health/live HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n")
+        assert await answer(reader) == (200, {"status": "live"})
+    assert [record.message for record in caplog.records if "uvicorn" in record.name] == []
