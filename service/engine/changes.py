@@ -4,6 +4,8 @@ Changes go first: however many filters wait, one that hides an item waits for th
 """
 
 import asyncio
+import math
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -12,7 +14,7 @@ from service.catalog.records import ItemRecord
 from service.errors import Draining
 from service.frames import Condition
 
-from .batcher import Batcher
+from .batcher import Action, Batcher
 from .live import LiveSearch
 
 Result = TypeVar("Result")
@@ -27,6 +29,13 @@ class Changes:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog")
         self._compiling = asyncio.Lock()  # of filters only one is in the thread's own queue
         self._closed = False
+        self._began = math.inf  # what the thread does now, in monotonic seconds; inf: it waits
+        search.newcomers.on_text = self._begin
+
+    @property
+    def busy_s(self) -> float:
+        """For how long the catalog thread has been at one filter, change or text; 0 where it waits for work."""
+        return max(0.0, time.monotonic() - self._began)
 
     async def compile(self, slot: int, *, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> None:
         """Puts a filter into a slot; raises BadFilter, and Draining where the thread has ended."""
@@ -45,13 +54,27 @@ class Changes:
         """(codes by item id, none of them `taken`; reasons by the id of an item that can have none)"""
         return await self._do(self._search.propose, records, taken)
 
+    def after_all(self, action: Action) -> None:
+        """Runs `action` on the search thread, once this one has done what it was asked for."""
+        self._thread.submit(self._between, action)
+
     def close(self) -> None:
         """Lets the thread end; what waits for it is dropped."""
         self._closed = True
         self._thread.shutdown(wait=False, cancel_futures=True)
 
     async def _do(self, call: Callable[..., Result], *args: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, call, *args)
 
-    def _between(self, action: Callable[[], None]) -> None:
+    def _timed(self, call: Callable[..., Result], *args: object) -> Result:
+        self._begin()
+        try:
+            return call(*args)
+        finally:
+            self._began = math.inf
+
+    def _begin(self) -> None:
+        self._began = time.monotonic()
+
+    def _between(self, action: Action) -> None:
         self._batcher.between(action).result()

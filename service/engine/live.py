@@ -34,7 +34,7 @@ class LiveSearch:
         self._graph = graph
         self._items = items
         self.index = index
-        self._newcomers = newcomers
+        self.newcomers = newcomers
         self._matchers: dict[int, Matcher] = {}  # of slots that hold a filter
 
     @property
@@ -73,12 +73,12 @@ class LiveSearch:
         """Makes records count, and adds items that have a code; returns added items that cannot come back yet."""
         started = time.perf_counter()
         state, use = self.index.state, _nothing
-        learnable = self._newcomers.learnable(records, codes)
+        learnable = self.newcomers.learnable(records, codes)
         known = {item_id: code for item_id, code in codes.items() if item_id in learnable}
-        staged = self._items.stage(records, self._newcomers.acceptable(known, state.trie))
+        staged = self._items.stage(records, self.newcomers.acceptable(known, state.trie))
         fresh = [item for item in staged.added if item.fresh]
         again = [item for item in staged.added if not item.fresh and item.item_id in learnable]
-        write, rewrite = self._newcomers.learn(fresh), self._newcomers.learn(again)
+        write, rewrite = self.newcomers.learn(fresh), self.newcomers.learn(again)
         write()  # rows that nobody reads yet
         if fresh:
             self._send_rows(fresh)
@@ -103,7 +103,7 @@ class LiveSearch:
         self, records: Sequence[ItemRecord], taken: Sequence[Sequence[int]] = ()
     ) -> tuple[dict[str, list[int]], dict[str, str]]:
         """(item id → a code that is free and not `taken`, item id → why it can have none); nothing changes."""
-        return self._newcomers.propose(records, self.index.state.trie, taken)
+        return self.newcomers.propose(records, self.index.state.trie, taken)
 
     def _send_rows(self, items: Sequence[AddedItem]) -> None:
         self._graph.send_rows(self.index.tables.inputs(), [item.index for item in items])

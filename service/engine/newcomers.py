@@ -41,6 +41,7 @@ class Newcomers:
         self._items = items
         self._tables = tables
         self._encoder = ItemEncoder.open(artifact) if artifact.manifest.item_encoder else None
+        self.on_text: Callable[[], None] = _nothing  # a text is about to be encoded; thousands may be in one change
 
     def acceptable(self, codes: Mapping[str, Sequence[int]], trie: CodeTrie) -> Codes:
         """Those of `codes` that can be put into the trie: well formed and nobody else's.
@@ -177,6 +178,7 @@ class Newcomers:
         """float32 [D_S]; each text is encoded once until its item is learned."""
         text = item_text(item)
         if text not in self._texts:
+            self.on_text()
             try:
                 self._texts[text] = self._text_encoder.encode([text])[0]
             except Exception as error:  # the tokenizer's and the runtime's own errors share no base

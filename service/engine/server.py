@@ -36,7 +36,7 @@ from .connection import Connection
 from .slots import Slot, Slots
 
 _CANCELLED = "cancelled"  # code of a failure that nobody reads: who asked has gone
-_LONGEST_RUN_S = 120.0  # of a run or a change of the catalog, which take milliseconds, and seconds at the very worst
+_LONGEST_STEP_S = 120.0  # of a run, a filter or a change of the catalog, which take milliseconds, and seconds at worst
 _EARLY_S = 0.01  # by how much a worker's timer may be ahead of a deadline
 _SETTLE_S = 0.05
 _FLUSH_S = 5.0
@@ -99,12 +99,12 @@ class Server:
                 connection.send(Failure(message.query_id, EngineFailed.code, "an engine does not answer that"))
 
     def _answer_ping(self, connection: Connection, ping: Ping) -> None:
-        """At once; where the search seems to hang, when it goes on, for which the supervisor does not wait long."""
+        """At once; where a thread seems to hang, when it goes on, for which the supervisor does not wait long."""
         answer = partial(connection.send, msgspec.structs.replace(self._info, query_id=ping.query_id))
-        if self._batcher.busy_s < _LONGEST_RUN_S:
+        if max(self._batcher.busy_s, self._changes.busy_s) < _LONGEST_STEP_S:
             answer()
         else:
-            self._batcher.between(partial(asyncio.get_running_loop().call_soon_threadsafe, answer))
+            self._changes.after_all(partial(asyncio.get_running_loop().call_soon_threadsafe, answer))
 
     def _ask(self, connection: Connection, query: Query) -> None:
         """Answers at once where no search is needed or possible, else hands the query to the batcher."""

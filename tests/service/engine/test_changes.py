@@ -1,7 +1,9 @@
 """Whose turn it is on the catalog thread."""
 
 import asyncio
+import math
 import threading
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +20,7 @@ class Gated:
     def __init__(self) -> None:
         self.done: list[str] = []
         self.gate = threading.Event()
+        self.newcomers = SimpleNamespace(on_text=None)
 
     def compile(self, slot: int, *_: Any) -> None:
         self.gate.wait(60)
@@ -65,3 +68,21 @@ def test_filters_that_wait_when_the_thread_ends_are_refused() -> None:
                 await one
 
     asyncio.run(closed(Gated()))
+
+
+def test_what_the_thread_does_begins_anew_with_every_text() -> None:
+    async def story(search: Gated) -> None:
+        changes = changes_of(search)
+        assert changes.busy_s == 0
+        (one,) = await started(changes, range(1))
+        while changes._began == math.inf:
+            await asyncio.sleep(0.001)
+        began = changes._began
+        search.newcomers.on_text()
+        assert began < changes._began < math.inf
+        search.gate.set()
+        await one
+        assert changes.busy_s == 0
+        changes.close()
+
+    asyncio.run(story(Gated()))

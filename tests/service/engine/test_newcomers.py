@@ -25,6 +25,17 @@ def test_an_item_without_an_embedding_of_this_models_encoder_is_read_anew(open_t
     assert newcomers.learnable([ELSEWHERE], {}) == set()  # nothing is encoded for what cannot be placed yet
 
 
+def test_every_text_is_told_before_it_is_encoded(open_to_new_items: Artifact) -> None:
+    artifact = open_to_new_items
+    newcomers = Newcomers(artifact, LiveItems(artifact, 4), Tables(artifact, 4))
+    told: list[int] = []
+    newcomers.on_text = lambda: told.append(len(newcomers._texts))
+    another = msgspec.structs.replace(ELSEWHERE, item_id="other", item=ITEM | {"title": "a blue shoe"})
+    for _ in range(2):
+        newcomers.propose([ELSEWHERE, another], artifact.trie)
+    assert told == [0, 1]
+
+
 def test_an_item_without_text_or_embedding_is_refused(open_to_new_items: Artifact) -> None:
     artifact = open_to_new_items
     newcomers = Newcomers(artifact, LiveItems(artifact, 4), Tables(artifact, 4))

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,11 +19,25 @@ from service.engine.batcher import Batcher
 from service.engine.catalog import Catalog
 from service.engine.changes import Changes
 from service.engine.live import LiveSearch
-from service.engine.search import Found, Shape
+from service.engine.search import Found, Search, Shape
 from service.engine.server import Server
 from service.engine.slots import Slot, Slots
 from service.errors import Overloaded
-from service.frames import Answer, Cancel, Condition, EngineInfo, Failure, Ping, Query, Reply, Request, pack, read_frame
+from service.frames import (
+    Answer,
+    Applied,
+    Apply,
+    Cancel,
+    Condition,
+    EngineInfo,
+    Failure,
+    Ping,
+    Query,
+    Reply,
+    Request,
+    pack,
+    read_frame,
+)
 from service.settings import Settings
 
 INFO = EngineInfo(0, "tiny-1", "CPUExecutionProvider", 60, [4, 8], 3, 8, load_s=0.0, warm_s=0.0, pid=1)
@@ -94,13 +109,41 @@ def test_an_engine_whose_search_hangs_answers_no_ping_until_it_goes_on(
     async def story() -> None:
         async with while_it_searches(catalog, search, gated, socket_path) as (reader, writer):
             assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a run may take its time"
-            monkeypatch.setattr(engine_server, "_LONGEST_RUN_S", 1e-9)
+            monkeypatch.setattr(engine_server, "_LONGEST_STEP_S", 1e-9)
             writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
             popular = await answer_of(reader, writer, msgspec.structs.replace(query(4), history=[]))
             assert isinstance(popular, Answer), "the ping before it has no answer yet"
             gated.gate.set()
             replies = [await next_reply(reader), await next_reply(reader)]
             assert {type(reply): reply.query_id for reply in replies} == {Answer: 1, EngineInfo: 3}
+            assert isinstance(await answer_of(reader, writer, Ping(5)), EngineInfo)
+
+    asyncio.run(story())
+
+
+def test_an_engine_whose_change_of_the_catalog_hangs_answers_no_ping_until_it_goes_on(
+    catalog: Catalog, search: LiveSearch, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, gate, apply = threading.Event(), threading.Event(), search.apply
+
+    def held(*change: Any) -> list[str]:
+        begun.set()
+        gate.wait(60)
+        return apply(*change)
+
+    monkeypatch.setattr(search, "apply", held)
+
+    async def story() -> None:
+        async with serving(catalog, search, search, socket_path) as (reader, writer):
+            writer.write(pack(Apply(1, 0, [], {}), msgspec.msgpack.Encoder()))
+            await asyncio.to_thread(begun.wait)
+            assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a change may take its time"
+            monkeypatch.setattr(engine_server, "_LONGEST_STEP_S", 1e-9)
+            writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
+            assert isinstance(await answer_of(reader, writer, query(4)), Answer), "the ping before it has no answer yet"
+            gate.set()
+            replies = [await next_reply(reader), await next_reply(reader)]
+            assert {type(reply): reply.query_id for reply in replies} == {Applied: 1, EngineInfo: 3}
             assert isinstance(await answer_of(reader, writer, Ping(5)), EngineInfo)
 
     asyncio.run(story())
@@ -186,13 +229,22 @@ async def while_it_searches(
     catalog: Catalog, search: LiveSearch, gated: GatedSearch, path: Path
 ) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to a server that searches for query 1 until the gate opens; after the block it has drained."""
-    batcher = Batcher(gated, queue_limit=100, max_rows=64)
+    async with serving(catalog, search, gated, path) as (reader, writer):
+        writer.write(pack(query(1), msgspec.msgpack.Encoder()))
+        await asyncio.to_thread(gated.running.wait)
+        yield reader, writer
+
+
+@asynccontextmanager
+async def serving(
+    catalog: Catalog, search: LiveSearch, searches: Search, path: Path
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection to a server whose batches `searches` runs; after the block it has drained."""
+    batcher = Batcher(searches, queue_limit=100, max_rows=64)
     ended = batcher.start()
     server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
     await server.listen(str(path))
     reader, writer = await asyncio.open_unix_connection(path)
-    writer.write(pack(query(1), msgspec.msgpack.Encoder()))
-    await asyncio.to_thread(gated.running.wait)
     yield reader, writer
     writer.close()
     await server.drain(timeout_s=30.0)
