@@ -20,7 +20,8 @@ def restore(store: Store, settings: Settings, *, forget_changes: bool = False) -
     """One sentence for each thing that was done or found; `forget_changes` begins the changed catalog anew instead.
 
     Versions first, then codes and the catalog, and the deployment last: whoever follows finds everything it names.
-    Raises ServiceError where nothing was ever served from here, and at the end where the active version is missing.
+    Raises ServiceError where nothing was ever served from here, where the changed catalog is damaged, and at the end
+    where the active version is missing.
     """
     redis = None if settings.redis_url is None else store.redis
     folder = last_folder(settings.data_dir, redis, settings.namespace)
@@ -33,7 +34,7 @@ def restore(store: Store, settings: Settings, *, forget_changes: bool = False) -
             found, sentence = _publish(store, settings.data_dir / "cache" / folder.name / version)
             published |= {version} if found else set()
             yield sentence
-    yield _forget(store) if forget_changes else _restore_catalog(store, remembered_catalog(folder), published)
+    yield _forget(store) if forget_changes else _restore_catalog(store, _last_catalog(folder), published)
     yield _restore_deployment(store, deployment, published)
 
 
@@ -49,6 +50,14 @@ def _publish(store: Store, folder: Path) -> tuple[bool, str]:
     except (OSError, ArtifactError):
         return False, f"{folder.name}: not in the cache here; publish its artifact"
     return True, f"{folder.name}: published from the cache"
+
+
+def _last_catalog(folder: Path) -> LastCatalog | None:
+    try:
+        return remembered_catalog(folder)
+    except ServiceError as error:
+        way_out = "restore on another replica's machine first, or do without (--forget-changes)"
+        raise ServiceError(f"{error}; {way_out}") from None
 
 
 def _restore_catalog(store: Store, last: LastCatalog | None, published: set[str]) -> str:

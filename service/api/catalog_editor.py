@@ -90,8 +90,9 @@ class CatalogEditor:
     async def _change(
         self, changes: Sequence[ItemChange], unknown: list[str] | None, wait_ms: int | None
     ) -> CatalogAnswer:
-        held = self._router.status.catalog_era
-        made = await self._library.ask(lambda store: store.change_items(changes, held))
+        status = self._router.status
+        holds = status.catalog_lost or status.catalog_era != ""
+        made = await self._library.ask(lambda store: store.change_items(changes, holds=holds))
         unplaced: dict[str, str] = {}
         if wait_ms is not None:
             await self._applied(made, wait_ms)

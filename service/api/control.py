@@ -72,6 +72,7 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     catalog_revision: int = 0  # that every engine of this replica has applied
     catalog_era: str = ""  # of that revision: another one once Redis has lost the catalog
     catalog_lost: bool = False  # Redis has lost what is obeyed here
+    catalog_unknown: str | None = None  # why nobody knows what is to be obeyed, one sentence
     unplaced: dict[str, str] = {}  # added item → why the model that serves cannot recommend it; those changed last
     unplaced_count: int = 0  # of all such items
 

@@ -61,7 +61,9 @@ def _reasons(router: Router) -> Iterator[str]:
 
 
 def _nothing_loaded(status: Status) -> Iterator[str]:
-    if status.active_version is not None:
+    if status.catalog_unknown:
+        yield from _not_known(status, status.catalog_unknown)
+    elif status.active_version is not None:
         failures = [_sentence(model) for model in status.failed if model.version == status.active_version]
         yield from failures or [f"model {status.active_version} is being loaded"]
     elif status.redis == "ok":
@@ -70,6 +72,17 @@ def _nothing_loaded(status: Status) -> Iterator[str]:
         yield f"no model could be loaded: {status.redis_reason}"
     else:
         yield "this replica is starting"
+
+
+def _not_known(status: Status, reason: str) -> Iterator[str]:
+    yield f"{reason}; nothing is served until Redis tells"
+    if status.redis_reason:
+        yield status.redis_reason
+    if status.catalog_lost:
+        yield (
+            "Redis has lost the changes of the catalog: put them back from another replica's machine "
+            "(python -m service restore), or do without them (… restore --forget-changes)"
+        )
 
 
 def _notes(status: Status, route: Route | None) -> Iterator[str]:

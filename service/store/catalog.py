@@ -78,13 +78,13 @@ class Catalog:
         ids = list(dict.fromkeys(item_ids))
         return {item_id: record for item_id, record in zip(ids, self._held(ids), strict=True) if record is not None}
 
-    def change(self, changes: Sequence[ItemChange], held_era: str) -> CatalogChanged:
+    def change(self, changes: Sequence[ItemChange], *, holds: bool) -> CatalogChanged:
         """Errors as in `Store.change_items`."""
         ids = list(dict.fromkeys(change.item_id for change in changes))
         token = uuid4().hex
         for attempt in range(_ATTEMPTS):
             revision, era = self.state()
-            if revision == 0 and held_era:
+            if revision == 0 and holds:
                 raise CatalogLost(
                     "Redis has lost the changes of the catalog, and the next one would end those before: "
                     "put them back (python -m service restore), or do without them (… restore --forget-changes)"

@@ -176,14 +176,14 @@ class Store:
         """Records of those items that differ from the trained catalogs. Raises StoreCorrupt."""
         return self._catalog.records(item_ids)
 
-    def change_items(self, changes: Sequence[ItemChange], held_era: str = "") -> CatalogChanged:
+    def change_items(self, changes: Sequence[ItemChange], *, holds: bool = False) -> CatalogChanged:
         """Merges every change into its item's record: all of them in one revision, or none.
 
         Others may change other items meanwhile; where they change the same ones, it merges again. A change that
         changes nothing makes no revision. Raises BadItem for values that cannot be kept, and CatalogLost where Redis
-        has no catalog and the caller holds one of an era: replicas would obey this change and no earlier one.
+        has no catalog and the caller `holds` one: replicas would obey this change and no earlier one.
         """
-        return self._catalog.change(changes, held_era)
+        return self._catalog.change(changes, holds=holds)
 
     def restore_catalog(self, records: Sequence[ItemRecord], revision: int) -> bool:
         """Puts back what Redis has lost, as it was at `revision`, in an era of its own; all in one step.

@@ -80,6 +80,11 @@ class Board:
         if lost != self.status.catalog_lost:
             self._change(catalog_lost=lost)
 
+    def catalog_unknown(self, reason: str | None) -> None:
+        """Why nobody knows what is hidden, so that nothing may be served; None: it is known, or Redis is to tell."""
+        if reason != self.status.catalog_unknown:
+            self._change(catalog_unknown=reason)
+
     def swap(self, result: Literal["success", "failure", "rolled_back"]) -> None:
         swaps = self.status.swaps
         self._change(swaps=swaps | {result: swaps.get(result, 0) + 1})

@@ -14,12 +14,14 @@ from typing import Final
 import msgspec
 
 from service.catalog.records import ItemRecord
+from service.errors import ServiceError
 from service.store import Connection, Deployment
 
 FILE: Final = "last.json"
 CATALOG_FILE: Final = "last-catalog.msgpack"
 _PART_RECORDS: Final = 2000
 _LENGTH_BYTES: Final = 4
+_DIGEST_BYTES: Final = 16
 
 logger = logging.getLogger(__name__)
 
@@ -49,15 +51,15 @@ def remembered(folder: Path) -> Deployment | None:
 
 
 def remembered_catalog(folder: Path) -> LastCatalog | None:
-    """None where there was none, or what was written cannot be read."""
-    body = _read(folder / CATALOG_FILE)
+    """None where nothing was ever changed. Raises ServiceError where what was written cannot be read: something may be
+    hidden, and nobody knows what."""
+    path = folder / CATALOG_FILE
     try:
-        parts = list(_parts(body or b""))
-    except (msgspec.MsgspecError, ValueError) as error:
-        logger.warning("the catalog as it was last cannot be read: %s", error)
+        parts = list(_parts(path.read_bytes()))
+    except FileNotFoundError:
         return None
-    if not parts:
-        return None
+    except (OSError, msgspec.MsgspecError, ValueError) as error:
+        raise ServiceError(f"what is hidden is not known here, as {path} cannot be read: {error}") from None
     return msgspec.structs.replace(parts[0], records=[record for part in parts for record in part.records])
 
 
@@ -72,18 +74,24 @@ def remember_catalog(folder: Path, catalog: LastCatalog) -> None:
 
 
 def _pieces(catalog: LastCatalog) -> Iterator[bytes]:
-    """A length and a part of the records, again and again: one call of the encoder for all would stop every thread."""
+    """A length and a part of the records, again and again: one call of the encoder for all would stop every thread.
+    At the end a checksum: one bit makes a hidden item available."""
+    digest = blake2b(digest_size=_DIGEST_BYTES)
     for first in range(0, max(1, len(catalog.records)), _PART_RECORDS):
         records = catalog.records[first : first + _PART_RECORDS]
         part = msgspec.structs.replace(catalog, records=records, codes={} if first else catalog.codes)
         body = msgspec.msgpack.encode(part)
-        yield len(body).to_bytes(_LENGTH_BYTES, "little")
-        yield body
+        for piece in (len(body).to_bytes(_LENGTH_BYTES, "little"), body):
+            digest.update(piece)
+            yield piece
+    yield digest.digest()
 
 
 def _parts(body: bytes) -> Iterator[LastCatalog]:
-    """What `_pieces` wrote; for anything else raises MsgspecError, or ValueError for text that is not UTF-8."""
-    at, whole = 0, memoryview(body)
+    """What `_pieces` wrote; for anything else raises ValueError or MsgspecError."""
+    at, whole = 0, memoryview(body)[:-_DIGEST_BYTES]
+    if blake2b(whole, digest_size=_DIGEST_BYTES).digest() != body[-_DIGEST_BYTES:]:
+        raise ValueError("its checksum differs")
     while at < len(whole):
         start = at + _LENGTH_BYTES
         at = start + int.from_bytes(whole[at:start], "little")

@@ -10,6 +10,7 @@ from typing import Final
 from uuid import uuid4
 
 from service.cores import Shares
+from service.errors import ServiceError
 from service.garbage import spare_the_old
 from service.settings import Settings
 from service.store import CatalogSighting, Deployment, Lost, ReplicaReport, Sighting, Store, StoreDown
@@ -153,9 +154,14 @@ class Replica:
                 self._on_nothing()
 
     def _on_catalog(self, sighting: CatalogSighting) -> None:
-        """Where Redis has none, what was obeyed last is obeyed on, also by a process that has just begun."""
+        """Where Redis has none, what was obeyed last is obeyed on, also by a process that has just begun. If it cannot
+        be read any more, Redis does not know either."""
         if sighting.revision < 1 and not self._feeds.catalog.known.is_set():
             self._recall_catalog()
+            if self._board.status.catalog_unknown:
+                self._board.catalog_lost(True)
+                return
+        self._board.catalog_unknown(None)
         self._feeds.take(sighting)
         if sighting.revision < 1:
             self._scribe.catalog_now()
@@ -203,15 +209,24 @@ class Replica:
     def _recall_catalog(self) -> None:
         """Also where Redis told the deployment and then fell silent: what was hidden stays hidden.
 
-        Where nothing was served from here, what is hidden is not known, and engines wait for Redis to tell.
+        Where nothing was served from here, or what is on the disk is damaged, what is hidden is not known, and engines
+        wait for Redis to tell.
         """
-        if catalog := remembered_catalog(self._last):
+        try:
+            catalog = remembered_catalog(self._last)
+        except ServiceError as error:
+            if self._board.status.catalog_unknown is None:
+                logger.error("%s; nothing is served until Redis tells", error)
+            self._board.catalog_unknown(str(error))
+            return
+        self._board.catalog_unknown(None)
+        if catalog:
             self._feeds.recall(catalog)
         elif remembered(self._last):
             self._feeds.catalog.known.set()  # nothing had been changed
 
     def _recall(self, last: Deployment) -> None:
-        logger.warning("serving what was served last: model %s", last.version)
+        logger.warning("going on with what was served last: model %s", last.version)
         self._deployment = last
         self._board.wanted(last.version, last.epoch)
         self._fleet.follow(last)

@@ -29,7 +29,8 @@ class Scribe:
         self._later: asyncio.TimerHandle | None = None
 
     def deployment(self, deployment: Deployment) -> None:
-        """It serves."""
+        """It serves. The catalog goes first: without one on the disk, nothing would be hidden."""
+        self.catalog_now()
         self._thread.submit(remember, self._folder, deployment)
 
     def catalog_changed(self) -> None:

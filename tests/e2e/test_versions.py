@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
@@ -144,6 +145,34 @@ def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then
         one.wait_for(status="ready", model_version="tiny-2")
         assert one.activate("tiny-1").status_code == 200
         one.wait_for(status="ready", model_version="tiny-1")
+
+
+def reasons(one: Replica) -> str:
+    """Why it answers nothing; empty before it listens."""
+    try:
+        return " ".join(one.ready()["reasons"])
+    except httpx.TransportError:
+        return ""
+
+
+def test_a_replica_that_cannot_read_what_was_hidden_answers_nothing_until_redis_tells(
+    store: Store, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with serving(store, tmp_path) as one:
+        hidden, address = found(one)[0], one.client.base_url
+        store.change_items([ItemChange(hidden, available=False)])
+        wait_until(lambda: one.metric("prorec_catalog_revision") == 1)
+    (catalog,) = tmp_path.glob("last/*/*catalog*")
+    catalog.write_bytes(catalog.read_bytes()[:-1])
+    redis_server.kill()
+    with replica(redis_url=store.url, data_dir=tmp_path, port=address.port) as one:
+        one.connect(str(address))
+        wait_until(lambda: str(catalog) in reasons(one))
+        wait_until(lambda: bool(one.children("service.engine")))
+        assert one.recommend("item-1").json()["code"] == "not_ready"
+        redis_server.start()
+        one.wait_for(status="ready", model_version="tiny-1")
+        assert hidden not in found(one)
 
 
 def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_it_served_last(

@@ -10,7 +10,7 @@ from service.catalog.records import ItemChange, ItemRecord
 from service.errors import StoreError
 from service.store import Canary, Deployment, Store
 from service.store.catalog import Catalog
-from service.supervisor.last import LastCatalog, last_folder, remember, remember_catalog
+from service.supervisor.last import CATALOG_FILE, LastCatalog, last_folder, remember, remember_catalog
 from tests.service.plain_artifact import plain_artifact
 from tests.service.test_cli import refusal, run
 
@@ -144,6 +144,19 @@ def test_changes_can_be_forgotten(store: Store, data_dir: Path) -> None:
     assert "catalog: begun anew; nothing is hidden, set or added any more" in done.stdout.splitlines()
     found = store.catalog_changes(3, "before")
     assert (found.whole, found.revision, found.records) == (True, 1, [])
+
+
+def test_a_catalog_that_cannot_be_read_is_not_taken_for_an_empty_one(store: Store, data_dir: Path) -> None:
+    folder = serve(store, data_dir, "v1")
+    (folder / CATALOG_FILE).write_bytes(b"damaged")
+    lose(store)
+    done = run(store, "restore", PROREC_DATA_DIR=str(data_dir))
+    assert (done.exit_code, done.stdout.splitlines()) == (1, ["v1: published from the cache"])
+    assert "what is hidden is not known here" in done.stderr
+    assert "or do without (--forget-changes)" in done.stderr
+    assert store.deployment() is None
+    assert run(store, "restore", "--forget-changes", PROREC_DATA_DIR=str(data_dir)).exit_code == 0
+    assert (store.deployment() is not None, store.catalog_revision()) == (True, 1)
 
 
 def test_where_nothing_was_served_nothing_can_be_put_back(store: Store, data_dir: Path) -> None:

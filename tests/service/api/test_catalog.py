@@ -231,10 +231,18 @@ async def test_a_change_may_wait_until_this_replica_follows(router: Router, stor
     assert (got.status_code, got.json()["unplaced"]) == (200, {"m": "no code is free"})
 
 
+@pytest.mark.parametrize(
+    "status",
+    [
+        Status(catalog_revision=7, catalog_era="of a Redis that was lost"),
+        Status(catalog_unknown="what was hidden is damaged", catalog_lost=True),
+    ],
+    ids=["known", "unknown"],
+)
 async def test_a_change_that_would_end_those_that_redis_has_lost_is_refused(
-    router: Router, store: Store, folder: Path
+    router: Router, store: Store, folder: Path, status: Status
 ) -> None:
-    router.status = Status(catalog_revision=7, catalog_era="of a Redis that was lost")
+    router.status = status
     async with editing(router, store, folder) as (client, _):
         got = await client.patch(PATH, json={"items": [PATCHED | {"available": False}]})
         assert (got.status_code, got.json()["code"], store.catalog_revision()) == (409, "catalog_lost", 0)

@@ -4,7 +4,10 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
 from service.catalog.records import ItemRecord
+from service.errors import ServiceError
 from service.store import Canary, Connection, Deployment
 from service.supervisor.last import (
     CATALOG_FILE,
@@ -33,8 +36,6 @@ def test_a_catalog_comes_back_as_it_was(tmp_path: Path) -> None:
     remember_catalog(tmp_path, catalog)
     assert remembered_catalog(tmp_path) == catalog
     assert remembered_catalog(tmp_path / "nowhere") is None
-    (tmp_path / CATALOG_FILE).write_bytes(b"damaged")
-    assert remembered_catalog(tmp_path) is None
 
 
 def test_a_large_catalog_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -42,8 +43,17 @@ def test_a_large_catalog_comes_back_whole_or_not_at_all(tmp_path: Path) -> None:
     remember_catalog(tmp_path, catalog)
     assert remembered_catalog(tmp_path) == catalog
     body = (tmp_path / CATALOG_FILE).read_bytes()
-    (tmp_path / CATALOG_FILE).write_bytes(body[:-1])
-    assert remembered_catalog(tmp_path) is None
+    first_part = body[: 4 + int.from_bytes(body[:4], "little")]
+    for damaged in (b"", b"damaged", bytes(len(body)), body[:-1], first_part, body.replace(b"item-1234", b"item-1235")):
+        (tmp_path / CATALOG_FILE).write_bytes(damaged)
+        with pytest.raises(ServiceError, match="what is hidden is not known here"):
+            remembered_catalog(tmp_path)
+
+
+def test_a_catalog_that_the_disk_does_not_give_back_is_not_taken_for_an_empty_one(tmp_path: Path) -> None:
+    (tmp_path / CATALOG_FILE).mkdir()
+    with pytest.raises(ServiceError, match=f"{CATALOG_FILE} cannot be read"):
+        remembered_catalog(tmp_path)
 
 
 def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(tmp_path: Path) -> None:
@@ -54,12 +64,9 @@ def test_nothing_is_remembered_where_nothing_was_served_or_the_file_is_damaged(t
 
 def test_one_damaged_byte_of_a_text_is_damage_like_any_other(tmp_path: Path) -> None:
     remember(tmp_path, Deployment("v1", 1))
-    remember_catalog(tmp_path, LastCatalog(1, "era", [ItemRecord("item-1", 1, available=False)]))
-    for name, text in ((FILE, b"v1"), (CATALOG_FILE, b"item-1")):
-        whole = (tmp_path / name).read_bytes()
-        (tmp_path / name).write_bytes(whole.replace(text, b"\xff" + text[1:]))
+    whole = (tmp_path / FILE).read_bytes()
+    (tmp_path / FILE).write_bytes(whole.replace(b"v1", b"\xff1"))
     assert remembered(tmp_path) is None
-    assert remembered_catalog(tmp_path) is None
 
 
 def test_a_disk_that_cannot_be_written_is_no_fault(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from service.catalog.records import ItemRecord
+from service.store import Deployment
 from service.supervisor.last import CATALOG_FILE, LastCatalog, remembered_catalog
 from service.supervisor.scribe import Scribe
 
@@ -48,3 +49,15 @@ def test_what_waits_is_written_when_it_is_closed(tmp_path: Path) -> None:
 
     asyncio.run(closed())
     assert remembered_catalog(tmp_path) == CATALOG
+
+
+def test_no_deployment_is_on_the_disk_before_what_it_hides(tmp_path: Path) -> None:
+    async def served() -> None:
+        scribe = Scribe(tmp_path, lambda: CATALOG)
+        scribe.catalog_changed()
+        scribe.deployment(Deployment("v1", 1))
+        await asyncio.wrap_future(scribe._thread.submit(lambda: None))
+        assert remembered_catalog(tmp_path) == CATALOG
+        scribe.close()
+
+    asyncio.run(served())
