@@ -17,6 +17,7 @@ from .batches import batches
 from .catalog_script import CHANGE, RESTORE, SINCE
 from .connection import Connection
 from .keys import Keys
+from .replicas import Replicas
 
 LARGEST_PART: Final = 10_000  # items told as what changed; above it everything is read again
 _BATCH: Final = 1000  # items in one command
@@ -84,7 +85,7 @@ class Catalog:
         token = uuid4().hex
         for attempt in range(_ATTEMPTS):
             revision, era = self.state()
-            if revision == 0 and holds:
+            if revision == 0 and (holds or self._obeyed()):
                 raise CatalogLost(
                     "Redis has lost the changes of the catalog, and the next one would end those before: "
                     "put them back (python -m service restore), or do without them (… restore --forget-changes)"
@@ -119,6 +120,10 @@ class Catalog:
         if word == b"late":
             raise StoreError("of the catalog that was sent Redis lost a part before all was there; restore again")
         return bool(word == b"ok")
+
+    def _obeyed(self) -> bool:
+        """Whether a replica that lives obeys changes, wherever they are."""
+        return any(report.catalog_revision > 0 for report in Replicas(self.redis, self.keys).live())
 
     def _stage(self, records: Sequence[ItemRecord], items: str, changed: str) -> None:
         def stage(client: Any) -> None:

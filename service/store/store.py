@@ -181,7 +181,8 @@ class Store:
 
         Others may change other items meanwhile; where they change the same ones, it merges again. A change that
         changes nothing makes no revision. Raises BadItem for values that cannot be kept, and CatalogLost where Redis
-        has no catalog and the caller `holds` one: replicas would obey this change and no earlier one.
+        has no catalog and the caller `holds` one, or a replica reports that it does: all would obey this change and no
+        earlier one.
         """
         return self._catalog.change(changes, holds=holds)
 

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_fields
 
 from service.catalog.records import ItemChange, ItemRecord
 from service.embedded_redis import embedded_redis
-from service.errors import BadItem, StoreCorrupt, StoreUnavailable
-from service.store import CatalogChanged, CatalogSighting, Store, catalog
+from service.errors import BadItem, CatalogLost, StoreCorrupt, StoreUnavailable
+from service.store import CatalogChanged, CatalogSighting, ReplicaReport, Store, catalog
 from service.store.catalog import LARGEST_PART, Catalog, merge
 from tests.service.store_probes import losing_the_first_answer, stored_keys
 
@@ -274,10 +275,11 @@ def test_a_large_change_is_not_starved_by_small_ones_of_other_items(store: Store
 
 
 def test_a_change_whose_answer_got_lost_is_not_made_twice(store: Store) -> None:
+    store.change_items(off("first"))  # before which others are looked at
     with losing_the_first_answer(store, meanwhile=lambda: store.change_items(off("b"))) as unlucky:
         made = unlucky.change_items(off("a"))
-    assert made == CatalogChanged(1, [ItemRecord("a", 1, available=False)], changed=1, era=store.catalog_era())
-    assert store.catalog_revision() == 2
+    assert made == CatalogChanged(2, [ItemRecord("a", 2, available=False)], changed=1, era=store.catalog_era())
+    assert store.catalog_revision() == 3
 
 
 def test_a_catalog_that_was_lost_begins_again_and_is_told_whole(store: Store) -> None:
@@ -294,6 +296,22 @@ def test_a_catalog_that_was_lost_begins_again_and_is_told_whole(store: Store) ->
     assert (again.whole, changed_ids(again)) == (True, ["d", "e", "f", "g"])
     assert again.era != known.era
     assert not store.catalog_changes(again.revision, again.era).whole
+
+
+def test_a_catalog_that_a_replica_obeys_is_lost_where_redis_has_none(store: Store) -> None:
+    one, another = (ReplicaReport(name, "http://here", 1, "v1") for name in ("one", "another"))
+    store.report(one)
+    store.report(replace_fields(another, catalog_revision=7))
+    for changes in (off("a"), []):
+        with pytest.raises(CatalogLost, match="has lost the changes"):
+            store.change_items(changes)
+    store.restore_catalog([], 1)
+    assert store.change_items(off("a")).revision == 2
+
+
+def test_the_first_change_is_made_where_no_replica_obeys_any(store: Store) -> None:
+    store.report(ReplicaReport("one", "http://here", 1, "v1"))
+    assert store.change_items(off("a")).revision == 1
 
 
 def fill(store: Store) -> None:
