@@ -28,6 +28,7 @@ from service.settings import Settings
 
 from .app import create_app
 from .control import Acknowledge, Report, Retry, Routes, encode, read_order
+from .edge import count_from_zero
 from .engine_client import Router
 from .http_protocol import HttpProtocol
 from .tracing import Tracing, start_tracing
@@ -85,6 +86,7 @@ async def _work(settings: Settings, listener: socket.socket, control: Path) -> N
     router = Router(settings.in_flight_limit)
     reader, writer = await asyncio.open_unix_connection(control)
     router.request_retry = lambda: _report(writer, Retry())
+    count_from_zero()
     tracing = start_tracing()
     worker = Worker(_config(settings, router, tracing))
     duties = (_follow(router, reader, writer, worker), _watch_lag(), _count(router, writer))

@@ -24,6 +24,7 @@ from service.catalog.records import ItemChange
 from service.cores import parse
 from service.store import Store
 from tests.marks import needs_two_cores
+from tests.test_operations import errors
 
 from .replica import Load, RedisServer, Replica, replica, wait_until
 
@@ -62,6 +63,16 @@ def with_golden(artifact: Artifact, folder: Path, golden: list[dict[str, Any]]) 
 def expected_answers(artifact: Artifact) -> dict[str, list[str]]:
     """Golden histories and their items, as the artifact recorded them at export."""
     return {" ".join(row["history"]): row["items"] for row in artifact.golden()}
+
+
+def test_what_alerts_ask_about_is_counted_before_it_occurs(redis_server: RedisServer, tmp_path: Path) -> None:
+    """A rate sees nothing of the burst that a series is born with."""
+    wait_until(redis_server.socket.exists)
+    with replica(redis_url=redis_server.url, data_dir=tmp_path) as one:
+        one.first_line()
+        lines = one.client.get("/metrics").text.splitlines()
+    broken = {error.status for error in errors() if error.status >= 500}
+    assert {f'prorec_requests_total{{status="{status}"}} 0.0' for status in (200, 429, *broken)} <= set(lines)
 
 
 # ---- where its processes run
