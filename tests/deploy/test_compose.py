@@ -16,6 +16,10 @@ def service(name: str) -> dict[str, Any]:
     return found
 
 
+def manifests() -> list[dict[str, Any]]:
+    return list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+
+
 def test_only_what_the_containers_depend_on_wins_over_the_file_of_settings() -> None:
     """What stands under `environment` cannot be set in service.env."""
     given = service("compose.yaml")["environment"]
@@ -50,3 +54,8 @@ def test_nothing_is_open_to_the_network_unasked() -> None:
     )
     redis = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]
     assert "ports" not in redis, json.dumps(redis)
+
+
+def test_the_image_is_for_machines_that_its_packages_have_wheels_for() -> None:
+    (pod,) = (found["spec"]["template"]["spec"] for found in manifests() if found["kind"] == "Deployment")
+    assert service("compose.yaml")["platform"] == "linux/" + pod["nodeSelector"]["kubernetes.io/arch"] == "linux/amd64"
