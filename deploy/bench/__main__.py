@@ -84,13 +84,16 @@ def grid_command(
     rounds: Rounds = 5,
     work: Work = _WORK,
 ) -> None:
-    """Engine, eager loop, free search and, where it is small enough, `generate`, at every size; prints a row a cell."""
+    """Engine, eager loop, free search and, where it is small enough, `generate`, at every size; prints a row a cell.
+
+    A cell that failed is tried again by the next call; exit code 1: some have failed.
+    """
     wanted = {"network": network, "items": items, "beams": beams, "batch": batch, "history": history}
     cells = [c for c in grid() if all(not v or c.as_row()[name] in v for name, v in wanted.items())]
-    run_grid(cells, work, threads, rounds, limit_s)
-    rows = Results(work / "grid.jsonl").rows()
-    failed = [row for row in rows if "error" in row]
-    print(f"{len(rows) - len(failed)} cells measured, {len(failed)} failed; rows in {work / 'grid.jsonl'}")
+    failed = run_grid(cells, work, threads, rounds, limit_s)
+    print(f"{len(cells) - len(failed)} cells measured, {len(failed)} failed; rows in {work / 'grid.jsonl'}")
+    if failed:
+        raise typer.Exit(1)
 
 
 @app.command(name="table")

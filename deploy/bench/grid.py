@@ -3,15 +3,16 @@
 For each network and catalog a child process measures the cells that have no row yet and appends one for each; the
 parent watches. A cell that takes
 longer than the limit, or that takes its process down (memory), becomes a row with an `error`, and a new child goes on
-with the next one. Rows know the exported graph they were measured with: another graph is measured anew.
+with the next one; a later run tries it again. Rows know the exported graph they were measured with: another graph is
+measured anew.
 """
 
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -42,14 +43,20 @@ class Results:
         with self.path.open("a") as file:
             file.write("\n" * cut_off + json.dumps(row) + "\n")
 
-    def pending(self, cells: Iterable[Cell], setting: dict[str, Any]) -> list[Cell]:
-        """Cells without a row of this setting, failed ones have one."""
-        done = [row for row in self.rows() if setting.items() <= row.items()]
-        keys = {tuple(row[name] for name in asdict(_ANY)) for row in done}
-        return [cell for cell in cells if tuple(cell.as_row().values()) not in keys]
+    def pending(self, cells: Iterable[Cell], setting: dict[str, Any], tried: int = 0) -> list[Cell]:
+        """Cells that no row of this setting has measured; those that have failed since the first `tried` rows are not
+        tried again."""
+        rows = [row for number, row in enumerate(self.rows()) if "error" not in row or number >= tried]
+        done = {_key(row) for row in rows if setting.items() <= row.items()}
+        return [cell for cell in cells if _key(cell.as_row()) not in done]
 
 
-_ANY: Final = Cell("", 0, 0, 0, 0)
+_NAMES: Final = tuple(Cell("", 0, 0, 0, 0).as_row())
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What tells a cell from others."""
+    return tuple(row[name] for name in _NAMES)
 
 
 def measure_cells(
@@ -66,24 +73,28 @@ def measure_cells(
         results.append(cell.as_row() | _setting(threads, prepared.artifact.folder.name) | row)
 
 
-def run_grid(cells: Sequence[Cell], work: Path, threads: int, rounds: int, limit_s: float) -> None:
-    """Measures all of `cells` that have no row yet; a cell has `limit_s` seconds, of which rounds get a third."""
+def run_grid(cells: Sequence[Cell], work: Path, threads: int, rounds: int, limit_s: float) -> list[dict[str, Any]]:
+    """Measures all of `cells` that are not measured yet, and returns the rows of those that failed.
+
+    A cell has `limit_s` seconds, of which rounds get a third.
+    """
     results = Results(work / "grid.jsonl")
+    tried = len(results.rows())
     graphs = {name: prepare(name, work).artifact.folder.name for name in dict.fromkeys(c.network for c in cells)}
-    while pending := _pending(results, cells, threads, graphs):
-        group = [cell for cell in pending if cell.network == pending[0].network and cell.items == pending[0].items]
+
+    def pending() -> list[Cell]:
+        return [
+            cell
+            for name, graph in graphs.items()
+            for cell in results.pending([c for c in cells if c.network == name], _setting(threads, graph), tried)
+        ]
+
+    while left := pending():
+        group = [cell for cell in left if cell.network == left[0].network and cell.items == left[0].items]
         failed = watch(_child(group, work, threads, rounds, limit_s / 3), results, limit_s)
-        left = _pending(results, cells, threads, graphs)
-        if failed and left:
+        if failed and (left := pending()):
             results.append(left[0].as_row() | _setting(threads, graphs[left[0].network]) | {"error": failed})
-
-
-def _pending(results: Results, cells: Sequence[Cell], threads: int, graphs: dict[str, str]) -> list[Cell]:
-    return [
-        cell
-        for name, graph in graphs.items()
-        for cell in results.pending([c for c in cells if c.network == name], _setting(threads, graph))
-    ]
+    return [row for row in results.rows()[tried:] if "error" in row]
 
 
 def _setting(threads: int, graph: str) -> dict[str, Any]:

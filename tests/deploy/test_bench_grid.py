@@ -18,12 +18,13 @@ CELLS = [Cell("temporal", 10, 4, batch, 5) for batch in (1, 2, 3)]
 SETTING = {"threads": 1, "graph": "a"}
 
 
-def test_a_cell_with_a_row_is_done_also_when_it_failed(tmp_path: Path) -> None:
+def test_a_cell_that_failed_is_tried_again_and_once_in_a_run(tmp_path: Path) -> None:
     results = Results(tmp_path / "folder" / "grid.jsonl")
     assert results.pending(CELLS, SETTING) == CELLS
     results.append(CELLS[0].as_row() | SETTING | {"engine_ms": 1.0})
     results.append(CELLS[2].as_row() | SETTING | {"error": "took too long"})
-    assert results.pending(CELLS, SETTING) == [CELLS[1]]
+    assert results.pending(CELLS, SETTING, tried=1) == [CELLS[1]]
+    assert results.pending(CELLS, SETTING, tried=2) == CELLS[1:]
 
 
 @pytest.mark.parametrize("other", [{"threads": 2}, {"graph": "b"}])
