@@ -20,7 +20,6 @@ from .arrivals import Segment, arrivals
 from .checks import Answer, Asked, Check, KnownAnswers
 from .phase import Phase
 
-_SATURATION_S: Final = 6.0
 _CLOSED_LOOP: Final = 24
 _LEARNERS: Final = 8
 _MOST_IN_FLIGHT: Final = 2000
@@ -73,25 +72,22 @@ class Load:
 
         async def one(body: bytes) -> Answer:
             async with turns:
-                response = await client.send(self._request(body))
-            if response.status_code != 200:
-                raise ValueError(f"{response.status_code} instead of a recommendation: {response.text[:300]}")
-            return self._answers.decode(response.content)
+                return self._answers.decode(await self._good(client, body))
 
         return await asyncio.gather(*map(one, self._bodies))
 
-    async def saturate(self, client: Sender) -> float:
-        """Answers a second at a fixed number of requests in flight."""
-        done, until = 0, time.monotonic() + _SATURATION_S
+    async def saturate(self, client: Sender, seconds: float = 6.0) -> float:
+        """Answers a second within `seconds`, a fixed number in flight. Raises httpx.HTTPError, ValueError."""
+        asked, done, until = itertools.count(), 0, time.monotonic() + seconds
 
         async def keep_asking() -> None:
             nonlocal done
             while time.monotonic() < until:
-                await client.send(self._request(self._bodies[done % len(self._bodies)]))
-                done += 1
+                await self._good(client, self._bodies[next(asked) % len(self._bodies)])
+                done += time.monotonic() < until
 
         await asyncio.gather(*(keep_asking() for _ in range(_CLOSED_LOOP)))
-        return done / _SATURATION_S
+        return done / seconds
 
     async def arrive(
         self, client: Sender, segments: Sequence[Segment], begins: float, phase_at: PhaseAt, stop: asyncio.Event
@@ -123,6 +119,13 @@ class Load:
         finally:
             stop.set()
             await arriving
+
+    async def _good(self, client: Sender, body: bytes) -> bytes:
+        """The content of an answer that is a recommendation; raises httpx.HTTPError, ValueError."""
+        response = await client.send(self._request(body))
+        if response.status_code != 200:
+            raise ValueError(f"{response.status_code} instead of a recommendation: {response.text[:300]}")
+        return response.content
 
     async def _ask(self, client: Sender, intended: float, phase: Callable[[], Phase]) -> None:
         number, user = self._draw()

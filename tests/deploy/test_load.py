@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import httpx
+import pytest
 from starlette.types import Receive, Scope, Send
 
 from deploy.load import Load, Phase
@@ -71,3 +72,23 @@ def test_arrivals_do_not_wait_for_answers() -> None:
     phase = loaded(pause_s=0.5)
     assert phase.answered > 5  # one after the other, a fifth of a second would have seen one
     assert phase.percentile_ms(50) >= 500
+
+
+def saturation(seconds: float, **worse: Any) -> float:
+    async def whole() -> float:
+        shop = Shop()
+        for name, value in worse.items():
+            setattr(shop, name, value)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(shop)) as client:
+            return await Load(["http://shop"], BODIES).saturate(client, seconds)
+
+    return asyncio.run(whole())
+
+
+def test_what_comes_after_the_end_saturates_nothing() -> None:
+    assert saturation(0.1, pause_s=0.5) == 0.0
+
+
+def test_refusals_are_no_rate() -> None:
+    with pytest.raises(ValueError, match="503 instead of a recommendation"):
+        saturation(60.0, status=503)
