@@ -79,13 +79,8 @@ class Hunt:
 
 
 @dataclass
-class Ramp:
-    """Finds the highest rate whose p99 is within --slo-ms: growing by a factor, then by bisection.
-
-    Each rate is applied for --warm-up-s, which does not count, and --window-s (up to four times as long where that is
-    fewer than 200 requests). With --echo the same clients then do the same against a server that only answers, which
-    shows how far they themselves can go.
-    """
+class _Hunter:
+    """What both scenarios are told, and how they are judged: by the first hunt; the findings hold all of them."""
 
     start: Start = 20.0
     growth: Growth = 2.0
@@ -93,57 +88,54 @@ class Ramp:
     most: Most = 20_000.0
     window_s: Window = 5.0
     at_least: AtLeast = 0.0
-    echo: Annotated[bool, typer.Option("--echo", help="Measure the clients alone too.")] = False
     changes_service: ClassVar[bool] = False
-    needs_service: ClassVar[bool] = True
     _hunts: list[Hunt] = field(default_factory=list, init=False)
 
-    async def run(self, session: Session) -> None:
-        await self._hunt(session, "service", session.options.address)
-        if self.echo:
-            async with echo_server(session.options.k) as address:
-                await self._hunt(session, "clients", address)
-
     def judge(self, session: Session) -> list[str]:
-        return _judge(session, self._hunts, self.at_least)
+        session.findings.update({hunt.name: hunt.as_json() for hunt in self._hunts})
+        if self._hunts:
+            self._hunts[0].decide(session)
+        highest = self._hunts[0].search.highest if self._hunts else 0.0
+        wrong = [f"{count} answers: {what}" for what, count in session.record.whole().wrong.items()]
+        if not highest:
+            wrong.append(f"no rate held p99 ≤ {session.options.slo_ms:g} ms")
+        elif highest < self.at_least:
+            wrong.append(f"the highest rate is {highest:.1f}/s, below {self.at_least:g}/s")
+        return wrong
 
     async def _hunt(self, session: Session, name: str, address: str) -> None:
         self._hunts.append(Hunt(name, self.window_s))
         await self._hunts[-1].run(session, address, self.start, self.growth, self.precision, self.most)
 
+    async def _hunt_clients(self, session: Session) -> None:
+        async with echo_server(session.options.k) as address:
+            await self._hunt(session, "clients", address)
+
 
 @dataclass
-class Clients:
+class Ramp(_Hunter):
+    """Finds the highest rate whose p99 is within --slo-ms: growing by a factor, then by bisection.
+
+    Each rate is applied for --warm-up-s, which does not count, and --window-s (up to four times as long where that is
+    fewer than 200 requests). With --echo the same clients then do the same against a server that only answers, which
+    shows how far they themselves can go.
+    """
+
+    echo: Annotated[bool, typer.Option("--echo", help="Measure the clients alone too.")] = False
+    needs_service: ClassVar[bool] = True
+
+    async def run(self, session: Session) -> None:
+        await self._hunt(session, "service", session.options.address)
+        if self.echo:
+            await self._hunt_clients(session)
+
+
+@dataclass
+class Clients(_Hunter):
     """The clients alone: the highest rate they reach against a server that only answers, found as in ramp."""
 
     start: Start = 100.0
-    growth: Growth = 2.0
-    precision: Precision = 0.05
-    most: Most = 20_000.0
-    window_s: Window = 5.0
-    at_least: AtLeast = 0.0
-    changes_service: ClassVar[bool] = False
     needs_service: ClassVar[bool] = False
-    _hunts: list[Hunt] = field(default_factory=list, init=False)
 
     async def run(self, session: Session) -> None:
-        async with echo_server(session.options.k) as address:
-            self._hunts.append(Hunt("clients", self.window_s))
-            await self._hunts[-1].run(session, address, self.start, self.growth, self.precision, self.most)
-
-    def judge(self, session: Session) -> list[str]:
-        return _judge(session, self._hunts, self.at_least)
-
-
-def _judge(session: Session, hunts: list[Hunt], at_least: float) -> list[str]:
-    """By the first hunt; the findings hold all of them."""
-    session.findings.update({hunt.name: hunt.as_json() for hunt in hunts})
-    if hunts:
-        hunts[0].decide(session)
-    highest = hunts[0].search.highest if hunts else 0.0
-    wrong = [f"{count} answers: {what}" for what, count in session.record.whole().wrong.items()]
-    if not highest:
-        wrong.append(f"no rate held p99 ≤ {session.options.slo_ms:g} ms")
-    elif highest < at_least:
-        wrong.append(f"the highest rate is {highest:.1f}/s, below {at_least:g}/s")
-    return wrong
+        await self._hunt_clients(session)
