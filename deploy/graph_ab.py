@@ -17,6 +17,8 @@ from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.search import GraphSearch, Shape
 
+from .bench.gpu_folder import random_histories, unseen_rows
+
 _WARM_RUNS = 3
 _FEWEST_PAIRS = 5
 
@@ -34,15 +36,8 @@ def main() -> None:
     artifacts = [Artifact.open(folder) for folder in args.folders]
     searches = [GraphSearch(artifact, args.threads) for artifact in artifacts]
     for batch in args.batches:
-        rows = random_rows(artifacts[0], batch, args.history)
+        rows = unseen_rows(artifacts[0], random_histories(artifacts[0], batch, args.history))
         print(f"batch {batch:4d}: {compare(searches, rows, Shape(args.width, args.history), args.seconds)}", flush=True)
-
-
-def random_rows(artifact: Artifact, count: int, history: int, seed: int = 0) -> list[SearchRow]:
-    """Rows that must not return an item of their own history."""
-    rng, trie = np.random.default_rng(seed), artifact.trie
-    picked = [rng.choice(trie.item_count, history, replace=False).astype(np.int32) for _ in range(count)]
-    return [SearchRow(items, trie.dead_states(trie.item_leaf[items])) for items in picked]
 
 
 def compare(searches: Sequence[GraphSearch], rows: Sequence[SearchRow], shape: Shape, seconds: float) -> str:

@@ -74,10 +74,15 @@ def read_histories(path: Path) -> list[NDArray[np.int32]]:
     return [items[start:end] for start, end in pairwise(bounds)]
 
 
-def random_rows(artifact: Artifact, count: int, length: int, seed: int = 0) -> list[SearchRow]:
-    """Searches with histories of `length` different items, drawn evenly."""
+def random_histories(artifact: Artifact, count: int, length: int, seed: int = 0) -> list[NDArray[np.int32]]:
+    """`count` of `length` different items each, drawn evenly, int32."""
     rng, items = np.random.default_rng(seed), artifact.manifest.item_count
-    return [SearchRow(rng.choice(items, length, replace=False, shuffle=False).astype(np.int32)) for _ in range(count)]
+    return [rng.choice(items, length, replace=False, shuffle=False).astype(np.int32) for _ in range(count)]
+
+
+def random_rows(artifact: Artifact, count: int, length: int, seed: int = 0) -> list[SearchRow]:
+    """Searches with random histories, whose items may come back."""
+    return [SearchRow(history) for history in random_histories(artifact, count, length, seed)]
 
 
 def unseen_rows(artifact: Artifact, histories: list[NDArray[np.int32]]) -> list[SearchRow]:
