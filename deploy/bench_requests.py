@@ -16,8 +16,8 @@ saturation      answers a second at a fixed number in flight, over HTTP and of t
 open loop       Poisson arrivals at 70 % of that saturation; latency counts from the intended start, which the client's
                 timers miss by up to a millisecond
 
-Prints one JSON object, and beside it, on stderr, what was wanted; the exit code says whether every request was answered
-with a recommendation.
+Prints one JSON object, and beside it, on stderr, what was wanted. The first request that is not answered by a
+recommendation ends it with a sentence and exit code 1; a rate counts what came before the end of its block.
 """
 
 import asyncio
@@ -35,15 +35,18 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
+import psutil
 import typer
 import uvloop
 
 from models.artifact import Artifact
 from service.cores import confine, parse
 
+from .bench.errors import BenchError
 from .bench.findings import Finding
 from .cluster import cluster
 from .lean_client import Ask, EngineConnection, HttpPool, engine_queries, http_requests
+from .lean_load import Answers, arrive, keep_busy
 from .process_costs import Processes, Spent, find
 
 _K: Final = 10
@@ -81,14 +84,17 @@ def bench_requests(
             replica = started.replicas[0]
             version = opened.manifest.model_version
             bodies = [{"history": row["history"], "k": _K} for row in opened.golden()]
-            _on_loop(_activate(started.client, started.all_serve, replica.address, version))
+            _on_loop(started.activate(version))
             bench = Bench(replica.process.pid, replica.address, bodies)
-            report = bench.report(rounds, requests, seconds, in_flight)
+            try:
+                report = bench.report(rounds, requests, seconds, in_flight)
+            except (BenchError, OSError, httpx.HTTPError, psutil.Error) as error:  # something of the replica has ended
+                print(f"bench_requests: {str(error) or type(error).__name__}", file=sys.stderr)
+                sys.exit(1)
     wanted = findings(report, own_cores=bool(alone))
     print("\n".join(finding.line() for finding in wanted), file=sys.stderr)
     of_what = {"artifact": version, "items": opened.manifest.item_count, "workers": workers, "threads": threads}
     print(json.dumps(of_what | report | {"goals": [finding.as_row() for finding in wanted]}, indent=2))
-    sys.exit(bool(bench.failed))
 
 
 def _cores(listed: str | None) -> set[int]:
@@ -120,17 +126,6 @@ def findings(report: dict[str, Any], *, own_cores: bool) -> list[Finding]:
     ]
 
 
-async def _activate(
-    client: Callable[[], httpx.AsyncClient],
-    all_serve: Callable[..., Coroutine[Any, Any, float]],
-    address: str,
-    name: str,
-) -> None:
-    async with client() as http:
-        (await http.post(f"{address}/models/{name}/activate")).raise_for_status()
-        await all_serve(http, name)
-
-
 class Bench:
     """One replica, and what was asked of it."""
 
@@ -143,24 +138,23 @@ class Bench:
         self._queries = engine_queries(bodies)
         self._processes: Processes = find(supervisor_pid, self._port)
         self._workers = len(self._processes.workers)
-        self.failed = 0
 
     def report(self, rounds: int, requests: int, seconds: float, in_flight: int) -> dict[str, Any]:
-        _on_loop(self._over_http(lambda ask: self._closed(ask, 1, count=_WARM_REQUESTS)))
+        _on_loop(self._over_http(lambda ask: keep_busy(ask, 1, count=_WARM_REQUESTS)))
         single = _on_loop(self._one_at_a_time(rounds, requests))
         full = _on_loop(self._saturated(rounds, seconds, in_flight))
         rate = _PART_OF_SATURATION * full["http_per_s"]
         open_loop = _on_loop(self._over_http(lambda ask: self._arrivals(ask, rate, 5 * seconds)))
-        return {"one_at_a_time": single, "saturation": full, "open_loop": open_loop, "failed": self.failed}
+        return {"one_at_a_time": single, "saturation": full, "open_loop": open_loop}
 
     async def _one_at_a_time(self, rounds: int, requests: int) -> dict[str, Any]:
         http: list[float] = []
         engine: list[float] = []
         costs: list[dict[str, float]] = []
         for _ in range(rounds):
-            engine += await self._directly(lambda ask: self._closed(ask, 1, count=requests))
-            latencies, cost = await self._costing(lambda ask: self._closed(ask, 1, count=requests))
-            http += latencies
+            engine += (await self._directly(lambda ask: keep_busy(ask, 1, count=requests))).latencies
+            answers, cost = await self._costing(lambda ask: keep_busy(ask, 1, count=requests))
+            http += answers.latencies
             costs.append(cost)
         over, within = _ms(statistics.median(http)), _ms(statistics.median(engine))
         return {
@@ -175,13 +169,15 @@ class Bench:
         http: list[float] = []
         engine: list[float] = []
         costs: list[dict[str, float]] = []
+
+        def load(ask: Ask) -> Coroutine[Any, Any, Answers]:
+            return keep_busy(ask, in_flight, until=time.monotonic() + seconds)
+
         for _ in range(rounds):
-            engine.append(
-                len(await self._directly(lambda ask: self._closed(ask, in_flight, seconds=seconds))) / seconds
-            )
-            latencies, cost = await self._costing(lambda ask: self._closed(ask, in_flight, seconds=seconds))
-            http.append(len(latencies) / seconds)
-            all_latencies += latencies
+            engine.append((await self._directly(load)).in_time / seconds)
+            answers, cost = await self._costing(load)
+            http.append(answers.in_time / seconds)
+            all_latencies += answers.latencies
             costs.append(cost)
         cpu = _medians(costs)
         return {
@@ -195,70 +191,23 @@ class Bench:
         }
 
     async def _arrivals(self, ask: Ask, rate: float, seconds: float) -> dict[str, Any]:
-        latencies, rng, loop = list[float](), np.random.default_rng(0), asyncio.get_running_loop()
-        moments = np.cumsum(rng.exponential(1 / rate, int(rate * seconds)))
-        left, ended, begun = len(moments), loop.create_future(), time.perf_counter()
-        for number, moment in enumerate(moments.tolist()):
-
-            def done(good: bool, intended: float = begun + moment) -> None:
-                nonlocal left
-                latencies.append(time.perf_counter() - intended)
-                left -= 1
-                self.failed += not good
-                if not left:
-                    ended.set_result(None)
-
-            if (ahead := begun + moment - time.perf_counter()) > 0:
-                await asyncio.sleep(ahead)
-            ask(number, done)
-        await ended
-        found = _percentiles(latencies)
+        moments = np.cumsum(np.random.default_rng(0).exponential(1 / rate, int(rate * seconds)))
+        found = _percentiles(await arrive(ask, moments.tolist(), time.monotonic()))
         return {"rate_per_s": round(rate, 1), **found, "p99_to_p50": round(found["p99_ms"] / found["p50_ms"], 2)}
 
-    async def _closed(self, ask: Ask, in_flight: int, *, count: int = 0, seconds: float = 0.0) -> list[float]:
-        """Latencies in seconds of `count` requests, or of those of so many seconds, with `in_flight` at any time."""
-        latencies, ended = list[float](), asyncio.get_running_loop().create_future()
-        asked, busy, until = 0, 0, time.perf_counter() + seconds
+    async def _costing(self, load: Callable[[Ask], Coroutine[Any, Any, Answers]]) -> tuple[Answers, dict[str, float]]:
+        """Answers, and milliseconds of processor time a request, of a load over HTTP."""
 
-        def start() -> None:
-            nonlocal asked, busy
-            began = time.perf_counter()
-
-            def done(good: bool) -> None:
-                nonlocal busy
-                busy -= 1
-                now = time.perf_counter()
-                latencies.append(now - began)
-                self.failed += not good
-                if asked < count or now < until:
-                    start()
-                elif not busy:
-                    ended.set_result(None)
-
-            asked += 1
-            busy += 1
-            ask(asked, done)
-
-        for _ in range(in_flight):
-            start()
-        await ended
-        return latencies
-
-    async def _costing(
-        self, load: Callable[[Ask], Coroutine[Any, Any, list[float]]]
-    ) -> tuple[list[float], dict[str, float]]:
-        """Latencies, and milliseconds of processor time a request, of a load over HTTP."""
-
-        async def measured(ask: Ask) -> tuple[list[float], Spent]:
+        async def measured(ask: Ask) -> tuple[Answers, Spent]:
             before = self._processes.spent()
             return await load(ask), self._processes.spent() - before
 
         before = await self._run_s()
-        latencies, spent = await self._over_http(measured)
+        answers, spent = await self._over_http(measured)
         run_s = await self._run_s() - before
         searching = max(0.0, spent.engine - spent.engine_loop - run_s)  # the run's clock also runs while it waits
         of_all = asdict(spent) | {"run": run_s, "engine_outside_run": spent.engine_loop + searching}
-        return latencies, {name: 1e3 * seconds / len(latencies) for name, seconds in of_all.items()}
+        return answers, {name: 1e3 * seconds / len(answers.latencies) for name, seconds in of_all.items()}
 
     async def _over_http(self, load: Callable[[Ask], Coroutine[Any, Any, T]]) -> T:
         pool = await HttpPool.open(self._host, self._port, self._requests, _CONNECTIONS)

@@ -54,8 +54,7 @@ async def _run(
     address = started.replicas[0].address
     pairs: list[tuple[Phase, Phase]] = []
     async with started.client() as client:
-        (await client.post(f"{address}/models/{names[0]}/activate")).raise_for_status()
-        await started.all_serve(client, names[0])
+        await started.activate(names[0])
         await load.learn(client, names[0])
         rate = rate or await load.saturate(client) / 2
         for _ in range(blocks):

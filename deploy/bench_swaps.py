@@ -34,7 +34,6 @@ _LAG_LIMIT_S: Final = "0.01"
 _PROBES: Final = 20
 _TENTH: Final = 10
 _SETTLE_S: Final = 5.0
-_WAIT_S: Final = 120
 
 
 def bench_swaps(
@@ -87,7 +86,7 @@ async def _run(
 ) -> dict[str, Any]:
     async with started.client() as client:
         for version in (versions[1], versions[0]):
-            await _swap(started, client, version)
+            await started.activate(version)
             await load.learn(client, version)
         saturation = await load.saturate(client)
         rate = rate or saturation / 2
@@ -95,7 +94,7 @@ async def _run(
         lags = [await _lag(started, client)]
         await _steady(load, client, rate, steady, steady_s)
         lags.append(await _lag(started, client))
-        operator = Operator(started, client, versions, pause_s)
+        operator = Operator(started, versions, pause_s)
         await load.during(client, rate, swapping, operator.swap_often(swaps))
         lags.append(await _lag(started, client))
         await _steady(load, client, rate, steady, steady_s)
@@ -122,27 +121,18 @@ async def _run(
 class Operator:
     """Swaps the two versions, and notes how long the replicas took to agree and what memory they hold."""
 
-    def __init__(self, started: Cluster, client: httpx.AsyncClient, versions: list[str], pause_s: float) -> None:
-        self._started, self._client, self._versions, self._pause_s = started, client, versions, pause_s
+    def __init__(self, started: Cluster, versions: list[str], pause_s: float) -> None:
+        self._started, self._versions, self._pause_s = started, versions, pause_s
         self.agree_s: list[float] = []
         self.memory_bytes: list[int] = []
 
     async def swap_often(self, times: int) -> None:
         for number in range(times):
-            self.agree_s.append(await _swap(self._started, self._client, self._versions[(number + 1) % 2]))
+            self.agree_s.append(await self._started.activate(self._versions[(number + 1) % 2]))
             await asyncio.sleep(self._pause_s)
             if number + 1 in (_TENTH, times):  # reading it is work that disturbs
                 await asyncio.sleep(_SETTLE_S)  # until what the swap ended has gone, and what it started is there
                 self.memory_bytes.append(await asyncio.to_thread(self._started.memory_bytes))
-
-
-async def _swap(started: Cluster, client: httpx.AsyncClient, version: str) -> float:
-    """Seconds from the call of `activate` until every replica has told Redis that it serves `version`."""
-    begun = time.monotonic()
-    address = started.replicas[0].address
-    body = {"wait_s": _WAIT_S}
-    (await client.post(f"{address}/models/{version}/activate", json=body, timeout=_WAIT_S + 5)).raise_for_status()
-    return time.monotonic() - begun
 
 
 async def _steady(load: Load, client: httpx.AsyncClient, rate: float, phase: Phase, seconds: float) -> None:

@@ -1,6 +1,5 @@
 """Several replicas on one Redis on this machine, as child processes, for benchmarks."""
 
-import asyncio
 import os
 import subprocess
 import sys
@@ -21,8 +20,7 @@ from .load.lanes import Lanes
 from .load.memory import tree_bytes
 
 TOKEN: Final = "a token for this run"
-_LOOK_S: Final = 0.02
-_START_LIMIT_S: Final = 120
+_SWITCH_LIMIT_S: Final = 120
 _NAMESPACE: Final = "bench"
 
 
@@ -55,18 +53,16 @@ class Cluster:
     def memory_bytes(self) -> int:
         return sum(replica.memory_bytes() for replica in self.replicas)
 
-    async def all_serve(self, client: httpx.AsyncClient, version: str, limit_s: float = 60.0) -> float:
-        """Seconds until every replica answers with `version`; raises TimeoutError."""
-        started = time.monotonic()
-        await asyncio.gather(*(self._serves(client, replica, version, started + limit_s) for replica in self.replicas))
-        return time.monotonic() - started
+    async def activate(self, version: str) -> float:
+        """Seconds from the call until every replica has told Redis that it serves `version`.
 
-    @staticmethod
-    async def _serves(client: httpx.AsyncClient, replica: Replica, version: str, deadline: float) -> None:
-        while (await client.get(f"{replica.address}/health/ready")).json()["model_version"] != version:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{replica.address} does not serve {version}")
-            await asyncio.sleep(_LOOK_S)
+        Raises httpx.HTTPStatusError where one does not within two minutes.
+        """
+        path, begun = f"{self.replicas[0].address}/models/{version}/activate", time.monotonic()
+        async with self.client() as client:
+            answer = await client.post(path, json={"wait_s": _SWITCH_LIMIT_S}, timeout=_SWITCH_LIMIT_S + 5)
+        answer.raise_for_status()
+        return time.monotonic() - begun
 
 
 @contextmanager

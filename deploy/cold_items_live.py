@@ -57,8 +57,7 @@ async def _run(
 ) -> dict[str, Any]:
     address = started.replicas[0].address
     async with started.client() as client:
-        (await client.post(f"{address}/models/{version}/activate")).raise_for_status()
-        await started.all_serve(client, version)
+        await started.activate(version)
         before = {kind: await _recall(client, address, asked) for kind, asked in asks.items()}
         begun, unplaced = time.monotonic(), 0
         for records in _pieces(added, _ITEMS_PER_CHANGE):

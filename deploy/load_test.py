@@ -83,7 +83,7 @@ async def _session(scenario: Scenario, options: Options) -> Session:
             except (MisuseError, httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
                 if isinstance(error, MisuseError) and not session.record.counted:
                     raise
-                session.trouble.append(f"the test could not go on: {error or type(error).__name__}")
+                session.trouble.append(f"the test could not go on: {str(error) or type(error).__name__}")
     return session
 
 
