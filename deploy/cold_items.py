@@ -18,7 +18,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -45,9 +45,37 @@ from training.pipeline import Run
 from training.ranking import masked_items
 
 _K = 50
+_SPLIT = "split.json"
 _ROWS = 64
 _MODELS = {"prorec": (), "semantic": ("integrated=semantic",)}
 _SHARED = ("text.npz", "text_encoder", "stage1.safetensors")  # of a working folder, the same for both models
+
+
+@dataclass(frozen=True)
+class Split:
+    """How a dataset is read and which of its items stay out of training: the same for whoever has the same values."""
+
+    share: float  # of the items
+    seed: int
+    tie_seed: int | None  # order of events of one moment, as in training; None: that of the files
+    skip_wrong_rows: int = field(compare=False)  # what is read under another limit is the same, or refused
+
+    @classmethod
+    def of(cls, work: Path) -> "Split":
+        """What `keep` wrote; raises FileNotFoundError."""
+        return cls(**json.loads((work / _SPLIT).read_text()))
+
+    def keep(self, work: Path) -> None:
+        """Raises ValueError where the folder is one of another split."""
+        if (work / _SPLIT).exists() and Split.of(work) != self:
+            raise ValueError(f"{work} holds another split: {Split.of(work)}")
+        work.mkdir(parents=True, exist_ok=True)
+        (work / _SPLIT).write_text(json.dumps(asdict(self)) + "\n")
+
+    def read(self, data: Path) -> tuple[Interactions, NDArray[np.bool_]]:
+        """The whole dataset, and which items are held out, bool [N]."""
+        whole = read_dataset(data, tie_seed=self.tie_seed, skip_wrong_rows=self.skip_wrong_rows)
+        return whole, hold_out(len(whole.item_ids), self.share, self.seed)
 
 
 @dataclass(frozen=True)
@@ -85,8 +113,12 @@ def main(
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     changes = [*(change or []), f"beam_widths={beams}", f"default_beam_width={beams.split(',')[0]}"]
     config = load_config(preset, changes)
-    whole = read_dataset(data, tie_seed=config.tie_seed, skip_wrong_rows=config.skip_wrong_rows)
-    cold = hold_out(len(whole.item_ids), share, seed)
+    split = Split(share, seed, config.tie_seed, config.skip_wrong_rows)
+    try:
+        split.keep(work)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--work") from None
+    whole, cold = split.read(data)
     if not (work / "data").exists():
         write_without(whole, cold, work / "data")
     added = [item for item, is_cold in zip(whole.items, cold.tolist(), strict=True) if is_cold]

@@ -2,9 +2,9 @@
 
     python -m deploy.cold_items_live artifacts/FOLDER/prorec --data DIR
 
-The artifact is one that `deploy.cold_items` trained, with the same share and seed. One replica serves it; the held-out
-items are sent to `POST /catalog/items` as text, and users whose last event is one of them are asked for, before and
-after. Prints one JSON object: Recall@50 both times, and how long the items took until they could come back.
+The artifact is one that `deploy.cold_items` trained; which items it held out stands in its folder. One replica serves
+it; those items are sent to `POST /catalog/items` as text, and users whose last event is one of them are asked for,
+before and after. Prints one JSON object: Recall@50 both times, and how long the items took until they could come back.
 """
 
 import asyncio
@@ -19,10 +19,9 @@ import httpx
 import typer
 
 from models.artifact import Artifact
-from training.interactions import read_dataset
 
 from .cluster import Cluster, cluster
-from .cold_items import Ask, hold_out, last_events
+from .cold_items import Ask, Split, last_events
 
 _K: Final = 50
 _ITEMS_PER_CHANGE: Final = 500
@@ -33,14 +32,14 @@ _WAIT_MS: Final = 120_000
 def main(
     artifact: Annotated[Path, typer.Argument(metavar="DIR", help="An artifact of `deploy.cold_items`.")],
     data: Annotated[Path, typer.Option(help="The whole dataset folder.")],
-    tie_seed: Annotated[int, typer.Option(help="Order of events of one moment, as in training.")] = 0,
-    share: Annotated[float, typer.Option(help="Share of the items that training did not see.")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Which items.")] = 0,
     users: Annotated[int, typer.Option(help="Users with a known last item to measure, at most.")] = 1000,
 ) -> None:
     """Prints one JSON object."""
-    whole = read_dataset(data, tie_seed=tie_seed)
-    cold = hold_out(len(whole.item_ids), share, seed)
+    try:
+        split = Split.of(artifact.absolute().parent)
+    except FileNotFoundError as error:
+        raise typer.BadParameter(f"is none of deploy.cold_items: {error}", param_hint="DIR") from None
+    whole, cold = split.read(data)
     added = [item for item, is_cold in zip(whole.items, cold.tolist(), strict=True) if is_cold]
     asks = last_events(whole, cold)
     asks["known"] = asks["known"][:: max(1, len(asks["known"]) // users)][:users]

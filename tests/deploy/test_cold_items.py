@@ -5,8 +5,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
+from typer.testing import CliRunner
 
-from deploy.cold_items import Ask, add_items, hold_out, last_events, recall, taken_codes, untouched, write_without
+from deploy import cold_items_live
+from deploy.cold_items import (
+    Ask,
+    Split,
+    add_items,
+    hold_out,
+    last_events,
+    recall,
+    taken_codes,
+    untouched,
+    write_without,
+)
 from models.artifact import Artifact
 from tests.tiny import random_codes
 from tests.training.ring import ITEMS, write_ring
@@ -28,6 +41,33 @@ def test_held_out_items_leave_no_trace(ring: Interactions, tmp_path: Path) -> No
     assert set(left.item_ids) == set(ring.item_ids) - gone
     kept = [ring.item_ids[item] for item in ring.events[~cold[ring.events]].tolist()]
     assert [left.item_ids[item] for item in left.events.tolist()] == kept
+
+
+def test_who_adds_the_items_later_reads_the_same_split(tmp_path: Path) -> None:
+    data = write_ring(tmp_path / "data")
+    split = Split(0.2, seed=1, tie_seed=None, skip_wrong_rows=3)
+    split.keep(tmp_path / "work")
+    assert Split.of(tmp_path / "work") == split
+    whole, cold = Split.of(tmp_path / "work").read(data)
+    assert whole.events.tolist() == read_dataset(data, tie_seed=None).events.tolist()
+    assert cold.tolist() == hold_out(ITEMS, 0.2, seed=1).tolist()
+
+
+def test_a_folder_of_another_split_is_refused(tmp_path: Path) -> None:
+    split = Split(0.2, seed=1, tie_seed=None, skip_wrong_rows=0)
+    split.keep(tmp_path)
+    split.keep(tmp_path)
+    with pytest.raises(ValueError, match="another split"):
+        replace(split, tie_seed=0).keep(tmp_path)
+    assert Split.of(tmp_path) == split
+
+
+def test_an_artifact_whose_split_is_not_known_is_refused(tmp_path: Path) -> None:
+    app = typer.Typer()
+    app.command()(cold_items_live.main)
+    ended = CliRunner().invoke(app, [str(tmp_path / "prorec"), "--data", str(tmp_path)])
+    assert ended.exit_code == 2
+    assert "split.json" in ended.output
 
 
 def test_users_are_asked_for_by_their_last_event(ring: Interactions) -> None:
