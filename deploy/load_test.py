@@ -7,7 +7,8 @@
 Requests start at Poisson times whatever the answers do, and latency counts from the intended start, so a stalled
 service cannot hide. Exit code 0: the SLO held (p99, failures, nothing inconsistent); 1: it did not, or the test could
 not go on; 2: wrong use, and nothing was measured; 130 or 143: Ctrl-C or SIGTERM ended the test early, and the report
-holds what there is. swap, canary and churn need PROREC_ADMIN_TOKEN, and put back what was there.
+holds what there is. swap, canary and churn need PROREC_ADMIN_TOKEN, and put back what was there, but for what a service
+never forgets: which versions were active before, and which items have ever changed.
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from .errors import MisuseError
+from .errors import MisuseError, RefusedError
 
 _SWITCH_LIMIT_S: Final = 120
 _LOOK_S: Final = 0.1
@@ -28,7 +28,7 @@ async def put_back(work: Coroutine[Any, Any, None]) -> None:
 
 @dataclass(frozen=True)
 class Admin:
-    """Raises MisuseError where the service refuses, httpx.HTTPError where it fails."""
+    """Raises RefusedError where the service refuses, httpx.HTTPError where it fails."""
 
     client: httpx.AsyncClient
 
@@ -80,6 +80,6 @@ class Admin:
     async def _call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
         answer = await self.client.request(method, path, json=body, timeout=_SWITCH_LIMIT_S + 5)
         if answer.status_code in _WRONG_USE:
-            raise MisuseError(f"{method} {path} is {answer.status_code}: {answer.json()['detail']}")
+            raise RefusedError(f"{method} {path} is {answer.status_code}: {answer.json()['detail']}")
         found: dict[str, Any] = answer.raise_for_status().json()
         return found

@@ -1,4 +1,7 @@
-"""Scenarios that change the service while it is loaded, and put back what was there: other versions, a canary."""
+"""Scenarios that change the service while it is loaded, and put back what was there: other versions, a canary.
+
+What `rollback` goes back to they do not put back: the versions that were activated are remembered as the latest ones.
+"""
 
 import asyncio
 import math
@@ -26,7 +29,11 @@ _EVERY_WORKER_S: Final = 1.0
 
 @dataclass
 class Swap:
-    """Versions activated in turn; every answer must be the one that the version it names gave before the load."""
+    """Versions activated in turn; every answer must be the one that the version it names gave before the load.
+
+    A canary pauses meanwhile. Afterwards the version that was active is so again, with canary and shadow; but rollback
+    then knows the activated versions as the latest ones.
+    """
 
     versions: Annotated[str, typer.Option(help="Two or more versions, comma-separated.")]
     rate: Rate = 50.0
@@ -143,17 +150,22 @@ async def _pinned_answers(session: Session, versions: list[str]) -> dict[tuple[s
 
 @asynccontextmanager
 async def _served_again(session: Session) -> AsyncIterator[None]:
-    """After the block the version serves that served before it."""
-    before = await session.admin.serving()
+    """Without a canary, which would answer some of the requests; after the block all serve that did before it."""
+    admin = session.admin
+    before, traffic = await admin.serving(), await admin.traffic()
 
-    async def activate_again() -> None:
-        if before is not None and await session.admin.serving() != before:
-            await session.admin.activate(before)
+    async def serve_again() -> None:
+        if before is not None and await admin.serving() != before:
+            await admin.activate(before)
+        if await admin.traffic() != traffic:
+            await admin.set_traffic(traffic)
 
     try:
+        if traffic["canary"]:
+            await admin.set_traffic({**traffic, "canary": None})
         yield
     finally:
-        await put_back(activate_again())
+        await put_back(serve_again())
 
 
 def _numbers(words: str) -> list[float]:

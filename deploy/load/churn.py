@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Final
 
 import typer
 
-from .admin import put_back
+from .admin import Admin, put_back
 from .arrivals import Segment
 from .checks import Sighting
-from .errors import MisuseError
+from .errors import MisuseError, RefusedError
 from .lanes import Lanes
 from .scenarios import Rate, Seconds
 from .session import Session
@@ -71,7 +71,8 @@ class Churn:
     """Items are hidden, shown, added and removed meanwhile; what is gone must not come back.
 
     The items are the most recommended ones, so that they would come back. The service must be one replica: only the one
-    that is asked says when it obeys. At the end all of them are available again and added ones removed.
+    that is asked says when it obeys. At the end all of them are available again and added ones removed; but `GET
+    /catalog/changes` lists each of them from then on, as available or removed, since the service forgets no change.
     """
 
     rate: Rate = 50.0
@@ -83,6 +84,8 @@ class Churn:
     needs_service: ClassVar[bool] = True
     _changes: int = field(default=0, init=False)
     _ledger: Ledger | None = field(default=None, init=False)
+    _hidden: set[str] = field(default_factory=set, init=False)  # perhaps: a change that is cancelled may have been made
+    _added: set[str] = field(default_factory=set, init=False)
 
     async def run(self, session: Session) -> None:
         lanes = Lanes()
@@ -100,7 +103,7 @@ class Churn:
                 work = self._change(session, ledger, popular, added)
                 await session.load_beside(clients, [Segment(self.rate, self.seconds)], work)
         finally:
-            await put_back(_restore(session, popular, added))
+            await put_back(self._restore(session.admin))
 
     def judge(self, session: Session) -> list[str]:
         seen = self._ledger.seen.total() if self._ledger else 0
@@ -116,11 +119,13 @@ class Churn:
         for number in itertools.count():
             item = popular[number % len(popular)]
             await self._done(session, f"hide {item}")
+            self._hidden.add(item)
             ledger.took(item, await session.admin.set_available(item, False))
             await asyncio.sleep(self.every_ms / 1000)
             await self._done(session, f"show {item}")
             ledger.gives_back(item)
             ledger.obeys(await session.admin.set_available(item, True))
+            self._hidden.discard(item)
             if added:
                 await self._come_and_go(session, ledger, model | {"item_id": added[number % len(added)]})
             await asyncio.sleep(self.every_ms / 1000)
@@ -129,19 +134,25 @@ class Churn:
         name = str(item["item_id"])
         await self._done(session, f"add {name}")
         ledger.gives_back(name)
-        ledger.obeys(await session.admin.add(item))
+        self._added.add(name)
+        try:
+            ledger.obeys(await session.admin.add(item))
+        except RefusedError:
+            self._added.discard(name)
+            raise
         await asyncio.sleep(self.every_ms / 1000)
         await self._done(session, f"remove {name}")
         ledger.took(name, await session.admin.remove([name]))
+        self._added.discard(name)
 
     async def _done(self, session: Session, text: str) -> None:
         self._changes += 1
         session.record.mark(text)
 
-
-async def _restore(session: Session, popular: list[str], added: list[str]) -> None:
-    """All of them: a change that was cancelled on its way may have been made all the same."""
-    for item in popular:
-        await session.admin.set_available(item, True)
-    if added:
-        await session.admin.remove(added)
+    async def _restore(self, admin: Admin) -> None:
+        try:
+            for item in self._hidden:
+                await admin.set_available(item, True)
+        finally:
+            if self._added:
+                await admin.remove(sorted(self._added))

@@ -3,3 +3,7 @@
 
 class MisuseError(Exception):
     """The command cannot do what it was asked to; its text is one sentence for whoever asked."""
+
+
+class RefusedError(MisuseError):
+    """The service refused a change, and made none."""

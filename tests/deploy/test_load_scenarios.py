@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from deploy.load.circumstances import cpu_model
-from tests.e2e.replica import Replica, wait_until
+from tests.e2e.replica import TOKEN, Replica, wait_until
 
 from .conftest import LoadTest, begin
 
@@ -114,6 +114,21 @@ def test_swaps_under_load_are_marked_checked_and_undone(load_test: LoadTest, loa
     assert loaded_replica.ready()["model_version"] == "tiny-1"
 
 
+def test_a_swap_gives_the_canary_its_share_back(load_test: LoadTest, loaded_replica: Replica) -> None:
+    client, headers = loaded_replica.client, {"Authorization": f"Bearer {TOKEN}"}
+    canary = {"version": "tiny-2", "percent": 50.0}
+    client.put("/traffic", json={"canary": canary, "shadow": None}, headers=headers).raise_for_status()
+    try:
+        words = ("--versions", "tiny-1,tiny-2", "--rate", "40", "--seconds", "2", "--every-s", "0.7")
+        code, _, printed = load_test("swap", *words)
+        assert code == 0, printed
+        assert client.get("/traffic", headers=headers).json()["canary"] == canary
+        assert loaded_replica.ready()["model_version"] == "tiny-1"
+    finally:
+        client.put("/traffic", json={}, headers=headers).raise_for_status()
+        loaded_replica.wait_for(canary_version=None)
+
+
 def test_a_canary_gets_its_share_and_is_ended(load_test: LoadTest, loaded_replica: Replica) -> None:
     words = ("--version", "tiny-2", "--percents", "50", "--rate", "60", "--seconds", "3")
     code, report, printed = load_test("canary", *words)
@@ -134,6 +149,24 @@ def test_what_is_hidden_or_removed_under_load_does_not_come_back(load_test: Load
         return all(item["available"] and not item["added"] for item in shown)
 
     wait_until(as_before)  # the reader hears of it a moment later than the engine
+
+
+def test_a_churn_that_may_add_nothing_leaves_nothing(load_test: LoadTest, loaded_replica: Replica) -> None:
+    """The model that serves takes no text, which the service says when the first item was hidden and shown."""
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    revision = loaded_replica.client.get("/catalog/changes", headers=headers).json()["catalog_revision"]
+    loaded_replica.activate("tiny-2")
+    loaded_replica.wait_for(model_version="tiny-2")
+    try:
+        code, _, printed = load_test("churn", "--rate", "60", "--seconds", "600", "--items", "3")
+        assert code in (1, 2), printed  # whether something was measured by then is a matter of moments
+        assert "POST /catalog/items is" in printed
+        query = {"since": revision}
+        changed = loaded_replica.client.get("/catalog/changes", params=query, headers=headers).json()["items"]
+        assert [(item["available"], item["removed"]) for item in changed] == [(True, False)]
+    finally:
+        loaded_replica.activate("tiny-1")
+        loaded_replica.wait_for(model_version="tiny-1")
 
 
 def test_the_clients_alone_need_no_service(load_test: LoadTest) -> None:
