@@ -161,8 +161,9 @@ class CodeTrie:
     def dead_states(
         self, leaves: NDArray[np.int32], counts: Sequence[NDArray[np.int32]] | None = None
     ) -> list[DeadStates]:
-        """The largest subtrees all of whose legal leaves are in `leaves` (int32 [X], each once); one entry a level.
+        """The largest subtrees all of whose legal leaves are in `leaves`; one entry a level.
 
+        `leaves` is int32 [X] in any order; a leaf that is named again counts once.
         `counts` says how many legal leaves each state has (`count_leaves`; arrays may be longer than that); None: every
         leaf is legal. A search that steps into none of these subtrees, nor into one without a legal leaf, reaches every
         other legal leaf and no dead end. Cost O(X · L · log S).
@@ -196,7 +197,7 @@ class CodeTrie:
     def _dead_above_many(self, leaves: NDArray[np.int32], counts: Sequence[NDArray[np.int32]]) -> list[DeadStates]:
         """All leaves of a level at once."""
         dead = [_NONE_DEAD] * self.code_length
-        gone = np.sort(leaves[counts[-1][leaves] > 0])
+        gone = np.unique(leaves[counts[-1][leaves] > 0])
         for level in range(self.code_length - 1, -1, -1):
             if not gone.size:
                 break

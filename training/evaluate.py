@@ -1,6 +1,7 @@
 """Held-out metrics: full ranking over all items, one held-out item a user, PRORec through its exported graph.
 
-Every method is measured with the user's own history masked out of the ranking and without.
+Every method is measured with the user's own history masked out of the ranking and without. A held-out item that the
+user has taken before stays in a masked ranking.
 """
 
 from dataclasses import dataclass

@@ -88,4 +88,4 @@ def random_rows(artifact: Artifact, count: int, length: int, seed: int = 0) -> l
 def unseen_rows(artifact: Artifact, histories: list[NDArray[np.int32]]) -> list[SearchRow]:
     """Searches for what a user has not had yet."""
     trie = artifact.trie
-    return [SearchRow(history, trie.dead_states(trie.item_leaf[np.unique(history)])) for history in histories]
+    return [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]

@@ -100,6 +100,16 @@ def test_dead_states_of_nothing_are_empty() -> None:
     assert all(not dead.parent.size for dead in _trie().dead_states(np.empty(0, dtype=np.int32)))
 
 
+@given(items=st.integers(1, 50), seed=st.integers(0, 2**31), events=st.integers(1, 48))
+@settings(max_examples=150, deadline=None)
+def test_a_leaf_that_is_named_again_counts_once(items: int, seed: int, events: int) -> None:
+    trie = CodeTrie.build(random_codes(items, 3, 4, seed))
+    taken = np.random.default_rng(seed).integers(items, size=events).astype(np.int32)
+    for again, once in zip(trie.dead_states(taken), trie.dead_states(np.unique(taken)), strict=True):
+        found = zip(again.parent.tolist(), again.offset.tolist(), strict=True)
+        assert sorted(found) == sorted(zip(once.parent.tolist(), once.offset.tolist(), strict=True))
+
+
 @given(items=st.integers(1, 50), seed=st.integers(0, 2**31), share=st.floats(0, 1), legal_share=st.floats(0, 1))
 @settings(max_examples=150, deadline=None)
 def test_dead_states_under_a_filter_have_no_legal_leaf_left(
