@@ -92,7 +92,9 @@ class Block(nn.Module):
         """One layer of a decoder whose own keys and values [R, H, S, D / H] already include those of x [R, Q, D]."""
         x = x + self._attend(self.attention, self.attention_norm(x), keys, values, mask)
         if memory is not None and self.cross is not None and self.cross_norm is not None:
-            grouped = self.cross_norm(x).reshape(memory.keys.shape[0], -1, x.shape[-1])
+            rows = memory.keys.shape[0]
+            queries = len(x) // max(1, rows) * x.shape[1]  # said, as it could not be guessed where there is no row
+            grouped = self.cross_norm(x).reshape(rows, queries, x.shape[-1])
             mixed = self._attend(self.cross, grouped, memory.keys, memory.values, memory.mask)
             x = x + mixed.reshape(x.shape)
         return self._feed(x)
