@@ -110,11 +110,12 @@ class GeneratorModel(nn.Module):
         length = self.generator.config.history_length
         history = pad_histories([one[-length:] for one in histories]).to(self.item.device)
         with torch.no_grad():
-            table = (
-                self.item_input(torch.arange(len(self.item), device=history.device)) if self.temporal else self.codes
-            )
-            name = "item_input" if self.temporal else "item_code"
-            return self.generator.encode(history, {name: table}).user_state
+            if not self.temporal:
+                return self.generator.encode(history, {"item_code": self.codes}).user_state
+            # Of the items that occur alone: a table of all would be gigabytes for a handful of histories.
+            items, row = history.clamp(min=0).unique(return_inverse=True)
+            known = torch.where(history >= 0, row, -1)
+            return self.generator.encode(known, {"item_input": self.item_input(items)}).user_state
 
     def distilled(self, state: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """What a state [P, D] is distilled into, by modality: (directions [P, D_M], those of all items [N, D_M])."""

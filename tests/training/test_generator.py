@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tests.tiny import random_codes
-from training.batches import Windows, epoch
+from training.batches import Windows, epoch, pad_histories
 from training.collaborative import Embeddings
 from training.config import load_config
 from training.generator import GeneratorModel, GeneratorTask
@@ -41,3 +41,26 @@ def test_a_piece_without_windows_has_no_loss(ring: Path, kind: str, ranking_weig
     loss.backward()
     assert loss.item() == 0
     assert all(not part.grad.any() for part in asked.model.parameters() if part.grad is not None)
+
+
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+def test_user_states_are_those_that_a_table_of_all_items_gives(ring: Path, kind: str) -> None:
+    model = task(ring, f"model.generator={kind}").model.eval()
+    histories = [np.array(one, dtype=np.int32) for one in ([7], [], [3, 39, 3, 12], list(range(20)))]
+    with torch.no_grad():
+        tables = {"item_input": model.item_input(torch.arange(ITEMS)), "item_code": model.codes}
+        wanted = model.generator.encode(pad_histories([one[-12:] for one in histories]), tables).user_state
+    torch.testing.assert_close(model.user_states(histories), wanted)
+
+
+def test_user_states_look_at_no_item_but_those_of_the_histories(ring: Path) -> None:
+    model, asked = task(ring).model.eval(), []
+    rows = model.item_input
+
+    def counting(items: torch.Tensor) -> torch.Tensor:
+        asked.append(items.tolist())
+        return rows(items)
+
+    model.item_input = counting  # type: ignore[method-assign]
+    model.user_states([np.array([3, 19, 3], dtype=np.int32), np.array([19, 5], dtype=np.int32)])
+    assert asked == [[0, 3, 5, 19]]  # the first one stands where a history is padded
