@@ -88,7 +88,7 @@ def best_gain(stage1: Collaborative, vectors: Tensor, warm: Tensor, events: Even
     with torch.no_grad():
         trials = try_gains(stage1.adaptation(stage1.semantic), vectors, warm, events, _RIDGE)
     gain = choose_gain(trials)
-    tried = ", ".join(f"{trial.gain:.2f}: {trial.new:.3f} / {trial.known:.3f}" for trial in trials)
+    tried = ", ".join(f"{trial.gain:.2f}: {trial.new:.3f} / {trial.known:.3f}" for trial in trials) or "nothing to try"
     _LOG.info("item encoder: factor %.2f (recall of new / known items by factor: %s)", gain, tried)
     return gain
 

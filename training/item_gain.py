@@ -42,8 +42,10 @@ class Trial:
 def choose_gain(trials: list[Trial]) -> float:
     """The largest gain at which known items lose at most a twentieth of their recall against the smallest one.
 
-    The smallest, where no known item is found at all.
+    The smallest, where no known item is found at all, and 1 where nothing was tried.
     """
+    if not trials:
+        return 1.0
     allowed = trials[0].known * (1 - _LOSS_ALLOWED)
     if not allowed:
         return trials[0].gain  # nothing is known that could be lost
@@ -86,7 +88,7 @@ class Events:
 
 
 def try_gains(features: Tensor, vectors: Tensor, warm: Tensor, events: Events, strength: float) -> list[Trial]:
-    """One trial for each of GAINS.
+    """One trial for each of GAINS; none where none of the events' items is warm.
 
     features  [N, F] from which item vectors are predicted, by a ridge regression of that strength
     vectors   [N, D] learned item vectors, of use where `warm` bool [N]
@@ -95,14 +97,17 @@ def try_gains(features: Tensor, vectors: Tensor, warm: Tensor, events: Events, s
     fold = torch.randint(_FOLDS, (len(vectors),), generator=torch.Generator().manual_seed(0))
     scores = (events.queries @ vectors.T).masked_fill(events.seen, -torch.inf)
     found: list[list[Tensor]] = [[] for _ in GAINS]
-    for number in range(_FOLDS_TRIED):
+    tried = [number for number in range(_FOLDS_TRIED) if bool((warm & (fold != number)).any())]
+    for number in tried:
         new, fit = fold == number, warm & (fold != number)
         predicted = fit_ridge(features[fit], vectors[fit], strength)(features[new])
         for trial, gain in zip(found, GAINS, strict=True):
             moved = spread(predicted, vectors[fit].mean(dim=0), gain)
             of_new = (events.queries @ moved.T).masked_fill(events.seen[:, new], -torch.inf)
             trial.append(_found(scores, new, of_new, events.targets))
-    is_new = torch.cat([(fold == number)[events.targets] for number in range(_FOLDS_TRIED)])
+    if not tried:
+        return []
+    is_new = torch.cat([(fold == number)[events.targets] for number in tried])
     every = [torch.cat(trial).float() for trial in found]
     return [Trial(g, _mean(hits[is_new]), _mean(hits[~is_new])) for g, hits in zip(GAINS, every, strict=True)]
 

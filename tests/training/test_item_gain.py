@@ -53,6 +53,16 @@ def test_a_larger_gain_finds_more_new_items_and_fewer_known_ones() -> None:
     assert trials[-1].known < trials[0].known
 
 
+def test_a_single_learned_item_is_predicted_from_where_its_fold_is_not_new() -> None:
+    features, vectors, asked = events(40, 50, 4)
+    for item in range(40):
+        warm = torch.arange(40) == item
+        assert len(try_gains(features, vectors, warm, asked, 1e-2)) == len(GAINS)
+    trials = try_gains(features, vectors, torch.zeros(40, dtype=torch.bool), asked, 1e-2)
+    assert trials == []
+    assert choose_gain(trials) == 1.0
+
+
 def test_events_leave_out_the_history_but_not_a_target_taken_again() -> None:
     taken = np.array([0, 1, 2, 1, 3], dtype=np.int32)
     holdout = Holdout(np.array([0, 1]), np.array([1, 3], dtype=np.int32), taken, np.array([0, 3]), np.array([3, 4]))
