@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from .averaging import Average
+from .whole_files import written_whole
 
 
 def save(
@@ -26,13 +27,12 @@ def save(
     tensors |= {f"average.{name}": value for name, value in average.state().items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": torch.as_tensor(value) for name, value in moments.items()}
-    aside = path.with_suffix(".writing")
     copies = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
-    try:
-        save_file(copies, aside, metadata={"progress": json.dumps(progress)})
-    except SafetensorError as error:  # what the system says is in its text alone
-        raise OSError(f"{aside} cannot be written: {error}") from None
-    aside.replace(path)
+    with written_whole(path) as aside:
+        try:
+            save_file(copies, aside, metadata={"progress": json.dumps(progress)})
+        except SafetensorError as error:  # what the system says is in its text alone
+            raise OSError(f"{aside} cannot be written: {error}") from None
 
 
 def load(

@@ -21,6 +21,7 @@ from .config import StageConfig
 from .errors import TrainingError
 from .machine import Machine
 from .scalars import Scalars, open_scalars
+from .whole_files import intact
 
 _LONG_S = 100.0  # told in minutes
 _WARM_UP_STEPS = 100
@@ -135,7 +136,8 @@ class _Loop:
         )
         self.progress, self.best = Progress(), _copy(self.model)
         if self.path.exists():
-            self.best, stored = checkpoint.load(self.path, self.model, self.optimizer, self.average)
+            with intact(self.path):
+                self.best, stored = checkpoint.load(self.path, self.model, self.optimizer, self.average)
             self.progress = Progress(**stored)
         self.steps = batch_count(windows, stage.batch_size)
         self.saved_at = time.monotonic()

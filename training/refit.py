@@ -4,7 +4,6 @@ A run never learns from anybody's last two events, and so knows nothing of the n
 run's schedules, rescoring weight and item gain; no event is left to measure it by, so it carries the run's figures.
 """
 
-import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,8 +16,11 @@ from .errors import ConfigError
 from .finish import Chosen
 from .loop import Progress
 from .pipeline import Run
+from .whole_files import intact
+from .work_folder import read_json
 
 _APART = tuple(name for name in NO_RECIPE if name != "measured_users")  # a refit measures nobody
+_NEEDED = "a refit needs the working folder of a finished run"
 _LOG = logging.getLogger(__name__)
 
 
@@ -61,9 +63,9 @@ def _finished_run(data: Path, source: Path, apart: dict[str, str]) -> tuple[Run,
     if manifest.refitted_from:
         raise ConfigError(f"{source} is a refit itself; refit {manifest.refitted_from}, the run that it was made from")
     if not (work / "config.json").exists():
-        raise ConfigError(f"{work} is gone: a refit needs the working folder of a finished run")
-    run = Run(data, source, validated(json.loads((work / "config.json").read_text()) | apart))
-    begun_with = json.loads((work / "data.json").read_text())["sha256"]
+        raise ConfigError(f"{work} is gone: {_NEEDED}")
+    run = Run(data, source, validated(read_json(work / "config.json", _NEEDED) | apart))
+    begun_with = read_json(work / "data.json", _NEEDED)["sha256"]
     if begun_with != run.settings.data or manifest.training_fingerprint != run.split.fingerprint():
         raise ConfigError(f"{data} is not what {source} was trained on; a refit needs the same data")
     if manifest.config != run.config.model:
@@ -79,8 +81,9 @@ def _stages(config: TrainingConfig) -> list[tuple[str, StageConfig]]:
 
 def _best_epoch(checkpoint: Path, stage: StageConfig) -> int:
     if not checkpoint.exists():
-        raise ConfigError(f"{checkpoint} is gone: a refit needs the working folder of a finished run")
-    progress = Progress(**read_progress(checkpoint))
+        raise ConfigError(f"{checkpoint} is gone: {_NEEDED}")
+    with intact(checkpoint, _NEEDED):
+        progress = Progress(**read_progress(checkpoint))
     if not progress.finished(stage):
         raise ConfigError(f"{checkpoint} is of a training that has not ended; a refit needs one that has")
     return progress.best_epoch

@@ -28,7 +28,8 @@ from .interactions import find_dataset
 from .plan import Job, Plan
 from .report import write_report
 from .study_job import run_job
-from .work_folder import write_once
+from .whole_files import written_whole
+from .work_folder import read_json, write_once
 
 _LOG = logging.getLogger(__name__)
 Result = dict[str, Any]
@@ -77,10 +78,8 @@ def _result_path(job: Job, folder: Path) -> Path:
 def _keep(result: Result, path: Path) -> None:
     """The ranks go into a file beside, and the JSON says last that all is there."""
     path.unlink(missing_ok=True)  # of other figures
-    aside = _ranks_path(path).with_suffix(".writing")
-    with aside.open("wb") as stream:
+    with written_whole(_ranks_path(path)) as aside, aside.open("wb") as stream:
         np.savez_compressed(stream, **result["ranks"])
-    aside.replace(_ranks_path(path))
     write_once(path, json.dumps({name: value for name, value in result.items() if name != "ranks"}))
 
 
@@ -106,7 +105,7 @@ def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
     path = _result_path(job, folder)
     if not path.exists():
         return None
-    result: Result = json.loads(path.read_text())
+    result: Result = read_json(path)
     try:
         recipe = TrainingConfig.model_validate(result["recipe"]).recipe()  # settings added since have their default
     except ValidationError:

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from .config import TrainingConfig
 from .errors import ConfigError
 from .interactions import Split
+from .whole_files import REMEDY, intact, written_whole
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -61,7 +62,7 @@ class WorkFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         lock(self, self.path / "lock")
         path, found = self.path / "data.json", {"sha256": sha256}
-        if path.exists() and json.loads(path.read_text()) != found:
+        if path.exists() and read_json(path) != found:
             raise ConfigError(f"{data} has changed since {self.path} was begun; remove the folder to start anew")
         if self.chosen is not None:
             write_once(self.path / "refit.json", json.dumps(self.chosen, indent=2))
@@ -88,10 +89,10 @@ class WorkFolder:
         with self.step(name, settings) as folder:
             path = folder / f"{name}.npz"
             if not path.exists():
-                aside = path.with_suffix(".writing.npz")
-                np.savez(aside, **make())  # type: ignore[arg-type]
-                aside.replace(path)
-            with np.load(path, allow_pickle=False) as stored:
+                made = make()
+                with written_whole(path) as aside, aside.open("wb") as stream:
+                    np.savez(stream, **made)  # type: ignore[arg-type]
+            with intact(path), path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {key: stored[key] for key in stored.files}
 
     def _refuse_other_settings(self) -> None:
@@ -100,11 +101,11 @@ class WorkFolder:
         if not path.exists():
             return
         try:
-            begun = TrainingConfig.model_validate_json(path.read_text()).recipe()
+            begun = TrainingConfig.model_validate(read_json(path)).recipe()
         except ValidationError:  # of a version with other settings
             begun = {}
         refit = self.path / "refit.json"
-        chosen = json.loads(refit.read_text()) if refit.exists() else None
+        chosen = read_json(refit, f"remove {self.path} and the same command begins anew") if refit.exists() else None
         if begun != self.config.recipe() or chosen != self.chosen:
             raise ConfigError(f"{self.path} was begun with other settings; remove it or choose another --out")
 
@@ -122,6 +123,11 @@ def lock(owner: object, path: Path) -> None:
 def write_once(path: Path, text: str) -> None:
     """Leaves a file that is there as it is; one that is not appears whole."""
     if not path.exists():
-        aside = path.with_suffix(".writing")
-        aside.write_text(text)
-        aside.replace(path)
+        with written_whole(path) as aside:
+            aside.write_text(text)
+
+
+def read_json(path: Path, remedy: str = REMEDY) -> Any:
+    """What a file of `write_once` holds; TrainingError, with what to do about it, where it is damaged."""
+    with intact(path, remedy):
+        return json.loads(path.read_text())

@@ -252,6 +252,15 @@ def test_results_without_a_figure_that_has_come_since_are_measured_anew(ring: Pa
     assert json.loads(path.read_text()) == now
 
 
+def test_a_damaged_result_is_named(ring: Path, tmp_path: Path) -> None:
+    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    run_study(plan, ring / "data", tmp_path)
+    path = tmp_path / "results" / "popularity-shuffled-0.json"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(TrainingError, match=rf"{path} is damaged; remove it"):
+        run_study(plan, ring / "data", tmp_path)
+
+
 def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Path) -> None:
     other = RUNS.replace("ikd_weight=0", "ikd_weight=0.5")
     with pytest.raises(ConfigError, match="rename the run"):
