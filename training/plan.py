@@ -139,8 +139,10 @@ def read_plan(name: str) -> Plan:
     if not path.is_file() and not packaged.is_file():
         raise ConfigError(f"there is no plan {name!r}; write a file's path or one of {', '.join(packaged_plans())}")
     try:
-        values = tomllib.loads((path if path.is_file() else packaged).read_text())
+        values = tomllib.loads((path if path.is_file() else packaged).read_text(encoding="utf-8"))
         return Plan.model_validate(values)
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{name}: byte {error.start + 1} is not valid UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{name}: {error}") from None
     except ValidationError as error:

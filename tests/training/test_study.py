@@ -261,6 +261,12 @@ def test_a_damaged_result_is_named(ring: Path, tmp_path: Path) -> None:
         run_study(plan, ring / "data", tmp_path)
 
 
+def test_a_plan_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "plan.toml").write_bytes(b'preset = "\xff"')
+    with pytest.raises(ConfigError, match=r"plan\.toml: byte 11 is not valid UTF-8"):
+        read_plan(str(tmp_path / "plan.toml"))
+
+
 def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Path) -> None:
     other = RUNS.replace("ikd_weight=0", "ikd_weight=0.5")
     with pytest.raises(ConfigError, match="rename the run"):
