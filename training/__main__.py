@@ -125,7 +125,7 @@ def settings(preset: Preset = "small") -> None:
 def evaluate(
     artifact: Annotated[Path, typer.Argument(help="Artifact folder.")],
     data: Data,
-    tie_seed: Annotated[int | None, typer.Option(help="As the run's tie_seed.")] = None,
+    tie_seed: Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="As the run's tie_seed.")] = None,
     skip_wrong_rows: SkipWrongRows = 0,
     users: Annotated[int | None, typer.Option(min=1, help="Measure a fixed sample of so many users.")] = None,
 ) -> None:

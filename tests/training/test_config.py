@@ -45,6 +45,13 @@ def test_a_wrong_override_is_named(override: str, sentence: str) -> None:
         load_config("small", [override])
 
 
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_an_artifact_is_measured_with_a_tie_seed_that_a_run_can_have(seed: int) -> None:
+    result = CliRunner().invoke(app, ["evaluate", "artifact", "--data", "data", "--tie-seed", str(seed)])
+    assert result.exit_code == 2
+    assert "--tie-seed" in result.output
+
+
 def test_an_unknown_preset_lists_the_known() -> None:
     with pytest.raises(ConfigError, match="quickstart, small, paper"):
         load_config("huge", [])
