@@ -24,7 +24,7 @@ Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
 class StageConfig(BaseModel):
     """One training loop: AdamW with warm-up, early stopping on validation NDCG@10."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     epochs: int = Field(40, ge=1, description="at most; fewer where validation stops getting better")
     batch_size: int = Field(128, ge=1, description="windows of a history per step")
@@ -43,7 +43,7 @@ class StageConfig(BaseModel):
 class TrainingConfig(BaseModel):
     """A whole run, from embeddings to codes to generator."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     seed: int = Field(0, ge=0, lt=2**31, description="of weights, batches and samples")
     text_encoder: str = Field(

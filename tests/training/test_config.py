@@ -38,6 +38,9 @@ def test_a_list_is_written_with_commas() -> None:
         ("tie_seed=-1", "tie_seed='-1'"),
         (f"tie_seed={10**70}", "tie_seed"),
         ("text_encoder=/nowhere/x.npy", "no such file"),
+        ("stage1.learning_rate=inf", r"stage1.learning_rate='inf'"),
+        ("item_weight=inf", r"item_weight='inf'"),
+        ("cka_temperature=nan", r"cka_temperature='nan'"),
     ],
 )
 def test_a_wrong_override_is_named(override: str, sentence: str) -> None:
