@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,15 @@ from .work_folder import fingerprint
 
 _RECOMMENDER_SIZES = {"width", "heads", "feed_forward", "encoder_layers", "history_length", "dropout"}
 _AFTER_TRAINING = {"export_text_encoder", "beam_widths", "sasrec"}
+
+
+def items_digest(items: Sequence[dict[str, Any]]) -> str:
+    """SHA-256 of the items as one JSON list, which would be a string as large as the catalog."""
+    digest = hashlib.sha256(b"[")
+    for place, item in enumerate(items):
+        digest.update(f"{', ' if place else ''}{json.dumps(item)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()
 
 
 class StepSettings:
@@ -28,7 +38,7 @@ class StepSettings:
 
     @cached_property
     def _items(self) -> str:
-        return hashlib.sha256(json.dumps(self._split.interactions.items).encode()).hexdigest()
+        return items_digest(self._split.interactions.items)
 
     @staticmethod
     def _recommender(config: TrainingConfig) -> dict[str, Any]:
