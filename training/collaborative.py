@@ -23,7 +23,7 @@ from .config import Integrated, TrainingConfig
 from .interactions import Split
 from .losses import Rows, info_nce, item_loss, rows_of
 from .metrics import ndcg_at
-from .ranking import full_ranks
+from .ranking import Scores, full_ranks
 from .ridge import fit_ridge
 
 VALIDATION_USERS = 4096
@@ -125,9 +125,9 @@ class Collaborative(nn.Module):
     def _semantic(self, items: Tensor | None) -> Tensor:
         return self.semantic if items is None else F.embedding(items, self.semantic)
 
-    def scores(self, history: Tensor) -> Tensor:
-        """history int64 [B, T], padded with -1 on the left → scores [B, N] of all items."""
-        table, real = self.items(), history >= 0
+    def scores(self, history: Tensor, table: Tensor) -> Tensor:
+        """history int64 [B, T], padded with -1 on the left, `table` [N, D] as of `items` → scores [B, N]."""
+        real = history >= 0
         past = F.embedding(history.clamp(min=0), table)
         if self.temporal is not None:
             states: Tensor = self.temporal(history_input(past), real, last_only=True)[:, 0]
@@ -188,14 +188,20 @@ class CollaborativeTask:
         return info_nce(own, adapted, self.config.cka_temperature, batch.piece, batch.pieces)
 
     def validate(self) -> float:
-        ranks = full_ranks(self.split.valid, self.rank_scores, mask_history=True, limit=VALIDATION_USERS)
+        ranks = full_ranks(self.split.valid, self.rank_scores(), mask_history=True, limit=VALIDATION_USERS)
         return ndcg_at(ranks, 10)
 
-    def rank_scores(self, histories: list[NDArray[np.int32]]) -> Tensor:
-        """Scores [B, N] of the model for any histories."""
+    def rank_scores(self) -> Scores:
+        """Scores of the model as it is now, for any histories: its item vectors are made once."""
         length = self.config.model.history_length
-        padded = pad_histories([history[-length:] for history in histories])
-        return self.model.scores(padded.to(self.model.item.device))
+        with torch.no_grad():
+            table = self.model.items()
+
+        def scores(histories: list[NDArray[np.int32]]) -> Tensor:
+            padded = pad_histories([history[-length:] for history in histories])
+            return self.model.scores(padded.to(table.device), table)
+
+        return scores
 
 
 def fused_embeddings(model: Collaborative, config: TrainingConfig, trained: NDArray[np.bool_]) -> "Embeddings":

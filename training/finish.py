@@ -110,7 +110,7 @@ class Finish:
         baseline = run.sasrec()
         if baseline is None:
             return metrics | of_prorec
-        sasrec = rank_by_scores(holdout, baseline[1].rank_scores)
+        sasrec = rank_by_scores(holdout, baseline[1].rank_scores())
         versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
 

@@ -67,7 +67,7 @@ def run_job(job: Job, plan: Plan, data: Path, folder: Path, device: str) -> dict
 
 
 def _by_scores(method: str, at: str, holdout: Holdout, task: CollaborativeTask) -> Measured:
-    return Measured(method, at, rank_by_scores(holdout, task.rank_scores))
+    return Measured(method, at, rank_by_scores(holdout, task.rank_scores()))
 
 
 def _prorec(run: Run, plan: Plan, holdouts: dict[str, Holdout]) -> tuple[list[Measured], dict[str, Any]]:

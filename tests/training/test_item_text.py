@@ -1,15 +1,17 @@
 """Stage I with texts in item vectors: what one item's events teach is known of items with a text like it."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from training.batches import Windows, epoch
+from training.batches import Windows, epoch, pad_histories
 from training.collaborative import Collaborative, CollaborativeTask
 from training.config import load_config
 from training.pipeline import Run
+from training.ranking import full_ranks
 
 from .ring import ITEMS, ring_settings, write_ring, write_text_embeddings
 
@@ -46,10 +48,36 @@ def test_an_item_that_nobody_touched_follows_the_one_before_it_by_its_text(ring_
         run = stage1(ring_with_a_gap, setting)
         index = {name: place for place, name in enumerate(run.split.interactions.item_ids)}
         history = np.array([index[f"i{UNTOUCHED - back}"] for back in (3, 2, 1)], dtype=np.int32)
-        scores = run.stage1()[1].rank_scores([history])[0]
+        scores = run.stage1()[1].rank_scores()([history])[0]
         places[setting] = int((scores > scores[index[f"i{UNTOUCHED}"]]).sum())
     assert places["item_text=true"] <= 3
     assert places["item_text=false"] > ITEMS / 4
+
+
+def test_a_ranking_makes_item_vectors_once_and_each_validation_anew(ring_with_a_gap: Path) -> None:
+    run = stage1(ring_with_a_gap, "item_text=true")
+    model = Collaborative(run.config, run.item_count, torch.from_numpy(run.prepare())).eval()
+    task, valid, made = CollaborativeTask(model, run.config, run.split), run.split.valid, 0
+    rows = model.items
+
+    def counting(items: torch.Tensor | None = None) -> torch.Tensor:
+        nonlocal made
+        made += 1
+        return rows(items)
+
+    def anew(histories: list[np.ndarray[Any, np.dtype[np.int32]]]) -> torch.Tensor:
+        return model.scores(pad_histories([history[-12:] for history in histories]), rows())
+
+    wanted = full_ranks(valid, anew, mask_history=True)
+    model.items = counting  # type: ignore[method-assign]
+    assert len(valid) > 64, "users of more than one chunk"
+    assert np.array_equal(full_ranks(valid, task.rank_scores(), mask_history=True), wanted)
+    assert made == 1
+    before = task.validate()
+    with torch.no_grad():
+        model.item.normal_()
+    assert task.validate() != before
+    assert made == 3
 
 
 def test_with_sampled_negatives_a_step_makes_no_vectors_but_those_it_needs(ring_with_a_gap: Path) -> None:

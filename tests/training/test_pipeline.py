@@ -121,7 +121,7 @@ def test_stage_two_starts_where_stage_one_ended(trained: tuple[Run, Artifact]) -
     with torch.no_grad():
         context = model.generator.encode(history, {"item_input": model.item_input(torch.arange(ITEMS))})
         by_item = context.user_state @ model.item.T
-        np.testing.assert_allclose(by_item, task.model.scores(history), atol=1e-4)
+        np.testing.assert_allclose(by_item, task.model.scores(history, task.model.items()), atol=1e-4)
         logits, _ = model.generator.teacher_forced(context.repeat(ITEMS), model.codes)
         by_code = torch.stack([part.gather(1, model.codes[:, n : n + 1]) for n, part in enumerate(logits)]).sum(dim=0)
         parts = model.generator.token_output

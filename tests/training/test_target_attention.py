@@ -48,4 +48,4 @@ def test_all_items_are_scored_for_histories_of_any_length(monkeypatch: pytest.Mo
         past = table[history.clamp(min=0)]
         assert model.din is not None
         wanted = as_published(model.din, past, history >= 0, table.expand(3, -1, -1))
-        torch.testing.assert_close(model.scores(history), wanted)
+        torch.testing.assert_close(model.scores(history, model.items()), wanted)
