@@ -2,29 +2,25 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.codes import CodeTable
 from models.graph import Inputs
 from models.prefix_output import PrefixOutput
 
-from .collaborative import Collaborative, CollaborativeTask
-from .config import TrainingConfig
 from .evaluate import TEST_SET, Metrics, compare, measured_on, prorec_metrics, rank_by_popularity, rank_by_scores
 from .export import GraphSearch
-from .generator import GeneratorModel, GeneratorTask
-from .interactions import Holdout, Split
+from .generator import GeneratorModel
+from .interactions import Holdout
 from .item_encoder import ItemEncoderPart, best_gain, fit_item_encoder
 from .item_gain import Events
 from .package import Evaluate, Package, write_artifact
-from .text import Standardisation
-from .text_export import TextEncoderFiles
+
+if TYPE_CHECKING:
+    from .pipeline import Run
 
 _PROOF_HISTORIES = 64
 _PROOF_ITEMS = 256
@@ -53,34 +49,10 @@ class Chosen:
     metrics_of: str | None
 
 
-class Trained(Protocol):
-    """What a finished run offers; see `training.pipeline.Run`."""
-
-    data: Path
-    out: Path
-    config: TrainingConfig
-    chosen: Chosen | None
-    test: bool
-
-    @property
-    def split(self) -> Split: ...
-    @property
-    def item_count(self) -> int: ...
-    def stage1(self) -> tuple[Collaborative, CollaborativeTask]: ...
-    def sasrec(self) -> tuple[Collaborative, CollaborativeTask] | None: ...
-    def stage2(self) -> tuple[GeneratorModel, GeneratorTask]: ...
-    def item_encoder(self) -> ItemEncoderPart: ...
-    def codes(self) -> CodeTable: ...
-    def codebooks(self) -> NDArray[np.float32]: ...
-    def raw_semantic(self) -> NDArray[np.float32]: ...
-    def standardisation(self) -> Standardisation: ...
-    def text_encoder(self) -> TextEncoderFiles | None: ...
-
-
 class Finish:
     """Everything between the last training step and the artifact."""
 
-    def __init__(self, run: Trained) -> None:
+    def __init__(self, run: "Run") -> None:
         self.run = run
         self.model, self.task = run.stage2()
         self.counts = run.split.train.counts(run.item_count)
@@ -150,7 +122,7 @@ class Finish:
         )
 
 
-def item_encoder_of(run: Trained, model: GeneratorModel) -> ItemEncoderPart:
+def item_encoder_of(run: "Run", model: GeneratorModel) -> ItemEncoderPart:
     """Fitted on what the items that were trained have become."""
     stage1, vectors = run.stage1()[0], model.item.detach()
     warm = torch.from_numpy(run.split.train.trained(run.item_count))
@@ -171,7 +143,7 @@ def item_encoder_of(run: Trained, model: GeneratorModel) -> ItemEncoderPart:
     return ItemEncoderPart(network, run.codebooks(), token_input, run.raw_semantic()[:_PROOF_ITEMS])
 
 
-def finished_tables(run: Trained, model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
+def finished_tables(run: "Run", model: GeneratorModel, encoder: ItemEncoderPart) -> Inputs:
     """What items are: learned, or where training learned nothing about them, from their text."""
     tables = model.tables()
     cold = np.flatnonzero(~run.split.train.trained(run.item_count))
