@@ -61,16 +61,8 @@ def quantize(
     nearest = np.zeros_like(tokens)
     codebooks: list[Tensor] = []
     for level in range(code_length):
-        centroids = _k_means(residual, tokens_per_level, iterations, generator)
-        nearest[:, level] = wanted = _assign(residual, centroids).numpy()
-        if balanced and level < code_length - 1:
-            wanted = _within_capacity(
-                residual, centroids, wanted, tokens[:, :0], _even_share(len(wanted), len(centroids))
-            )
-        capacity = tokens_per_level ** (code_length - 1 - level)
-        tokens[:, level] = _within_capacity(residual, centroids, wanted, tokens[:, :level], capacity)
-        residual = residual - centroids[torch.from_numpy(tokens[:, level]).long()]
-        codebooks.append(centroids)
+        codebooks.append(_k_means(residual, tokens_per_level, iterations, generator))
+        residual = _write_level(level, residual, codebooks[level], tokens, nearest, balanced=balanced)
     return account(tokens, nearest, torch.stack(codebooks).numpy())
 
 
@@ -88,15 +80,30 @@ def account(tokens: NDArray[np.int32], nearest: NDArray[np.int32], codebooks: ND
 
 def assign_unique(embeddings: Tensor, codebooks: Tensor) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Codes by codebooks [L, V, D] that are there already: embeddings [N, D] → (unique, nearest), both int32 [N, L]."""
-    residual, (length, values, _) = embeddings, codebooks.shape
-    tokens = np.zeros((len(embeddings), length), dtype=np.int32)
+    residual = embeddings
+    tokens = np.zeros((len(embeddings), len(codebooks)), dtype=np.int32)
     nearest = np.zeros_like(tokens)
     for level, centroids in enumerate(codebooks):
-        nearest[:, level] = _assign(residual, centroids).numpy()
-        capacity = values ** (length - 1 - level)
-        tokens[:, level] = _within_capacity(residual, centroids, nearest[:, level], tokens[:, :level], capacity)
-        residual = residual - centroids[torch.from_numpy(tokens[:, level]).long()]
+        residual = _write_level(level, residual, centroids, tokens, nearest)
     return tokens, nearest
+
+
+def _write_level(
+    level: int,
+    residual: Tensor,
+    centroids: Tensor,
+    tokens: NDArray[np.int32],
+    nearest: NDArray[np.int32],
+    *,
+    balanced: bool = False,
+) -> Tensor:
+    """Writes a level of the codes [N, L], unique and nearest ones; returns what the unique ones leave over, [N, D]."""
+    below = tokens.shape[1] - 1 - level
+    nearest[:, level] = wanted = _assign(residual, centroids).numpy()
+    if balanced and below:
+        wanted = _within_capacity(residual, centroids, wanted, tokens[:, :0], _even_share(len(wanted), len(centroids)))
+    tokens[:, level] = _within_capacity(residual, centroids, wanted, tokens[:, :level], len(centroids) ** below)
+    return residual - centroids[torch.from_numpy(tokens[:, level]).long()]
 
 
 def _even_share(rows: int, tokens: int) -> int:
