@@ -42,10 +42,6 @@ class Windows:
     def __len__(self) -> int:
         return int(self.start.size)
 
-    @property
-    def target_count(self) -> int:
-        return int((self.end - self.start - 1).sum())
-
 
 @dataclass(frozen=True)
 class Batch:
