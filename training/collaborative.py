@@ -102,6 +102,8 @@ class Collaborative(nn.Module):
         self.register_buffer("semantic", semantic, persistent=False)
         self.adaptation = AdaptationLayer(semantic.shape[1], width)
         self.gate = nn.Linear(2 * width, width) if config.integrated == "gate" else None
+        if self.gate is not None:  # E_T begins as small as E_C, or it would be all that is seen of an item
+            nn.init.constant_(self.adaptation.norm.weight, spread)
         self.temporal = TemporalEncoder(config.model) if config.recommender == "temporal" else None
         self.din = TargetAttention(width) if config.recommender == "din" else None
         self.text = nn.Linear(semantic.shape[1], width, bias=False) if config.item_text else None

@@ -42,6 +42,13 @@ def test_vectors_of_some_items_are_rows_of_those_of_all(settings: list[str]) -> 
         assert torch.allclose(vectors(some), vectors()[some], atol=1e-6)
 
 
+@pytest.mark.parametrize("recommender", ["temporal", "din"])
+def test_behind_a_gate_both_embeddings_begin_alike_large(recommender: str) -> None:
+    settings = ["integrated=gate", "item_text=false", f"recommender={recommender}"]
+    model = Collaborative(load_config("quickstart", settings), 200, torch.randn(200, 5))
+    assert model.adaptation(model.semantic).std().item() == pytest.approx(model.collaborative().std().item(), rel=0.2)
+
+
 def test_an_item_that_nobody_touched_follows_the_one_before_it_by_its_text(ring_with_a_gap: Path) -> None:
     places = {}
     for setting in ("item_text=true", "item_text=false"):
