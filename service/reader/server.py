@@ -1,7 +1,8 @@
 """The reader's socket: any number of connections and questions, one reply to each.
 
-Look-ups are answered at once. What takes long runs on threads: scans of texts, checks of changes, the text encoder, and
-changes of the catalog, which have one of their own so that they are made in the order in which they came.
+Look-ups are answered at once. What takes long runs on threads: scans of texts and of the trie, and on one of their own
+each the text encoder, checks of changes, which no search of the public may hold up, and changes of the catalog, so that
+they are made in the order in which they came.
 """
 
 import asyncio
@@ -74,7 +75,9 @@ class Server:
         self._newcomers = Newcomers(items)
         self._connections: set[Connection] = set()
         self._decoder = msgspec.msgpack.Decoder(Request)
-        self._changing, self._encoding = (ThreadPoolExecutor(1, name) for name in ("changes", "encoder"))
+        self._changing, self._checking, self._encoding = (
+            ThreadPoolExecutor(1, name) for name in ("changes", "checks", "encoder")
+        )
         self._reading = ThreadPoolExecutor(2, "reading")
 
     async def listen(self, path: str) -> None:
@@ -88,7 +91,7 @@ class Server:
         waiting = [task for connection in self._connections for task in connection.tasks.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
-        for pool in (self._changing, self._encoding, self._reading):
+        for pool in (self._changing, self._checking, self._encoding, self._reading):
             pool.shutdown(wait=False, cancel_futures=True)
         await asyncio.gather(*(_close(connection) for connection in self._connections))
 
@@ -137,7 +140,7 @@ class Server:
                 return await self._prepare(message)
             case CheckPatch(query_id, item_ids, attributes):
                 check = partial(check_patches, self._items, item_ids, attributes)
-                return Checked(query_id, await _on(self._reading, check))
+                return Checked(query_id, await _on(self._checking, check))
             case _:
                 raise EngineFailed(f"a reader does not answer {type(message).__name__}")
 
@@ -155,7 +158,7 @@ class Server:
 
     async def _prepare(self, message: Prepare) -> Prepared:
         check = partial(self._newcomers.check, message.items, message.embeddings)
-        items = await _on(self._reading, check)
+        items = await _on(self._checking, check)
         embed = partial(self._newcomers.embed, items, message.embeddings)
         embeddings = await _on(self._encoding, embed)
         return Prepared(message.query_id, self._newcomers.encoder_name, embeddings)
