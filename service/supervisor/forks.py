@@ -185,8 +185,15 @@ def starter(environment: Mapping[str, str], forks: Forks | None) -> Spawn:
     return forks.spawn if forks else partial(Child.spawn, environment=environment)
 
 
+class _Stream(asyncio.StreamReaderProtocol):
+    def eof_received(self) -> bool:
+        """Has the pipe closed at its end; uvloop would keep it open, until garbage is collected."""
+        super().eof_received()
+        return False
+
+
 async def _reader(fd: int) -> asyncio.StreamReader:
     reader = asyncio.StreamReader(LINE_BYTES)
     loop = asyncio.get_running_loop()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(fd, "rb", buffering=0))
+    await loop.connect_read_pipe(lambda: _Stream(reader), os.fdopen(fd, "rb", buffering=0))
     return reader

@@ -1,6 +1,7 @@
 """Programs started by forking: their streams, environment, ends, and the death of the process that forks them."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -122,6 +123,20 @@ async def test_many_forks_at_once_get_streams_of_their_own(scene: Scene) -> None
     open_files = _open_files()
     assert await asyncio.gather(*map(one, lines)) == [0] * 8
     await until(lambda: _open_files() <= open_files)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": uvloop}) for uvloop in (False, True)])
+async def test_what_has_ended_leaves_nothing_open_until_garbage_is_collected(scene: Scene) -> None:
+    await (await scene.run("leave")).wait()
+    gc.collect()
+    gc.disable()
+    try:
+        open_files = _open_files()
+        for _ in range(4):
+            await (await scene.run("leave")).wait()
+        await until(lambda: _open_files() <= open_files)
+    finally:
+        gc.enable()
 
 
 async def test_children_outlive_the_fork_server_and_their_end_is_still_seen(scene: Scene) -> None:
