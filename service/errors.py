@@ -32,7 +32,7 @@ ServiceError
     ├── BadArtifact           422  a model that cannot be published as it is
     ├── UnknownVersion        404
     ├── NotLoaded             409  the version is known but no engine holds it
-    ├── VersionExists         409  other bytes are published under this name
+    ├── VersionExists         409  other bytes have this name, or had it before they were deleted
     ├── VersionActive         409  the active version cannot be deleted
     ├── VersionPinned         409  an operator, a canary or a shadow holds the version
     ├── LostRace              409  a compare-and-set lost; says what is active

@@ -10,7 +10,7 @@ from pathlib import Path
 from models.artifact import Artifact
 from models.errors import ArtifactError
 
-from .errors import ServiceError
+from .errors import ServiceError, VersionExists
 from .settings import Settings
 from .store import Deployment, Store
 from .supervisor.last import LastCatalog, last_folder, remembered, remembered_catalog
@@ -49,6 +49,8 @@ def _publish(store: Store, folder: Path) -> tuple[bool, str]:
         store.publish(Artifact.open(folder))
     except (OSError, ArtifactError):
         return False, f"{folder.name}: not in the cache here; publish its artifact"
+    except VersionExists:
+        return False, f"{folder.name}: other bytes than those in the cache here had this name since"
     return True, f"{folder.name}: published from the cache"
 
 

@@ -10,6 +10,7 @@ class Keys:
     active     hash: the deployment. version, epoch, previous and pinned (names with commas), canary, percent, shadow,
                reason, at, and as `token` those of the last changes
     versions   hash: version → `Published` as JSON; what is not in here does not exist
+    deleted    hash: version that was deleted → digest of its manifest; other bytes do not get its name any more
     uploads    hash: upload → `Published` as JSON; uploads under way, and remains to be removed
     events     stream, capped: one entry for each change of `active`
     changes    channel: "VERSION EPOCH" for each change of `active`
@@ -29,6 +30,10 @@ class Keys:
     @property
     def versions(self) -> str:
         return self._key("versions")
+
+    @property
+    def deleted(self) -> str:
+        return self._key("deleted")
 
     @property
     def uploads(self) -> str:

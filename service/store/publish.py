@@ -46,33 +46,39 @@ from .records import (
 
 BATCH_CHUNKS: Final = 4  # in one round trip: 16 MiB hide the way to a distant Redis
 LEASE_S: Final = 120  # a batch takes less, or the upload counts as killed
+CODES_KEPT_S: Final = 86_400  # after a deletion: replicas know them still, and the same bytes may come back
 _UNLINK_KEYS: Final = 256
 
 Progress = Callable[[int, int], None]
 
-# Answers: ok, exists (other bytes under that name) or late (no lease: counted as killed). A call repeated after its
-# answer was lost finds its own upload and says ok. What a commit replaces is left in `uploads`, to be removed.
+# Answers: ok, exists (other bytes under that name), deleted (they had it once) or late (no lease: counted as killed). A
+# call repeated after its answer was lost finds its own upload and says ok. What a commit replaces is left in `uploads`,
+# to be removed.
 _COMMIT = """
-local versions, manifest, uploads, lease = unpack(KEYS)
+local versions, manifest, uploads, lease, deleted, codes, coded = unpack(KEYS)
 local version, digest, upload, published, record = unpack(ARGV)
 local known = redis.call('HGET', versions, version)
 local old = known and cjson.decode(known)
 if old and old.upload == upload then return 'ok' end
 if redis.call('EXISTS', lease) == 0 then return 'late' end
 if old and old.digest ~= digest then return 'exists' end
+if (redis.call('HGET', deleted, version) or digest) ~= digest then return 'deleted' end
 if old then redis.call('HSET', uploads, old.upload, known) end
 redis.call('HSET', versions, version, published)
 redis.call('SET', manifest, record)
 redis.call('HDEL', uploads, upload)
 redis.call('DEL', lease)
+redis.call('PERSIST', codes)
+redis.call('PERSIST', coded)
 return 'ok'
 """
 
 # Answers: ok, active, unknown, or which role of the deployment holds the version. The chunks go afterwards; until then
-# `uploads` knows of them. A version that was a way back changes the deployment, so its epoch grows.
+# `uploads` knows of them. A version that was a way back changes the deployment, so its epoch grows. Which bytes had the
+# name is kept for good, and their codes for a while.
 _DELETE = """
-local versions, manifest, uploads, active, events, codes, coded = unpack(KEYS)
-local version, channel, capped = unpack(ARGV)
+local versions, manifest, uploads, active, events, deleted, codes, coded = unpack(KEYS)
+local version, channel, capped, kept_s = unpack(ARGV)
 local serving, canary, shadow, pinned, previous =
   unpack(redis.call('HMGET', active, 'version', 'canary', 'shadow', 'pinned', 'previous'))
 if serving == version then return 'active' end
@@ -84,9 +90,12 @@ end
 local known = redis.call('HGET', versions, version)
 if not known then return 'unknown' end
 redis.call('HDEL', versions, version)  -- first: a full Redis refuses a script whose first change needs memory
-redis.call('HSET', uploads, cjson.decode(known).upload, known)
+local published = cjson.decode(known)
+redis.call('HSET', uploads, published.upload, known)
+redis.call('HSET', deleted, version, published.digest)
 redis.call('DEL', manifest)
-redis.call('UNLINK', codes, coded)
+redis.call('EXPIRE', codes, kept_s)
+redis.call('EXPIRE', coded, kept_s)
 local kept = {}
 for name in string.gmatch(previous or '', '[^,]+') do
   if name ~= version then kept[#kept + 1] = name end
@@ -139,8 +148,8 @@ class Publisher:
         """Errors as in `Store.delete`. Asked again, it finishes what broke off, or succeeded without its answer."""
         check_known(version)
         keys = [self.keys.versions, self.keys.manifest(version), self.keys.uploads, self.keys.active, self.keys.events]
-        keys += [self.keys.codes(version), self.keys.coded(version)]
-        values = [version, self.keys.changes, KEPT_EVENTS]
+        keys += [self.keys.deleted, self.keys.codes(version), self.keys.coded(version)]
+        values = [version, self.keys.changes, KEPT_EVENTS, CODES_KEPT_S]
         said = self.redis.ask(lambda client: client.eval(_DELETE, len(keys), *keys, *values)).decode()
         if said == "active":
             raise VersionActive(f"version {version} is active; activate another one before deleting it")
@@ -175,6 +184,7 @@ class Publisher:
         """True where the same bytes are published already and every one of them is still right."""
         known = self.redis.ask(lambda client: client.hget(self.keys.versions, wanted.version))
         if known is None:
+            self._refuse_others_name(wanted)
             return False
         if read_published(known).digest != wanted.digest:
             raise _exists(wanted.version)
@@ -187,6 +197,12 @@ class Publisher:
         except (StoreCorrupt, BadArtifact):
             return False  # publishing again is how damage is repaired
         return record.digest == wanted.digest
+
+    def _refuse_others_name(self, wanted: Published) -> None:
+        """Raises VersionExists where other bytes had the name before they were deleted."""
+        before = self.redis.ask(lambda client: client.hget(self.keys.deleted, wanted.version))
+        if before is not None and before.decode() != wanted.digest:
+            raise _had_other_bytes(wanted.version)
 
     def _upload(self, folder: Path, published: Published, text: str, progress: Progress) -> None:
         self._announce(published)
@@ -245,11 +261,14 @@ class Publisher:
     def _commit(self, published: Published, record: Record) -> None:
         keys = self.keys
         names = [keys.versions, keys.manifest(published.version), keys.uploads, keys.lease(published.upload)]
+        names += [keys.deleted, keys.codes(published.version), keys.coded(published.version)]
         values = [published.version, published.digest, published.upload]
         values += [published.model_dump_json(), record.model_dump_json()]
         said = self.redis.ask(lambda client: client.eval(_COMMIT, len(names), *names, *values))
         if said == b"exists":
             raise _exists(published.version)
+        if said == b"deleted":
+            raise _had_other_bytes(published.version)
         if said == b"late":
             raise _late(published.version)
 
@@ -320,6 +339,10 @@ def _read(path: Path) -> Iterator[bytes]:
 
 def _exists(version: str) -> VersionExists:
     return VersionExists(f"version {version} is published already, with other bytes; publish under another name")
+
+
+def _had_other_bytes(version: str) -> VersionExists:
+    return VersionExists(f"version {version} was other bytes before it was deleted; publish under another name")
 
 
 def _late(version: str) -> StoreError:

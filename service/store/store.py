@@ -62,9 +62,9 @@ class Store:
         """Writes an artifact; bytes of its files. `progress` is told (bytes done, bytes in all).
 
         The version exists when this returns and not before. The same bytes may be published again: they are checked,
-        and sent again where Redis holds them damaged. Raises VersionExists for other bytes under that name,
-        EvictionPolicy, StoreReadOnly where Redis has too little memory left, and BadArtifact for odd names or files
-        that differ from their manifest.
+        and sent again where Redis holds them damaged. Raises VersionExists where other bytes have that name, or had it
+        before they were deleted, EvictionPolicy, StoreReadOnly where Redis has too little memory left, and BadArtifact
+        for odd names or files that differ from their manifest.
         """
         return self._publisher.publish(artifact, progress)
 
@@ -134,8 +134,9 @@ class Store:
         return self._deployments.events(limit)
 
     def delete(self, version: str) -> None:
-        """Removes a version, and what was placed in it. Raises UnknownVersion, VersionActive, VersionPinned.
+        """Removes a version, and a day later its placements. Raises UnknownVersion, VersionActive, VersionPinned.
 
+        Its name belongs to its bytes for good: they may be published again, and no others.
         A version that still answers somewhere, while the one after it loads, counts as active.
         """
         active = self.deployment()

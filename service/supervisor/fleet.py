@@ -8,7 +8,7 @@ before it go. Until then, and whatever fails on the way, that one never notices.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Collection, Iterator
 from pathlib import Path
 from typing import Protocol
 
@@ -45,8 +45,8 @@ class Reading(Protocol):
     def follow(self, folder: Path) -> None:
         """The artifact of the version that serves from now on."""
 
-    def dismiss(self) -> None:
-        """Nobody asks the readers before the present one any more."""
+    def dismiss(self, kept: Collection[str]) -> None:
+        """Nobody asks the readers before the present one any more; those of the versions `kept` stay."""
 
 
 class Fleet:
@@ -227,9 +227,10 @@ class Fleet:
 
     def _dismiss(self, kept: set[Key]) -> None:
         """Whatever workers do not ask any more, unless it is wanted again meanwhile."""
+        kept = kept | self._kept()
         if self._reading:
-            self._reading.dismiss()
-        for key in [key for key in self._lives if key not in kept | self._kept()]:
+            self._reading.dismiss({version for version, _ in kept})
+        for key in [key for key in self._lives if key not in kept]:
             self._tasks.run(self._lives.pop(key).end())
         self._step_down()
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from pathlib import Path
 
 from service.api.control import Route
@@ -17,19 +17,15 @@ logger = logging.getLogger(__name__)
 class Reading:
     """Keeps one reader of the artifact it follows; the one before it answers until it is ready.
 
-    The readers of the newest `warm_previous` artifacts before it stay, as the engines of their versions do, so that a
-    way back starts nothing.
+    A reader from before stays as long as engines of its version do, so that a way back starts nothing.
     """
 
-    def __init__(
-        self, start: Callable[[Path], Awaitable[Engine]], drain_timeout_s: float, warm_previous: int = 0
-    ) -> None:
+    def __init__(self, start: Callable[[Path], Awaitable[Engine]], drain_timeout_s: float) -> None:
         """`start` returns a reader that is ready; raises StartError, OSError, and leaves no process when cancelled."""
         self._start = start
         self._drain_timeout_s = drain_timeout_s
-        self._warm_previous = warm_previous
         self._reader: Engine | None = None
-        self._past: list[Engine] = []  # oldest first; nobody is sent to them any more after `dismiss`
+        self._past: list[Engine] = []  # nobody is sent to them any more after `dismiss`
         self._keeper: asyncio.Task[None] | None = None
         self._tasks = Tasks()
         self.on_change: Callable[[], None] = lambda: None  # `route` is another one
@@ -45,9 +41,13 @@ class Reading:
         if before:
             before.cancel()
 
-    def dismiss(self) -> None:
-        """Nobody asks the readers before the present one any more."""
-        self._let_go(self._warm_previous)
+    def dismiss(self, kept: Collection[str] = ()) -> None:
+        """Nobody asks the readers before the present one any more; those of the versions `kept` stay."""
+        staying = [reader for reader in self._past if reader.version in kept and reader.child.running]
+        for reader in self._past:
+            if reader not in staying:
+                self._tasks.run(reader.drain(self._drain_timeout_s))
+        self._past = staying
 
     async def stop(self) -> None:
         """Ends every reader."""
@@ -55,7 +55,7 @@ class Reading:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
         self._change(None)
-        self._let_go(0)
+        self.dismiss()
         await self._tasks.all_ended()
 
     async def _keep(self, folder: Path) -> None:
@@ -78,14 +78,6 @@ class Reading:
             if reader.folder == folder and reader.child.running:
                 return reader
         return None
-
-    def _let_go(self, keep: int) -> None:
-        """Ends all but the newest `keep` readers that are not in use."""
-        alive = [reader for reader in self._past if reader.child.running]
-        self._past = alive[len(alive) - keep :] if keep else []
-        for reader in alive:
-            if reader not in self._past:
-                self._tasks.run(reader.drain(self._drain_timeout_s))
 
     def _change(self, reader: Engine | None) -> None:
         if self._reader and self._reader is not reader:

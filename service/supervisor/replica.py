@@ -72,7 +72,7 @@ class Replica:
         self._forks = Forks(unprivileged) if can_fork() else None
         self._plant = Plant(store, cache, folder, starter(unprivileged, self._forks), self._feeds, self._in_use, cores)
         self._workers = Workers(listener, folder / "control", variables, settings.workers)
-        self._reading = Reading(self._plant.reader, settings.drain_timeout_s, settings.warm_previous)
+        self._reading = Reading(self._plant.reader, settings.drain_timeout_s)
         self._fleet = self._new_fleet()
         self._probation = Probation(_limits(settings), self._roll_back)
         self._reporter = Reporter(store, self._report, self._on_refusal)

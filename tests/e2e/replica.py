@@ -112,6 +112,11 @@ class Replica:
     def admin(self, path: str) -> httpx.Response:
         return self.client.post(path, headers={"Authorization": f"Bearer {TOKEN}"})
 
+    def document(self, item_id: str) -> dict[str, Any]:
+        """What the reader knows of an item."""
+        answer: dict[str, Any] = self.client.get(f"/items/{item_id}").json()
+        return answer
+
     def patch(self, body: dict[str, Any]) -> httpx.Response:
         return self.client.patch("/catalog/items", json=body, headers={"Authorization": f"Bearer {TOKEN}"})
 

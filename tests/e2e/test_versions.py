@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -72,6 +73,32 @@ def test_the_way_back_to_the_version_before_starts_no_engine_and_fails_no_reques
     assert not [answer for answer in load.answers if isinstance(answer, Exception)]
     wait_until(lambda: state(running, "tiny-2") == "unloaded")
     assert running.metric("prorec_engine_losses_total") == 0
+
+
+def test_what_was_added_has_its_codes_again_in_a_version_that_was_deleted_and_comes_back(
+    running: Replica, store: Store, first: Artifact
+) -> None:
+    embedding = {str(first.manifest.text_encoder): np.full(first.manifest.semantic_width, 0.5, "<f4").tobytes()}
+    for number in range(3):
+        new = ItemChange(f"new-{number}", item={"item_id": f"new-{number}"}, embeddings=embedding)
+        store.change_items([new])
+        wait_until(lambda: running.metric("prorec_catalog_revision") == store.catalog_revision())
+    codes = store.placements("tiny-1")
+    assert len(codes) == 3
+    store.activate("tiny-2")
+    running.wait_for(status="ready", model_version="tiny-2")
+    wait_until(lambda: len(running.children("service.reader")) == 2)
+    store.wait_until_active("tiny-2", 60.0)
+    store.change_items([ItemChange("new-0", remove=True)])  # another replica would give the other two its place now
+    store.delete("tiny-1")
+    wait_until(lambda: len(engines(running)) == len(running.children("service.reader")) == 1)
+    store.publish(first)
+    store.activate("tiny-1")
+    running.wait_for(status="ready", model_version="tiny-1")
+    wait_until(lambda: len(running.children("service.reader")) == 2)
+    assert store.placements("tiny-1") == codes
+    for item_id in ("new-1", "new-2"):
+        wait_until(lambda wanted=item_id: running.document(wanted).get("code") == list(codes[wanted]))  # type: ignore[misc]
 
 
 def test_a_loaded_version_takes_over_with_the_engine_it_has(running: Replica, store: Store) -> None:

@@ -104,6 +104,17 @@ def test_what_is_missing_is_named_and_the_rest_comes_back(store: Store, data_dir
     assert (now.version, now.previous) == ("v2", ())
 
 
+def test_a_name_that_other_bytes_had_since_is_told_and_the_rest_comes_back(store: Store, data_dir: Path) -> None:
+    serve(store, data_dir, "v1", "v2")
+    lose(store)
+    store.publish(plain_artifact(data_dir / "others", "v1", seed=1))
+    store.delete("v1")
+    done = run(store, "restore", PROREC_DATA_DIR=str(data_dir))
+    assert (done.exit_code, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[1] == "v1: other bytes than those in the cache here had this name since"
+    assert [info.version for info in store.versions()] == ["v2"]
+
+
 def test_without_what_was_active_nothing_is_activated(store: Store, data_dir: Path) -> None:
     folder = serve(store, data_dir, "v1")
     (data_dir / "cache" / folder.name / "v1" / "manifest.json").unlink()

@@ -273,13 +273,13 @@ def test_a_version_is_deleted_from_a_redis_that_is_full(own_store: Store, tmp_pa
     own_store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES))
     own_store.redis.client.config_set("maxmemory", 1)
     own_store.delete("v1")
-    assert stored_keys(own_store) == set()
+    assert stored_keys(own_store) == {own_store.keys.deleted.encode()}
 
 
-def test_deleting_leaves_nothing(store: Store, tmp_path: Path) -> None:
+def test_deleting_leaves_only_which_bytes_had_the_name(store: Store, tmp_path: Path) -> None:
     store.publish(plain_artifact(tmp_path, weights_bytes=SEVERAL_BATCHES))
     store.delete("v1")
-    assert stored_keys(store) == set()
+    assert stored_keys(store) == {store.keys.deleted.encode()}
     with pytest.raises(UnknownVersion):
         store.delete("v1")
 
@@ -288,7 +288,33 @@ def test_a_deletion_whose_answer_is_lost_leaves_nothing(store: Store, tmp_path: 
     store.publish(plain_artifact(tmp_path))
     with losing_the_first_answer(store) as unlucky:
         Publisher(unlucky.redis, unlucky.keys).delete("v1")
-    assert stored_keys(store) == set()
+    assert stored_keys(store) == {store.keys.deleted.encode()}
+
+
+def test_the_name_of_deleted_bytes_is_given_to_no_others(store: Store, tmp_path: Path) -> None:
+    artifact, other = plain_artifact(tmp_path / "one"), plain_artifact(tmp_path / "two", seed=1)
+    for _ in range(2):
+        store.publish(artifact)
+        assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(artifact.folder)
+        store.delete("v1")
+        with pytest.raises(VersionExists, match=r"^version v1 was other bytes before it was deleted; publish under an"):
+            store.publish(other, lambda *_: pytest.fail("it was sent before it was refused"))
+    assert store.versions() == []
+
+
+def test_bytes_on_their_way_do_not_get_the_name_of_those_that_are_deleted_meanwhile(
+    store: Store, tmp_path: Path
+) -> None:
+    slow, fast = (plain_artifact(tmp_path / str(seed), seed=seed) for seed in (1, 2))
+
+    def come_and_go(done: int, _: int) -> None:
+        if done == 0:
+            store.publish(fast)
+            store.delete("v1")
+
+    with pytest.raises(VersionExists, match="before it was deleted"):
+        store.publish(slow, come_and_go)
+    assert stored_keys(store) == {store.keys.deleted.encode()}
 
 
 def test_a_deletion_that_broke_off_is_finished_when_it_is_repeated(own_store: Store, tmp_path: Path) -> None:
@@ -299,9 +325,10 @@ def test_a_deletion_that_broke_off_is_finished_when_it_is_repeated(own_store: St
         Publisher(own_store.redis, own_store.keys).delete("v1")
     admin.execute_command("ACL", "SETUSER", "default", "+hvals")
     assert own_store.versions() == []
-    assert stored_keys(own_store) != set()
+    left = {own_store.keys.deleted.encode()}
+    assert stored_keys(own_store) > left
     own_store.delete("v1")
-    assert stored_keys(own_store) == set()
+    assert stored_keys(own_store) == left
     with pytest.raises(UnknownVersion):
         own_store.delete("v1")
 

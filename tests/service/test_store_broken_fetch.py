@@ -17,7 +17,7 @@ from service.store import Store
 from service.store.fetch import Fetcher, _check_room
 from service.store.records import CHUNK_BYTES
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, plain_artifact
-from tests.service.store_probes import chunks_before, cut_off
+from tests.service.store_probes import chunks_before, cut_off, stored_keys
 
 WEIGHTS = "search.weights"
 
@@ -101,7 +101,7 @@ def test_what_a_broken_fetch_left_of_other_bytes_is_not_used(store: Store, tmp_p
     store.publish(plain_artifact(tmp_path / "one"))
     with cut_off(store, "v1", WEIGHTS), pytest.raises(StoreCorrupt):
         store.fetch("v1", tmp_path / "cache")
-    store.delete("v1")
+    store.redis.client.delete(*stored_keys(store))  # as a flush does
     other = plain_artifact(tmp_path / "two", seed=5)
     store.publish(other)
     assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(other.folder)

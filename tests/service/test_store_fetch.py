@@ -18,7 +18,7 @@ from service.errors import (
 from service.store import Store
 from service.store.fetch import Fetcher, remove_remains
 from tests.service.plain_artifact import SEVERAL_BATCHES, contents, edit_manifest, plain_artifact
-from tests.service.store_probes import chunk_key, flip_a_byte
+from tests.service.store_probes import chunk_key, flip_a_byte, stored_keys
 
 
 def test_a_flipped_byte_is_found_and_no_version_appears(store: Store, tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_another_version_of_the_same_name_in_the_cache_is_replaced(store: Store,
     store.publish(plain_artifact(tmp_path / "one"))
     mapped = store.fetch("v1", tmp_path / "cache").array("codes")
     before = mapped.copy()
-    store.delete("v1")
+    store.redis.client.delete(*stored_keys(store))  # as a flush does
     other = plain_artifact(tmp_path / "two", seed=5)
     store.publish(other)
     assert contents(store.fetch("v1", tmp_path / "cache").folder) == contents(other.folder)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from models.artifact import Artifact
 from service.errors import StoreCorrupt, UnknownVersion
 from service.store import Store
+from service.store.publish import CODES_KEPT_S
 from tests.service.plain_artifact import plain_artifact
 from tests.service.store_probes import stored_keys
 
@@ -41,11 +43,17 @@ def test_versions_place_apart(published: Store) -> None:
     assert published.placements("v1") == {"a": (1, 2)}
 
 
-def test_placements_go_with_their_version(published: Store) -> None:
+def test_placements_go_after_their_version_unless_it_comes_back(published: Store, tmp_path: Path) -> None:
     published.place("v1", {"a": (1, 2)})
+    client, kept = published.redis.client, [published.keys.codes("v1"), published.keys.coded("v1")]
     published.delete("v1")
-    assert not any(b"v:v1:" in key for key in stored_keys(published))
-    assert published.placements("v1") == {}
+    assert {key for key in stored_keys(published) if b"v:v1:" in key} == {key.encode() for key in kept}
+    assert all(0 < client.ttl(key) <= CODES_KEPT_S for key in kept)
+    with pytest.raises(UnknownVersion):
+        published.place("v1", {"b": (1, 3)})
+    published.publish(Artifact.open(tmp_path / "v1"))
+    assert [client.ttl(key) for key in kept] == [-1, -1]
+    assert published.place("v1", {"a": (5, 5), "b": (1, 2), "c": (1, 3)}) == {"a": (1, 2), "c": (1, 3)}
 
 
 def test_nothing_is_placed_in_a_version_that_does_not_exist(published: Store) -> None:
