@@ -121,15 +121,16 @@ class Replica:
         self._codes.on_growth = self._scribe.catalog_changed
 
     async def _drain(self, follower: Follower) -> None:
-        """From the outside in: readiness, connections, workers, engines. Of Redis, only the catalog is still heard.
+        """From the outside in: readiness, connections, workers, engines. Until the last answer Redis is heard, but of
+        it only the catalog.
 
         Until connections are refused, answers say "Connection: close", and who probes readiness has time to find out.
         """
         logger.info("draining")
         self._board.drain()
         await asyncio.sleep(self._settings.drain_notice_s)
-        await follower.stop(_MARGIN_S)
         await self._workers.stop(self._settings.drain_timeout_s + _MARGIN_S)
+        await follower.stop(_MARGIN_S)
         self._reporter.stop()
         await asyncio.gather(self._fleet.stop(), self._reading.stop())
         if self._forks:

@@ -97,6 +97,14 @@ class Replica:
         except httpx.TransportError:
             return True
 
+    def refuses(self) -> bool:
+        """Whether it takes no more connections."""
+        try:
+            httpx.get(self.client.base_url.join("/health/live"))
+        except httpx.TransportError:
+            return True
+        return False
+
     def wait_for(self, **fields: Any) -> dict[str, Any]:
         """Until readiness has these values; returns it."""
         while not fields.items() <= (found := self.ready()).items():

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
@@ -424,6 +425,34 @@ def test_while_it_drains_it_hides_what_is_hidden_now(store: Store, tmp_path: Pat
         store.change_items([ItemChange(hidden, available=False)])
         wait_until(lambda: hidden not in [item["item_id"] for item in one.recommend("item-1").json()["items"]])
         one.end(signal.SIGKILL)
+
+
+def test_what_is_hidden_is_not_in_the_last_answer(store: Store, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def slowly() -> Iterator[bytes]:
+        yield b'{"history": '
+        go_on.wait()
+        yield b'["item-1"], "k": 4}'
+
+    settings = {"redis_url": store.url, "data_dir": tmp_path, "drain_notice_s": 0}
+    with replica(**settings) as one, ThreadPoolExecutor(1) as pool, ExitStack() as at_the_end:
+        at_the_end.callback(go_on.set)
+        one.first_line()
+        one.wait_for(status="ready")
+        hidden = one.recommend("item-1").json()["items"][0]["item_id"]
+        last = pool.submit(httpx.post, one.client.base_url.join("/recommend"), content=slowly(), timeout=60)
+        wait_until(lambda: one.metric("prorec_requests_in_flight") == 1)
+        one.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: one.refuses())
+        store.activate("tiny-2")  # for which nothing is started any more
+        store.change_items([ItemChange(hidden, available=False)])
+        wait_until(lambda: [(report.epoch, report.catalog_revision) for report in store.replicas()] == [(1, 1)])
+        go_on.set()
+        answer = last.result()
+        assert answer.headers["X-Model-Version"] == "tiny-1"
+        assert hidden not in [item["item_id"] for item in answer.json()["items"]]
+        assert one.process.wait() == 0
 
 
 def test_the_end_while_an_engine_loads_waits_for_nothing(store: Store, tmp_path: Path) -> None:
