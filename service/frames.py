@@ -49,7 +49,6 @@ class Query(msgspec.Struct, tag="query", array_like=True):
     exclude: list[str] = []
     exclude_seen: bool = True
     beam_width: int | None = None  # None: the artifact's default, or the smallest that holds k
-    rescore: bool = True
     with_metadata: bool = False
     with_codes: bool = False
     alone: bool = False  # run in a batch of its own: it was in flight when an engine died

@@ -64,11 +64,6 @@ class Matcher:
             self._included = found[found >= 0]
             self._unknown = [wanted[place] for place in np.flatnonzero(found < 0).tolist()]
 
-    @property
-    def unknown_items(self) -> tuple[str, ...]:
-        """Ids of `include_items` that were no items when the filter was checked."""
-        return tuple(self._unknown)
-
     def __call__(self, items: NDArray[np.int32] | None = None) -> NDArray[np.bool_]:
         """Which of `items` (int32 [M], below the catalog's count; None: all of them) match; bool [M].
 

@@ -179,7 +179,7 @@ class Catalog:
         dead = state.trie.dead_states(gone, state.slot_counts(slot)) if gone.size else ()
         row = SearchRow(request.history, dead, slot)
         bucket = bucket_for(len(row.history), self._manifest.history_buckets)
-        shape = Shape(request.width, bucket, dead_class(row), query.rescore, query.alone)
+        shape = Shape(request.width, bucket, dead_class(row), alone=query.alone)
         return Prepared(request, legal, state.generation, state.revision, row, shape)
 
     def _read(self, query: Query, state: State) -> Request:

@@ -73,11 +73,6 @@ class Server:
         await asyncio.gather(*(_flush(connection) for connection in [*self._connections]))
 
     @property
-    def connections(self) -> int:
-        """Peers connected now."""
-        return len(self._connections)
-
-    @property
     def in_flight(self) -> int:
         """Messages accepted and not answered yet."""
         return sum(len(connection.in_flight) for connection in self._connections)

@@ -116,7 +116,7 @@ class Server:
             raise ValueError(f"query id {message.query_id} is in flight already")
         match message:
             case Ping(query_id):
-                connection.send(msgspec.structs.replace(self._info, query_id=query_id, item_count=self._items.count))
+                connection.send(msgspec.structs.replace(self._info, query_id=query_id))
             case Cancel(query_id):
                 if task := connection.tasks.get(query_id):
                     task.cancel()

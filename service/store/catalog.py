@@ -37,7 +37,6 @@ class CatalogChanged:
     """What a change of the catalog came to."""
 
     revision: int  # of the catalog from then on; where nothing changed, one at which it was so already
-    records: list[ItemRecord]  # of every item named, as it is now
     changed: int  # items that are different from before
     era: str  # of the revision
 
@@ -95,12 +94,10 @@ class Catalog:
             changed = [item_id for item_id in ids if after[item_id] != (before[item_id] or ItemRecord(item_id, 0))]
             if not changed:  # but another one may have changed them, since the revision was read, to what is wanted
                 obeying = max([revision, *(record.revision for record in after.values())])
-                return CatalogChanged(obeying, list(after.values()), 0, era)
+                return CatalogChanged(obeying, 0, era)
             made = self._write(token, revision, era, before, [after[item_id] for item_id in changed])
             if made is not None:
-                revision, era = made
-                renewed = {item_id: msgspec.structs.replace(after[item_id], revision=revision) for item_id in changed}
-                return CatalogChanged(revision, list((after | renewed).values()), len(changed), era)
+                return CatalogChanged(made[0], len(changed), era=made[1])
             time.sleep(random.uniform(0, _PAUSE_S * min(attempt + 1, 10)))
         raise StoreError("others keep changing these items; try again later")
 

@@ -52,7 +52,7 @@ class Connection:
     Raises SettingsError for a URL that cannot be meant.
     """
 
-    url: str = field(repr=False)
+    url: str = field(repr=False)  # with its password
 
     def __post_init__(self) -> None:
         if _kind(_split(self.url).scheme) != "cluster":  # a cluster's client asks the servers as soon as it exists

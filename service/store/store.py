@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from models.artifact import Artifact, Manifest
+from models.artifact import Artifact
 
 from ..catalog.records import ItemChange, ItemRecord
 from ..embedded_redis import embedded_redis
@@ -46,11 +46,6 @@ class Store:
         """
         return cls(Connection(url), Keys(namespace))
 
-    @property
-    def url(self) -> str:
-        """With its password; `str(store.redis)` is for logs."""
-        return self.redis.url
-
     def close(self) -> None:
         self.redis.close()
 
@@ -74,15 +69,12 @@ class Store:
         infos = [read_published(one).info() for one in raw]
         return sorted(infos, key=lambda info: (info.published_at, info.version), reverse=True)
 
-    def manifest(self, version: str) -> Manifest:
-        """Raises UnknownVersion, StoreCorrupt, or BadArtifact for one written by another schema version."""
-        return Fetcher(self.redis, self.keys).record(version).manifest
-
     def fetch(self, version: str, cache: Path) -> Artifact:
         """The version in `cache`/VERSION, every byte checked; at once where an earlier fetch left it there whole.
 
-        Goes on where an earlier attempt was broken off. Raises UnknownVersion, StoreCorrupt, and StoreError where the
-        folder cannot be written or its disk has too little left.
+        Goes on where an earlier attempt was broken off. Raises UnknownVersion, StoreCorrupt, BadArtifact for one
+        written by another schema version, and StoreError where the folder cannot be written or its disk has too little
+        left.
         """
         return Fetcher(self.redis, self.keys).fetch(version, cache)
 
@@ -168,10 +160,6 @@ class Store:
     def catalog_revision(self) -> int:
         """Grows by one with every change of the catalog; 0: there was none."""
         return self._catalog.state()[0]
-
-    def catalog_era(self) -> str:
-        """Another one once Redis has lost the catalog, and its revisions began again; empty: there was no change."""
-        return self._catalog.state()[1]
 
     def catalog_records(self, item_ids: Iterable[str]) -> dict[str, ItemRecord]:
         """Records of those items that differ from the trained catalogs. Raises StoreCorrupt."""

@@ -106,11 +106,6 @@ class Probation:
             if self._deaths >= _DEATHS:
                 self._send_back(f"the engine of {version} ended {self._deaths} times")
 
-    @property
-    def judging(self) -> bool:
-        """Whether a version is being sent back now."""
-        return bool(self._tasks)
-
     def _watches(self, version: str) -> bool:
         return version == self._version and time.monotonic() <= self._until
 

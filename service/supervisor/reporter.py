@@ -57,9 +57,6 @@ class Reporter:
         self._stopped.set()
         self._changed.set()
 
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
-
     def _repeat(self) -> None:
         told: ReplicaReport | None = None
         while not self._stopped.is_set():

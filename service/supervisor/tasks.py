@@ -16,10 +16,6 @@ class Tasks:
     def __init__(self) -> None:
         self._running: set[asyncio.Task[None]] = set()
 
-    def __bool__(self) -> bool:
-        """Whether any runs."""
-        return bool(self._running)
-
     def run(self, coroutine: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(coroutine)
         self._running.add(task)

@@ -63,11 +63,6 @@ class Workers:
         self._children: set[Child] = set()
         self._keepers: list[asyncio.Task[None]] = []
 
-    @property
-    def connections(self) -> int:
-        """Workers that are told."""
-        return len(self._connections)
-
     async def start(self) -> None:
         self._server = await asyncio.start_unix_server(self._serve, self._control)
         self._keepers = [asyncio.create_task(self._keep()) for _ in range(self._count)]

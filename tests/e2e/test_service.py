@@ -33,7 +33,7 @@ from .replica import Load, RedisServer, Replica, replica, wait_until
 @pytest.fixture
 def running(store: Store, tmp_path: Path) -> Iterator[Replica]:
     """One worker, with the first model loaded."""
-    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
         one.first_line()
         one.wait_for(status="ready")
         yield one
@@ -90,7 +90,7 @@ def cores_of(process: psutil.Process) -> set[int]:
 @needs_two_cores
 def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
     *rest, last = sorted(os.sched_getaffinity(0))
-    with replica(redis_url=store.url, data_dir=tmp_path, engine_cores=last) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, engine_cores=last) as one:
         one.first_line()
         assert cores_of(one.engine()) == {last}
         others = [*one.children("service.api"), *one.children("service.fork_server"), psutil.Process(one.process.pid)]
@@ -98,7 +98,7 @@ def test_engines_have_cores_of_their_own(store: Store, tmp_path: Path) -> None:
 
 
 def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_path: Path) -> None:
-    with replica(redis_url=store.url, data_dir=tmp_path, engine_cores="9999") as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, engine_cores="9999") as one:
         assert one.process.wait() == 2
         wait_until(lambda: bool(one.errors))
     usable = ",".join(map(str, sorted(os.sched_getaffinity(0))))
@@ -111,7 +111,7 @@ def test_a_worker_takes_more_connections_than_a_shell_allows_open_files(store: S
     with ExitStack() as opened:
         resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 300), hard))
         try:
-            running = opened.enter_context(replica(redis_url=store.url, data_dir=tmp_path))
+            running = opened.enter_context(replica(redis_url=store.redis.url, data_dir=tmp_path))
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         running.first_line()
@@ -202,7 +202,7 @@ def test_without_an_active_model_a_replica_lives_and_says_what_to_do(
 def test_a_swap_under_load_fails_no_request_and_mixes_no_answers(
     store: Store, first: Artifact, second: Artifact, tmp_path: Path
 ) -> None:
-    with replica(redis_url=store.url, data_dir=tmp_path, workers=2, warm_previous=0) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, workers=2, warm_previous=0) as one:
         one.first_line()
         one.wait_for(status="ready")
         rows = itertools.cycle(first.golden() + second.golden())
@@ -394,7 +394,7 @@ def test_after_a_flush_a_replica_keeps_answering_until_a_model_is_activated_agai
 def test_the_end_finishes_what_is_in_flight_and_leaves_nothing(
     store: Store, tmp_path: Path, number: signal.Signals
 ) -> None:
-    with replica(redis_url=store.url, data_dir=tmp_path, workers=2) as one, ThreadPoolExecutor(4) as pool:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, workers=2) as one, ThreadPoolExecutor(4) as pool:
         one.first_line()
         one.wait_for(status="ready")
         engine = one.engine()
@@ -416,7 +416,7 @@ def test_the_end_finishes_what_is_in_flight_and_leaves_nothing(
 
 def test_while_it_drains_it_hides_what_is_hidden_now(store: Store, tmp_path: Path) -> None:
     """A balancer may take its time to notice, and until then this replica is asked."""
-    with replica(redis_url=store.url, data_dir=tmp_path, drain_notice_s=20) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, drain_notice_s=20) as one:
         one.first_line()
         one.wait_for(status="ready")
         hidden = one.recommend("item-1").json()["items"][0]["item_id"]
@@ -435,7 +435,7 @@ def test_what_is_hidden_is_not_in_the_last_answer(store: Store, tmp_path: Path) 
         go_on.wait()
         yield b'["item-1"], "k": 4}'
 
-    settings = {"redis_url": store.url, "data_dir": tmp_path, "drain_notice_s": 0}
+    settings = {"redis_url": store.redis.url, "data_dir": tmp_path, "drain_notice_s": 0}
     with replica(**settings) as one, ThreadPoolExecutor(1) as pool, ExitStack() as at_the_end:
         at_the_end.callback(go_on.set)
         one.first_line()
@@ -456,7 +456,7 @@ def test_what_is_hidden_is_not_in_the_last_answer(store: Store, tmp_path: Path) 
 
 
 def test_the_end_while_an_engine_loads_waits_for_nothing(store: Store, tmp_path: Path) -> None:
-    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
         wait_until(lambda: bool(one.children("service.engine")))
         one.engine().suspend()
         assert one.end() == 0

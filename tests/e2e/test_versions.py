@@ -21,7 +21,7 @@ from .replica import Load, RedisServer, Replica, replica, wait_until
 @contextmanager
 def serving(store: Store, folder: Path, **settings: Any) -> Iterator[Replica]:
     """One worker, with the first model loaded."""
-    with replica(redis_url=store.url, data_dir=folder, **settings) as one:
+    with replica(redis_url=store.redis.url, data_dir=folder, **settings) as one:
         one.first_line()
         one.wait_for(status="ready", model_version="tiny-1")
         yield one
@@ -33,7 +33,7 @@ def found(one: Replica) -> list[str]:
 
 def restore(store: Store, folder: Path) -> list[str]:
     """What the command says line by line; it succeeds."""
-    environment = {"PROREC_REDIS_URL": store.url, "PROREC_DATA_DIR": str(folder)}
+    environment = {"PROREC_REDIS_URL": store.redis.url, "PROREC_DATA_DIR": str(folder)}
     done = CliRunner().invoke(app, ["restore"], env=environment)
     assert done.exit_code == 0
     lines: list[str] = done.stdout.splitlines()
@@ -163,7 +163,7 @@ def test_a_replica_that_starts_without_redis_serves_what_it_served_last_and_then
         one.wait_for(status="ready", model_version="tiny-2")
         wait_until(lambda: any("tiny-2" in path.read_text() for path in tmp_path.glob("last/*/last.json")))
     redis_server.kill()
-    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
         one.first_line()
         readiness = one.wait_for(status="degraded", model_version="tiny-2")
         assert readiness["notes"]
@@ -192,7 +192,7 @@ def test_a_replica_that_cannot_read_what_was_hidden_answers_nothing_until_redis_
     (catalog,) = tmp_path.glob("last/*/*catalog*")
     catalog.write_bytes(catalog.read_bytes()[:-1])
     redis_server.kill()
-    with replica(redis_url=store.url, data_dir=tmp_path, port=address.port) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path, port=address.port) as one:
         one.connect(str(address))
         wait_until(lambda: str(catalog) in reasons(one))
         wait_until(lambda: bool(one.children("service.engine")))
@@ -211,7 +211,7 @@ def test_a_replica_that_starts_at_a_redis_that_has_lost_everything_serves_what_i
         wait_until(lambda: one.metric("prorec_catalog_revision") == 1)
         wait_until(lambda: any("tiny-1" in path.read_text() for path in tmp_path.glob("last/*/last.json")))
     store.redis.client.flushall()
-    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
         one.first_line()
         readiness = one.wait_for(status="degraded", model_version="tiny-1")
         assert readiness["redis"]["state"] == "lost"
@@ -256,7 +256,7 @@ def test_hidden_items_stay_hidden_where_a_model_is_activated_by_hand_after_a_flu
     store.redis.client.flushall()
     store.publish(first)
     store.activate("tiny-1")
-    with replica(redis_url=store.url, data_dir=tmp_path) as one:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
         one.first_line()
         (note,) = one.wait_for(status="degraded", model_version="tiny-1")["notes"]
         assert "lost the changes of the catalog" in note

@@ -64,7 +64,7 @@ def _relay_all(listener: socket.socket, store: Store, lost: threading.Event, mea
 
 def _relay(client: socket.socket, store: Store, lost: threading.Event, meanwhile: Callable[[], object]) -> None:
     with client, socket.socket(socket.AF_UNIX) as server, suppress(OSError):
-        server.connect(store.url.removeprefix("unix://"))
+        server.connect(store.redis.url.removeprefix("unix://"))
         while True:
             asked = client.recv(1 << 24)
             if not asked:

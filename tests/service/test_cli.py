@@ -15,7 +15,7 @@ from tests.service.plain_artifact import plain_artifact
 
 
 def run(store: Store, *words: str, **variables: str) -> Result:
-    environment = {"PROREC_REDIS_URL": store.url, "PROREC_NAMESPACE": store.keys.namespace} | variables
+    environment = {"PROREC_REDIS_URL": store.redis.url, "PROREC_NAMESPACE": store.keys.namespace} | variables
     return CliRunner().invoke(app, words, env=environment)
 
 

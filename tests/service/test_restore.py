@@ -51,7 +51,7 @@ def test_everything_that_was_served_comes_back(store: Store, data_dir: Path) -> 
     serve(store, data_dir, "v1", "v2", "v3")
     store.pin("v1")
     store.set_traffic(Canary("v2", 12.5), None)
-    before, catalog, era = store.deployment(), store.catalog_changes(0), store.catalog_era()
+    before, catalog, era = store.deployment(), store.catalog_changes(0), store.catalog_changes(0).era
     assert before is not None
     remember(last_folder(data_dir, store.redis, store.keys.namespace), before)
     lose(store)
@@ -69,7 +69,7 @@ def test_everything_that_was_served_comes_back(store: Store, data_dir: Path) -> 
     assert store.fetch("v3", data_dir / "elsewhere").manifest.model_version == "v3"
     again = store.catalog_changes(0)
     assert (again.revision, again.records) == (catalog.revision, catalog.records)
-    assert store.catalog_era() not in ("", era)
+    assert store.catalog_changes(0).era not in ("", era)
     assert store.catalog_page(1, 10).records == [record for record in catalog.records if record.revision > 1]
     assert store.placements("v3") == CODES
     assert store.change_items([ItemChange("c", available=False)]).revision == 4
@@ -79,7 +79,7 @@ def test_everything_that_was_served_comes_back(store: Store, data_dir: Path) -> 
 
 def test_what_redis_has_stays(store: Store, data_dir: Path) -> None:
     serve(store, data_dir, "v1")
-    deployment, era = store.deployment(), store.catalog_era()
+    deployment, era = store.deployment(), store.catalog_changes(0).era
     for words in (["restore"], ["restore", "--forget-changes"]):
         done = run(store, *words, PROREC_DATA_DIR=str(data_dir))
         assert done.stdout.splitlines() == [
@@ -89,7 +89,7 @@ def test_what_redis_has_stays(store: Store, data_dir: Path) -> None:
     assert deployment is not None
     assert not store.restore_deployment(replace(deployment, epoch=9))  # where another one came after the look
     assert not store.restore_catalog([], 9)
-    assert (store.deployment(), store.catalog_era()) == (deployment, era)
+    assert (store.deployment(), store.catalog_changes(0).era) == (deployment, era)
 
 
 def test_what_is_missing_is_named_and_the_rest_comes_back(store: Store, data_dir: Path) -> None:

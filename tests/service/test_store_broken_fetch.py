@@ -55,7 +55,7 @@ from service.store import Store
 def die(event, values):
     if event == "open" and str(values[0]).endswith({WEIGHTS!r}): os.kill(os.getpid(), signal.SIGKILL)
 sys.addaudithook(die)
-Store.connect({store.url!r}, {store.keys.namespace!r}).fetch("v1", Path({str(tmp_path / "cache")!r}))
+Store.connect({store.redis.url!r}, {store.keys.namespace!r}).fetch("v1", Path({str(tmp_path / "cache")!r}))
 """
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == -signal.SIGKILL
     store.redis.client.delete(*chunks_before(store, "v1", WEIGHTS))

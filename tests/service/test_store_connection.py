@@ -213,7 +213,8 @@ def works(store: Store, folder: Path) -> None:
 def works_live(store: Store) -> None:
     """The same of the catalog and of replicas."""
     changed = store.change_items([ItemChange("one", available=False), ItemChange("two", item={"item_id": "two"})])
-    assert store.catalog_changes(0).records == changed.records
+    assert [record.item_id for record in store.catalog_changes(0).records] == ["one", "two"]
+    assert (changed.revision, changed.changed) == (1, 2)
     assert store.change_items([ItemChange("one", available=True)]).revision == store.catalog_revision() == 2
     assert [record.item_id for record in store.catalog_changes(1).records] == ["one"]
     assert store.place("v2", {"two": (1, 2)}) == store.placements("v2") == {"two": (1, 2)}

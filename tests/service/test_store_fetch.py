@@ -43,9 +43,9 @@ def test_a_damaged_record_is_found_and_repaired(record: bytes | None, store: Sto
     key = store.keys.manifest("v1")
     store.redis.client.delete(key) if record is None else store.redis.client.set(key, record)
     with pytest.raises(StoreCorrupt):
-        store.manifest("v1")
+        store.fetch("v1", tmp_path / "cache")
     store.publish(artifact)
-    assert store.manifest("v1") == artifact.manifest
+    assert store.fetch("v1", tmp_path / "cache").manifest == artifact.manifest
 
 
 def test_the_record_of_another_version_is_not_believed(store: Store, tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_the_record_of_another_version_is_not_believed(store: Store, tmp_path: P
         store.publish(plain_artifact(tmp_path, version))
     store.redis.client.copy(store.keys.manifest("v1"), store.keys.manifest("v2"), replace=True)
     with pytest.raises(StoreCorrupt, match="version v2"):
-        store.manifest("v2")
+        store.fetch("v2", tmp_path / "cache")
 
 
 def test_a_record_that_names_a_path_is_not_followed(store: Store, tmp_path: Path) -> None:

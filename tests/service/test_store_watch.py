@@ -96,7 +96,7 @@ def test_a_redis_that_comes_late_is_found(own_store: Store) -> None:
     admin = own_store.redis.client
     admin.ping()  # signed in before there is a password
     admin.config_set("requirepass", "hunter2")
-    with closing(Store.connect(own_store.url, "prorec")) as outside, watching(outside, SOON_S) as seen:
+    with closing(Store.connect(own_store.redis.url, "prorec")) as outside, watching(outside, SOON_S) as seen:
         assert isinstance(seen.get(), StoreDown)
         admin.config_set("requirepass", "")
         assert seen.get() == active

@@ -136,7 +136,7 @@ def test_a_catalog_that_outgrew_the_lost_one_unseen_is_told_whole(own_store: Sto
     off(own_store, "x")
     with watching(own_store, NEVER_S) as seen:
         assert seen.get_catalog().revision == 1
-        with closing(Store.connect(own_store.url, "other")) as other:
+        with closing(Store.connect(own_store.redis.url, "other")) as other:
             for number in range(3):
                 off(other, f"new-{number}")
             pipe = own_store.redis.client.pipeline()
@@ -156,7 +156,7 @@ def test_whoever_was_away_too_long_is_told_everything(own_store: Store) -> None:
         assert seen.get() == Deployment("a", 1)
         admin.config_set("requirepass", "hunter2")
         admin.client_kill_filter(_type="pubsub")
-        with closing(Store.connect(own_store.url.replace("unix://", "unix://:hunter2@"), "prorec")) as inside:
+        with closing(Store.connect(own_store.redis.url.replace("unix://", "unix://:hunter2@"), "prorec")) as inside:
             assert isinstance(seen.get(), StoreDown)
             for first in range(0, LARGEST_PART + 5000, 5000):
                 off(inside, *(f"item-{number}" for number in range(first, first + 5000)))

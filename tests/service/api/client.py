@@ -33,6 +33,8 @@ def client_of(router: Router, **values: Any) -> httpx.AsyncClient:
 
 def admin_of(router: Router, store: Store, **values: Any) -> httpx.AsyncClient:
     """A client that knows the token, of an application whose Redis is that of `store`."""
-    client = client_of(router, redis_url=store.url, namespace=store.keys.namespace, admin_token="secret", **values)
+    client = client_of(
+        router, redis_url=store.redis.url, namespace=store.keys.namespace, admin_token="secret", **values
+    )
     client.headers["Authorization"] = "bearer secret"
     return client

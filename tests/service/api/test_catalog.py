@@ -65,7 +65,7 @@ async def test_what_was_set_live_can_be_seen_and_forgotten(router: Router, store
         got = await client.patch(PATH, json={"items": [{"item_id": "a", "reset": True, "attributes": {"new": True}}]})
     a = {"item_id": "a", "revision": 1, "available": False, "removed": False, "attributes": {"price": 9}, "item": None}
     b = {"item_id": "b", "revision": 2, "available": True, "removed": False, "attributes": {"price": 1}, "item": None}
-    now = {"catalog_revision": 2, "catalog_era": store.catalog_era()}
+    now = {"catalog_revision": 2, "catalog_era": store.catalog_changes(0).era}
     assert first.json() == now | {"items": [a], "next": 1}
     assert rest.json() == now | {"items": [b], "next": None}
     assert got.json()["changed"] == 1
@@ -226,7 +226,7 @@ async def test_a_change_may_wait_until_this_replica_follows(router: Router, stor
         await asyncio.sleep(0.05)
         assert not waiting.done()
         unplaced = {"m": "no code is free", "x": "not asked for"}
-        router.status = Status(catalog_revision=1, catalog_era=store.catalog_era(), unplaced=unplaced)
+        router.status = Status(catalog_revision=1, catalog_era=store.catalog_changes(0).era, unplaced=unplaced)
         got = await waiting
     assert (got.status_code, got.json()["unplaced"]) == (200, {"m": "no code is free"})
 

@@ -29,11 +29,10 @@ def ask(
     k: int,
     *,
     exclude: list[int] | None = None,
-    rescore: bool = True,
 ) -> Answer:
     names = [f"item-{number}" for number in history]
     excluded = [f"item-{number}" for number in exclude or []]
-    ticket = catalog.ticket(Query(1, names, k, math.inf, excluded, rescore=rescore))
+    ticket = catalog.ticket(Query(1, names, k, math.inf, excluded))
     found = search.run([ticket.prepared.row], ticket.prepared.shape)
     return catalog.answer(ticket, Place.of(found, 0))
 
@@ -61,8 +60,9 @@ def test_the_bucket_changes_nothing(search: LiveSearch) -> None:
 
 
 def test_without_rescoring_the_code_alone_orders(catalog: Catalog, search: LiveSearch) -> None:
-    plain = ask(catalog, search, [1, 2], 8, rescore=False)
-    assert plain.scores == plain.code_scores == sorted(plain.code_scores, reverse=True)
+    row = SearchRow(np.array([1, 2], dtype=np.int32))
+    plain = search.run([row], Shape(8, 3, rescore=False))
+    assert plain.score.tolist() == plain.code_score.tolist() == np.sort(plain.score)[:, ::-1].tolist()
     rescored = ask(catalog, search, [1, 2], 8)
     assert rescored.scores != rescored.code_scores
     assert rescored.scores == sorted(rescored.scores, reverse=True)

@@ -67,10 +67,10 @@ def test_queries_of_a_client_that_left_cost_no_compute(catalog: Catalog, search:
         ended = batcher.start()
         server = Server(catalog, batcher, Slots(2, 8), Changes(search, batcher), INFO)
         await server.listen(str(socket_path))
-        await leave_with_queries_in_flight(gated, socket_path)
+        await leave_with_queries_in_flight(server, gated, socket_path)
         reader, writer = await asyncio.open_unix_connection(socket_path)
         answering = asyncio.create_task(answer_of(reader, writer))
-        await server_has_seen_both(server)
+        await until(lambda: server.in_flight == 1)
         gated.gate.set()
         assert isinstance(await answering, Answer)
         writer.close()
@@ -260,14 +260,16 @@ def ask(router: Router, **options: object) -> "asyncio.Task[Served]":
     return asyncio.create_task(router.ask(asked))
 
 
-async def leave_with_queries_in_flight(gated: GatedSearch, path: Path) -> None:
+async def leave_with_queries_in_flight(server: Server, gated: GatedSearch, path: Path) -> None:
     _, writer = await asyncio.open_unix_connection(path)
     encoder = msgspec.msgpack.Encoder()
     writer.write(pack(query(0), encoder))
     await asyncio.to_thread(gated.running.wait)
     writer.write(b"".join(pack(query(number), encoder) for number in range(1, 100)))
+    await until(lambda: server.in_flight == 100)
     writer.close()
     await writer.wait_closed()
+    await until(lambda: server.in_flight == 0)
 
 
 async def answer_of(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, asked: Request | None = None) -> Reply:
@@ -292,9 +294,8 @@ async def code_of_cancelled(reader: asyncio.StreamReader, writer: asyncio.Stream
     return reply.code
 
 
-async def server_has_seen_both(server: Server) -> None:
-    """The first client is gone, the second one's query waits."""
-    while server.connections != 1 or server.in_flight != 1:
+async def until(condition: Callable[[], bool]) -> None:
+    while not condition():
         await asyncio.sleep(0.005)
 
 

@@ -20,7 +20,7 @@ DAMAGED = StoreDown("what Redis holds about an item of the catalog is damaged")
 
 def replica(store: Store, folder: Path) -> Replica:
     """It has found the deployment, and starts no process."""
-    settings = Settings(redis_url=store.url, data_dir=folder)
+    settings = Settings(redis_url=store.redis.url, data_dir=folder)
     with socket.socket() as listener:
         made = Replica(settings, listener, store, folder, folder / "last", None, Announce("http://here", "here"))
     made._deployment = Deployment("v1", 1)

@@ -45,7 +45,6 @@ def test_a_change_is_told_at_once_and_the_end_too(store: Store) -> None:
     wait_for(store, ["v3"])
     reporter.stop()
     wait_for(store, [])
-    reporter.join(30)
 
 
 def test_a_redis_that_hangs_holds_nobody_up() -> None:
@@ -71,7 +70,7 @@ def test_a_redis_that_takes_no_changes_is_told_once_and_so_is_the_end_of_that(tm
         store.redis.client.replicaof("no", "one")
         assert told.get(timeout=60) is None
         reporter.stop()
-        reporter.join(30)
+        wait_for(store, [])
     assert told.empty()
 
 

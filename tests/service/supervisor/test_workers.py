@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import select
 import socket
 import tempfile
 from collections.abc import AsyncIterator
@@ -59,6 +60,22 @@ async def connect(path: Path) -> Worker:
     return worker
 
 
+async def deaf_worker(path: Path) -> socket.socket:
+    """One that is told everything, and reads no more than the first byte."""
+    deaf = socket.socket(socket.AF_UNIX)
+    deaf.connect(str(path))
+    deaf.setblocking(False)
+    assert await asyncio.get_running_loop().sock_recv(deaf, 1)
+    return deaf
+
+
+def let_go(deaf: socket.socket) -> bool:
+    """Whether the supervisor has closed its end."""
+    poll = select.poll()
+    poll.register(deaf, 0)
+    return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+
 async def test_a_switch_waits_for_every_worker() -> None:
     async with control() as (workers, path):
         quick, slow = await connect(path), await connect(path)
@@ -109,26 +126,20 @@ async def test_a_worker_that_says_nothing_is_let_go() -> None:
 
 async def test_a_worker_that_reads_nothing_holds_only_one_switch_up() -> None:
     async with control(acknowledge_s=0.5) as (workers, path):
-        deaf = socket.socket(socket.AF_UNIX)
-        deaf.connect(str(path))
-        while not workers.connections:
-            await asyncio.sleep(0.01)
+        deaf = await deaf_worker(path)
         workers.tell(Status(redis_reason="x" * 10_000_000))  # more than a socket holds
         await workers.route(ROUTES)
-        while workers.connections:
+        while not let_go(deaf):
             await asyncio.sleep(0.01)
         deaf.close()
 
 
 async def test_a_worker_that_reads_nothing_for_long_is_let_go_before_it_fills_the_memory() -> None:
     async with control() as (workers, path):
-        deaf = socket.socket(socket.AF_UNIX)
-        deaf.connect(str(path))
-        while not workers.connections:
-            await asyncio.sleep(0.01)
+        deaf = await deaf_worker(path)
         for _ in range(5):
             workers.tell(Status(redis_reason="x" * 10_000_000))
-        while workers.connections:
+        while not let_go(deaf):
             await asyncio.sleep(0.01)
         deaf.close()
 
