@@ -69,7 +69,7 @@ class Status(msgspec.Struct, tag="status", frozen=True):
     swaps: dict[str, int] = {}  # result → how many
     draining: bool = False
     replica: str = ""  # id of this replica, as other replicas see it
-    catalog_revision: int = 0  # that every engine of this replica has applied
+    catalog_revision: int = 0  # that every engine of this replica but a shadow's has applied
     catalog_era: str = ""  # of that revision: another one once Redis has lost the catalog
     catalog_lost: bool = False  # Redis has lost what is obeyed here
     catalog_unknown: str | None = None  # why nobody knows what is to be obeyed, one sentence

@@ -79,7 +79,9 @@ def _supervised(status: Status) -> Iterator[Metric]:
         value=status.redis in ("ok", "lost") and status.redis_refusal is None,
     )
     yield GaugeMetricFamily(
-        "prorec_catalog_revision", "Catalog revision that every engine has applied", value=status.catalog_revision
+        "prorec_catalog_revision",
+        "Catalog revision that every engine but a shadow's has applied",
+        value=status.catalog_revision,
     )
     yield GaugeMetricFamily("prorec_catalog_unplaced", "Added items without a place", value=status.unplaced_count)
     yield GaugeMetricFamily(

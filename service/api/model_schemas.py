@@ -146,7 +146,7 @@ class Replica(BaseModel):
     serving: str | None
     ready_for: list[str] = Field(description="Versions with a warm engine.")
     epoch: int = Field(description="Of the deployment that it follows.")
-    catalog_revision: int = Field(description="That all its engines have applied.")
+    catalog_revision: int = Field(description="That all its engines but a shadow's have applied.")
     states: dict[str, str] = Field(description="Version → state.")
     draining: bool
 

@@ -26,7 +26,7 @@ class ReplicaReport(msgspec.Struct, frozen=True):
     epoch: int  # of the deployment that it follows
     serving: str | None = None  # version that answers
     ready_for: tuple[str, ...] = ()  # versions with a warm engine: they could answer at once
-    catalog_revision: int = 0  # that all its engines have applied
+    catalog_revision: int = 0  # that all its engines but a shadow's have applied
     states: dict[str, str] = {}  # version → state, as in `ModelState`
     draining: bool = False
     at: float = 0.0  # Unix time of the report by the clock of Redis, seconds

@@ -203,7 +203,10 @@ class Store:
         return self._catalog.page(since, limit)
 
     def placements(self, version: str, item_ids: Iterable[str] | None = None) -> dict[str, tuple[int, ...]]:
-        """Codes of added items (None: of all) in a version; an item without one is absent. Raises UnknownVersion."""
+        """Codes of added items (None: of all) in a version; an item without one is absent.
+
+        A version that was never published has none. Raises UnknownVersion for a name that no version can have.
+        """
         return Placements(self.redis, self.keys).read(version, item_ids)
 
     def place(self, version: str, codes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

@@ -69,7 +69,7 @@ class Board:
         return next((model for model in self.status.models if model.version == version), None)
 
     def catalog(self, revision: int, era: str, unplaced: dict[str, str]) -> None:
-        """What the engines have applied, and what the one that serves could not take in, in order of change."""
+        """What all engines but a shadow's have applied; what the serving one could not take in, in order of change."""
         newest = dict(islice(reversed(unplaced.items()), KEPT_UNPLACED))
         news = {"catalog_revision": revision, "catalog_era": era, "unplaced": newest, "unplaced_count": len(unplaced)}
         if any(getattr(self.status, name) != value for name, value in news.items()):
