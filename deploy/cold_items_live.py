@@ -37,8 +37,8 @@ def main(
     """Prints one JSON object."""
     try:
         split = Split.of(artifact.absolute().parent)
-    except FileNotFoundError as error:
-        raise typer.BadParameter(f"is none of deploy.cold_items: {error}", param_hint="DIR") from None
+    except FileNotFoundError:
+        raise typer.BadParameter("no split.json beside it, so none of deploy.cold_items", param_hint="DIR") from None
     whole, cold = split.read(data)
     added = [item for item, is_cold in zip(whole.items, cold.tolist(), strict=True) if is_cold]
     asks = last_events(whole, cold)
