@@ -171,8 +171,11 @@ def restore(
 def models(as_json: AsJson = False) -> None:
     """List the published versions, last published first; '*' marks the active one."""
     with _store() as store:
-        show = listing.versions_json if as_json else listing.versions
-        typer.echo(show(store.versions(), store.deployment()))
+        infos = store.versions()
+        if not infos and not as_json:
+            typer.echo(f"no models are published in Redis at {store.redis}")
+            return
+        typer.echo((listing.versions_json if as_json else listing.versions)(infos, store.deployment()))
 
 
 @app.command()

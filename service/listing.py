@@ -37,8 +37,6 @@ def traffic(deployment: Deployment | None) -> str:
 
 
 def versions(infos: list[VersionInfo], deployment: Deployment | None) -> str:
-    if not infos:
-        return "no models are published"
     return _table(("", "VERSION", "ITEMS", "SIZE", "PUBLISHED", "ROLE"), [_version(info, deployment) for info in infos])
 
 

@@ -165,7 +165,8 @@ def test_models_as_json(store: Store, tmp_path: Path) -> None:
 
 
 def test_an_empty_store_is_told(store: Store) -> None:
-    assert run(store, "models").stdout == "no models are published\n"
+    assert run(store, "models").stdout == f"no models are published in Redis at {store.redis}\n"
+    assert json.loads(run(store, "models", "--json").stdout) == {"active": None, "versions": []}
 
 
 @pytest.mark.parametrize(

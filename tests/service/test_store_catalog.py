@@ -118,6 +118,7 @@ def test_several_changes_of_one_item_count_in_their_order(store: Store) -> None:
             {"item": {"t": 2}, "embeddings": {"f": b"2"}},
         ),
         ({"available": False, "attributes": {"x": 1}}, {"reset": True}, {}),
+        ({"available": False, "attributes": {"x": 1}}, {"reset": True, "available": False}, {"available": False}),
         ({"available": False, "attributes": {"x": 1, "y": 1}}, {"reset": True, "attributes": {"x": 2}},
          {"attributes": {"x": 2}}),
         ({"removed": True, "attributes": {"x": 1}}, {"reset": True}, {"removed": True}),
