@@ -1,7 +1,8 @@
 """The artifact: a directory that holds everything serving needs of one trained model.
 
 Files are `.npy` arrays, ONNX graphs that share their weights, and JSON; never pickles. `manifest.json` names every
-file with its size and SHA-256. An artifact is written aside and renamed, so a directory with a manifest is whole.
+file with its size and SHA-256. An artifact is written aside and renamed once it is on the disk, so a directory with a
+manifest is whole.
 """
 
 import hashlib
@@ -9,6 +10,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -27,6 +29,7 @@ from .errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
 from .item_ids import ItemIds
 from .prefix_output import PrefixOutput
 from .trie import CodeTrie
+from .whole_files import put_whole
 
 SCHEMA_VERSION = 3
 MANIFEST = "manifest.json"
@@ -121,9 +124,11 @@ class Artifact:
         return artifact
 
     def array(self, name: str) -> NDArray[Any]:
-        """The array saved as `name`.npy, memory-mapped."""
-        mapped: NDArray[Any] = np.load(self.folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-        return np.asarray(mapped)
+        """The array saved as `name`.npy, memory-mapped; raises ArtifactCorruptError where it cannot be read."""
+        path = self.folder / f"{name}.npy"
+        with _readable(path):
+            mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+            return np.asarray(mapped)
 
     @cached_property
     def codes(self) -> CodeTable:
@@ -203,9 +208,14 @@ class Artifact:
         return self.folder / name if name in self.manifest.files else self.graph_path(beam_width)
 
     def golden(self) -> list[dict[str, Any]]:
-        """Histories with the answers they must give: {history: [item_id], items: [item_id], scores: [float]}."""
-        loaded: list[dict[str, Any]] = json.loads((self.folder / GOLDEN).read_text())
-        return loaded
+        """Histories with the answers they must give: {history: [item_id], items: [item_id], scores: [float]}.
+
+        Raises ArtifactCorruptError where they cannot be read.
+        """
+        path = self.folder / GOLDEN
+        with _readable(path):
+            loaded: list[dict[str, Any]] = json.loads(path.read_text())
+            return loaded
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -294,9 +304,10 @@ class ArtifactWriter:
         files = {path.name: file_entry(path) for path in _files(self.folder)}
         manifest = Manifest(model_version=self.target.name, files=files, **fields)
         # What is None is left out, so that a program that does not know a newer field reads what does not use it.
-        (self.folder / MANIFEST).write_text(manifest.model_dump_json(indent=2, exclude_none=True) + "\n")
+        text = manifest.model_dump_json(indent=2, exclude_none=True) + "\n"
+        (self.folder / MANIFEST).write_text(text, encoding="utf-8")
         try:
-            self.folder.rename(self.target)
+            put_whole(self.folder, self.target)
         except OSError as error:
             raise ArtifactError(f"{self.target} cannot be written: {error.strerror}") from None
         return Artifact.open(self.target, verify=False)
@@ -306,6 +317,15 @@ def file_entry(path: Path) -> FileEntry:
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
     return FileEntry(bytes=path.stat().st_size, sha256=digest)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Names the file where what is read of it is damaged: checksums are not looked at again at every start."""
+    try:
+        yield
+    except (OSError, EOFError, ValueError) as error:
+        raise ArtifactCorruptError(f"{path} cannot be read: {error}") from None
 
 
 def _files(folder: Path) -> Iterator[Path]:

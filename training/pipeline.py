@@ -19,6 +19,7 @@ from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
 from models.errors import ArtifactError
 from models.item_text import item_text
+from models.whole_files import put_whole
 
 from .batches import Windows
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings
@@ -123,7 +124,7 @@ class Run:
         with self.folder.step("text_encoder", self.settings.text()) as folder:
             done = folder / "text_encoder"
             if self.machine.leads and not done.exists():
-                self._export_text_encoder(folder / "text_encoder.writing").rename(done)
+                put_whole(self._export_text_encoder(folder / "text_encoder.writing"), done)
             self.machine.wait()
             return TextEncoderFiles(done, (done / "name").read_text())
 

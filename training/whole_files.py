@@ -1,6 +1,5 @@
 """Results on the disk: each appears whole, and one that a machine has damaged as it stopped is named."""
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +8,8 @@ from zipfile import BadZipFile
 
 from safetensors import SafetensorError
 
+from models.whole_files import put_whole
+
 from .errors import TrainingError
 
 REMEDY: Final = "remove it and the same command makes it again"
@@ -16,13 +17,10 @@ REMEDY: Final = "remove it and the same command makes it again"
 
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
-    """A path to write to, which becomes `path` once its bytes are on the disk: else a machine that stops may keep the
-    new name and lose what it names."""
+    """A path to write to, which becomes `path` once its bytes are on the disk (`put_whole`)."""
     aside = path.with_name(f"{path.name}.writing")
     yield aside
-    with aside.open("rb") as stream:
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    put_whole(aside, path)
 
 
 @contextmanager

@@ -1,17 +1,22 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from models.artifact import Artifact, ArtifactWriter, check_model_version
+from models.artifact import GOLDEN, Artifact, ArtifactWriter, check_model_version
 from models.config import ModelConfig
 from models.errors import ArtifactCorruptError, ArtifactError, ArtifactSchemaError
 from models.item_ids import ItemIds
 from models.prefix_output import PrefixOutput
+from tests.synced import synced_before_renamed
 from tests.tiny import random_codes
 
-FIELDS = {
+ROOT = Path(__file__).parents[2]
+FIELDS: dict[str, Any] = {
     "config": ModelConfig(code_length=2, tokens_per_level=8, width=8, heads=1),
     "item_count": 10,
     "beam_widths": (4,),
@@ -25,11 +30,11 @@ FIELDS = {
 }
 
 
-def write(folder: Path) -> Artifact:
+def write(folder: Path, **fields: Any) -> Artifact:
     with ArtifactWriter(folder / "v1") as writer:
         ids = ItemIds.build([f"i{number}" for number in range(10)])
         writer.catalog(random_codes(10, 2, 8, seed=0), ids, [{"title": f"ü {n}"} for n in range(10)])
-        return writer.commit(**FIELDS)
+        return writer.commit(**FIELDS | fields)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
@@ -40,6 +45,18 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert artifact.codes.tokens.tolist() == random_codes(10, 2, 8, seed=0).tokens.tolist()
     assert artifact.item_ids.indices(["i7"]).tolist() == [7]
     assert json.loads(artifact.metadata_json(3)) == {"title": "ü 3"}
+
+
+def test_every_file_is_on_the_disk_before_the_artifact_gets_its_name(tmp_path: Path) -> None:
+    synced = synced_before_renamed(lambda: write(tmp_path))
+    assert synced == {".v1.writing", *(path.name for path in (tmp_path / "v1").iterdir())}
+
+
+def test_a_manifest_is_utf_8_wherever_it_is_written(tmp_path: Path) -> None:
+    code = "from tests.models.test_artifact import *; import sys; write(Path(sys.argv[1]), dataset='B\\u00fccher')"
+    plain = {"PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": "C", "PYTHONPATH": "."}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True, cwd=ROOT, env=plain)
+    assert Artifact.open(tmp_path / "v1").manifest.dataset == "Bücher"
 
 
 def test_arrays_cannot_be_written_to(tmp_path: Path) -> None:
@@ -136,6 +153,28 @@ def write_servable(folder: Path) -> Artifact:
 
 def test_arrays_that_belong_together_pass(tmp_path: Path) -> None:
     write_servable(tmp_path).check()
+
+
+@pytest.mark.parametrize("damage", ["missing", "empty", "cut", "zeros", "pickled"])
+def test_an_array_that_cannot_be_read_is_named(tmp_path: Path, damage: str) -> None:
+    path = write_servable(tmp_path).folder / "leaf_item.npy"
+    data = path.read_bytes()
+    path.unlink()
+    if damage == "pickled":
+        np.save(path, np.array([{}] * 10), allow_pickle=True)
+    elif damage != "missing":
+        path.write_bytes({"empty": b"", "cut": data[:-1], "zeros": bytes(len(data))}[damage])
+    with pytest.raises(ArtifactCorruptError, match=r"leaf_item\.npy cannot be read"):
+        Artifact.open(tmp_path / "v1", verify=False).check()
+
+
+@pytest.mark.parametrize("content", [None, "", '[{"history"'])
+def test_golden_requests_that_cannot_be_read_are_named(tmp_path: Path, content: str | None) -> None:
+    artifact = write(tmp_path)
+    if content is not None:
+        (artifact.folder / GOLDEN).write_text(content)
+    with pytest.raises(ArtifactCorruptError, match=r"golden\.json cannot be read"):
+        artifact.golden()
 
 
 @pytest.mark.parametrize(
