@@ -139,11 +139,6 @@ class Attributes:
     def fields(self) -> dict[str, FieldKind]:
         return {entry.name: entry.kind for entry in self.schema}
 
-    @property
-    def nbytes(self) -> int:
-        keys = (self.keys.text, self.keys.bounds, self.keys.sorted_hash, self.keys.hash_item)
-        return int(sum(a.nbytes for a in (*keys, *(getattr(self, name) for name in _ARRAYS))))
-
     def mark(self, name: str, values: Sequence[Scalar], mask: NDArray[np.bool_]) -> None:
         """Sets `mask` (bool [N]) where an item has one of `values`, which must be of the field's kind."""
         entry = self.by_name[name]

@@ -5,7 +5,7 @@ state, the root; level L's states are the leaves, one an item, in code order.
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
@@ -116,6 +116,8 @@ class CodeTrie:
         if self.leaf_item.size != sizes[-1]:
             raise TrieError(f"{sizes[-1]} leaves but {self.leaf_item.size} items")
         seen = np.zeros(self.item_count, dtype=bool)
+        if self.leaf_item.dtype != np.int32:
+            raise TrieError("leaf_item must be int32")
         if self.leaf_item.min() < 0 or self.leaf_item.max() >= self.item_count:
             raise TrieError("leaf_item names an item that does not exist")
         seen[self.leaf_item] = True
@@ -217,13 +219,6 @@ class CodeTrie:
             dead[level] = DeadStates(parents, offsets)
             gone = above[emptied]
         return dead
-
-    def walk(self, leaf: int) -> Iterator[int]:
-        """Tokens of a leaf's code, last level first."""
-        state = leaf
-        for level in range(self.code_length - 1, -1, -1):
-            yield int(self.child_token[level][state])
-            state = int(np.searchsorted(self.child_start[level], state, side="right")) - 1
 
 
 def _parents(starts: NDArray[np.int32], states: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -9,6 +9,8 @@ from models.beam import Candidates, beam_search, log_softmax
 from models.trie import CodeTrie
 from tests.tiny import random_codes
 
+from .test_trie import leaf_codes
+
 LENGTH, TOKENS = 3, 5
 
 
@@ -29,9 +31,9 @@ def search(trie: CodeTrie, seed: int, width: int, legal: NDArray[np.bool_] | Non
 
 def brute_force(trie: CodeTrie, seed: int, legal: NDArray[np.bool_]) -> list[tuple[float, int]]:
     logits, found = random_logits(seed), []
-    codes = np.array([[*trie.walk(leaf)][::-1] for leaf in range(trie.item_count)])
+    codes = np.array(leaf_codes(trie), dtype=np.int32)
     for leaf in np.flatnonzero(legal).tolist():
-        code = np.array([*trie.walk(leaf)][::-1], dtype=np.int32)
+        code = codes[leaf]
         total = 0.0
         for level in range(LENGTH):
             row = logits[level][prefix_row(code[None, :level])][0]

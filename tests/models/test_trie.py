@@ -14,7 +14,12 @@ from tests.tiny import random_codes
 
 
 def leaf_codes(trie: CodeTrie) -> list[list[int]]:
-    return [list(trie.walk(leaf))[::-1] for leaf in range(trie.item_count)]
+    """Codes as a walk from the root spells them, in the order of leaves."""
+    prefixes: list[list[int]] = [[]]
+    for starts, tokens in zip(trie.child_start, trie.child_token, strict=True):
+        parents = np.repeat(np.arange(starts.size - 1), np.diff(starts)).tolist()
+        prefixes = [[*prefixes[parent], token] for parent, token in zip(parents, tokens.tolist(), strict=True)]
+    return prefixes
 
 
 @given(items=st.integers(1, 64), length=st.integers(2, 4), tokens=st.integers(3, 9), seed=st.integers(0, 2**31))
@@ -65,6 +70,12 @@ def test_check_finds_a_state_without_children(level: int) -> None:
     starts[level] = _changed(starts[level], 1, 0)
     with pytest.raises(TrieError):
         replace(trie, child_start=tuple(starts)).check()
+
+
+def test_check_finds_items_that_are_not_int32() -> None:
+    trie = _trie()
+    with pytest.raises(TrieError, match="leaf_item must be int32"):
+        replace(trie, leaf_item=trie.leaf_item.astype(np.float64)).check()
 
 
 def test_check_finds_an_item_named_twice() -> None:
@@ -147,7 +158,7 @@ def test_ancestors_are_the_states_on_the_way_to_a_leaf() -> None:
     path = trie.ancestors(np.array([0, 39, 17], dtype=np.int32))
     for place, leaf in enumerate([0, 39, 17]):
         tokens = [int(trie.child_token[level][states[place]]) for level, states in enumerate(path)]
-        assert tokens == list(trie.walk(leaf))[::-1]
+        assert tokens == leaf_codes(trie)[leaf]
 
 
 def test_counts_may_be_longer_than_the_trie() -> None:
