@@ -58,9 +58,9 @@ class _Places:
         tokens = np.full(len(prefixes), -1, dtype=np.int32)
         for row, prefix in enumerate(prefixes):
             free = self.free[prefix.tobytes()]
-            token = int(np.where(free, distance[row], np.inf).argmin())
-            if free[token]:
-                tokens[row] = token
+            left = np.flatnonzero(free)
+            if left.size:
+                tokens[row] = token = left[distance[row, left].argmin()]  # a distance may be infinite
                 free[token] = False
         return tokens
 

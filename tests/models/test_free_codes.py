@@ -84,6 +84,13 @@ def test_the_last_free_code_is_found_and_then_there_is_none(length: int) -> None
         free_codes(points(1), books, owned(codes))
 
 
+def test_every_code_is_found_from_farther_away_than_a_distance_can_say() -> None:
+    books, far = np.abs(codebooks(2, 8)) + 1, np.full((64, 4), -3e38, dtype=np.float32)
+    with np.errstate(over="ignore"):
+        codes = free_codes(far, books, owned(NOBODY))
+    assert len(np.unique(codes, axis=0)) == 64
+
+
 def test_pieces_of_a_large_request_do_not_share_codes() -> None:
     books = codebooks(1, 65_536, width=2)  # a piece of the work is 64 rows
     codes = free_codes(np.repeat(points(1, width=2), 200, axis=0), books, lambda asked: asked[:, 0] % 2 == 0)
