@@ -17,7 +17,8 @@ from .codes import CodeTable
 from .errors import CodeError
 
 _FIT_ROWS_PER_TOKEN = 256
-_CHUNK = 65_536
+_ROWS = 65_536
+_CELLS = _ROWS * 256  # of a distance matrix, at most
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ def _spread_start(points: Tensor, k: int, generator: torch.Generator) -> Tensor:
 
 def _nearest(points: Tensor, centroids: Tensor) -> tuple[Tensor, Tensor]:
     """(index, squared distance) of each row's nearest centroid."""
-    pieces = [torch.cdist(part, centroids).min(dim=1) for part in points.split(_CHUNK)]
+    rows = max(1, min(_ROWS, _CELLS // len(centroids)))
+    pieces = [torch.cdist(part, centroids).min(dim=1) for part in points.split(rows)]
     return torch.cat([piece.indices for piece in pieces]), torch.cat([piece.values for piece in pieces]).square()
 
 

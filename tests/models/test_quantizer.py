@@ -1,8 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.errors import CodeError
-from models.quantizer import additive_vectors, quantize
+from models.quantizer import additive_vectors, assign_unique, quantize
 from tests.tiny import random_codes
 
 
@@ -27,6 +31,24 @@ def test_equal_embeddings_still_get_different_codes() -> None:
 def test_a_full_code_space_is_filled_to_the_last_code() -> None:
     made = quantize(clustered(64), 3, 4, seed=1)
     assert len(np.unique(made.codes.tokens, axis=0)) == 64
+
+
+class Largest(TorchDispatchMode):
+    """Remembers how many values the largest result held that torch made meanwhile."""
+
+    values = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **kwargs or {})
+        if isinstance(result, torch.Tensor):
+            self.values = max(self.values, result.numel())
+        return result
+
+
+def test_many_tokens_take_no_more_memory_at_once() -> None:
+    with Largest() as largest:
+        assign_unique(torch.rand(1024, 2), torch.rand(2, 65_536, 2))
+    assert 2**23 < largest.values <= 2**24
 
 
 def test_more_items_than_codes_are_refused() -> None:
