@@ -211,6 +211,8 @@ def validated(values: dict[str, Any]) -> TrainingConfig:
         raise ConfigError(f"default_beam_width={config.default_beam_width} is not one of {config.beam_widths}")
     if config.ranking_weight and not config.item_weight and not config.freeze_stage1:
         raise ConfigError(f"ranking_weight={config.ranking_weight:g} needs an item head: item_weight above 0")
+    if config.model.generator == "encoder_decoder" and config.model.code_length < 2:
+        raise ConfigError("model.generator=encoder_decoder needs model.code_length above 1: it cannot be exported else")
     if config.freeze_stage1 and (config.model.generator != "temporal" or not config.start_from_stage1):
         raise ConfigError("freeze_stage1=true needs model.generator=temporal and start_from_stage1=true")
     if config.text_encoder.endswith(".npy") and not Path(config.text_encoder).is_file():

@@ -48,6 +48,11 @@ def test_a_wrong_override_is_named(override: str, sentence: str) -> None:
         load_config("small", [override])
 
 
+def test_a_network_that_cannot_be_exported_is_refused_before_it_is_trained() -> None:
+    with pytest.raises(ConfigError, match=r"needs model\.code_length above 1"):
+        load_config("small", ["model.generator=encoder_decoder", "model.code_length=1"])
+
+
 @pytest.mark.parametrize("seed", [-1, 2**63])
 def test_an_artifact_is_measured_with_a_tie_seed_that_a_run_can_have(seed: int) -> None:
     result = CliRunner().invoke(app, ["evaluate", "artifact", "--data", "data", "--tie-seed", str(seed)])
