@@ -1,7 +1,9 @@
 """From a trained run to its artifact: what new items need, the tables, the proof, the test metrics."""
 
 import logging
+import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -113,7 +115,7 @@ class Finish:
             default_beam_width=config.default_beam_width,
             history_buckets=history_buckets(config.model.history_length),
             rescore_weight=self.weight,
-            dataset=run.data.resolve().name,
+            dataset=dataset_name(run.data),
             training_fingerprint=run.split.fingerprint(),
             metrics_of=self._metrics_of(),
             refitted_from=run.chosen.version if run.chosen else None,
@@ -155,6 +157,11 @@ def finished_tables(run: "Run", model: GeneratorModel, encoder: ItemEncoderPart)
             parts = encoder.token_input[levels, run.codes().tokens[cold]]
             tables["item_input"][cold] = encoded.item_input + parts.sum(axis=1)
     return tables
+
+
+def dataset_name(folder: Path) -> str:
+    """As a manifest can hold it: names of folders may be bytes that are no text."""
+    return os.fsencode(folder.resolve().name).decode(errors="replace")
 
 
 def history_buckets(history_length: int) -> tuple[int, ...]:

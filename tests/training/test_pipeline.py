@@ -1,6 +1,7 @@
 """The whole of training on a dataset with a rule to learn."""
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from training.__main__ import app
 from training.config import TrainingConfig, load_config
 from training.errors import ConfigError, TrainingError
 from training.evaluate import evaluate_artifact, rank_by_popularity
-from training.finish import Finish, history_buckets
+from training.finish import Finish, dataset_name, history_buckets
 from training.generator import GeneratorModel, eager_search
 from training.interactions import leave_one_out, read_dataset
 from training.metrics import ranks_of_targets, recall_at
@@ -260,6 +261,11 @@ def test_the_command_line_reuses_a_whole_artifact(ring: Path, trained: tuple[Run
 @pytest.mark.parametrize(("length", "buckets"), [(5, (5,)), (8, (8,)), (50, (8, 16, 32, 50))])
 def test_history_buckets_end_with_the_longest(length: int, buckets: tuple[int, ...]) -> None:
     assert history_buckets(length) == buckets
+
+
+def test_a_dataset_is_named_as_text_whatever_its_folder_is_called(tmp_path: Path) -> None:
+    assert dataset_name(tmp_path / "Bücher") == "Bücher"
+    assert dataset_name(tmp_path / os.fsdecode(b"B\xfccher")) == "B\ufffdcher"
 
 
 def test_an_artifact_of_other_data_or_sizes_is_not_taken_for_the_wanted_one(
