@@ -9,7 +9,7 @@ ServiceError
 │   └── BadItem               422  an item that cannot be added or changed like that
 ├── BadJson                   400  the body is not JSON
 ├── BodyTooLarge              413
-├── RetryLater                     says in how many seconds
+├── RetryLater                     says that a second later is soon enough
 │   ├── Overloaded            429  the queue is full
 │   ├── NotReady              503  no engine is warm yet
 │   └── Draining              503  this replica is going away
@@ -46,7 +46,6 @@ them, so one handler answers them all.
 # Named for what happened, as clients read them in `code`.
 # ruff: noqa: N818
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, TypedDict
 
@@ -71,10 +70,6 @@ class ServiceError(Exception):
     code: ClassVar[str] = "internal"
     status: ClassVar[int] = 500
     title: ClassVar[str] = "Internal error"
-
-    @property
-    def detail(self) -> str:
-        return str(self)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -177,15 +172,11 @@ class BodyTooLarge(ServiceError):
 
 
 class RetryLater(ServiceError):
-    """Base of the errors that say in how many seconds to try again."""
-
-    def __init__(self, detail: str, retry_after_s: float = 1.0) -> None:
-        super().__init__(detail)
-        self.retry_after_s = retry_after_s
+    """Base of the errors that ask to try again in a second."""
 
     @property
     def headers(self) -> dict[str, str]:
-        return {"Retry-After": str(max(1, math.ceil(self.retry_after_s)))}  # whole seconds, by RFC 9110
+        return {"Retry-After": "1"}  # whole seconds, by RFC 9110
 
 
 class Overloaded(RetryLater):
@@ -384,7 +375,7 @@ def problem(error: ServiceError, request_id: str | None = None) -> dict[str, Any
         "title": error.title,
         "status": error.status,
         "code": error.code,
-        "detail": error.detail or error.title,
+        "detail": str(error) or error.title,
         **error.members,
     }
     if request_id is not None:

@@ -41,9 +41,8 @@ def test_a_lost_race_says_what_is_active() -> None:
     assert errors.problem(LostRace("lost", "v2"))["active"] == "v2"
 
 
-def test_retry_after_is_whole_seconds_and_never_zero() -> None:
-    assert Overloaded("full", 0.2).headers == {"Retry-After": "1"}
-    assert Overloaded("full", 1.5).headers == {"Retry-After": "2"}
+def test_whoever_is_to_try_again_hears_in_how_many_seconds() -> None:
+    assert Overloaded("full").headers == {"Retry-After": "1"}
 
 
 def test_an_engines_failure_becomes_its_error() -> None:
