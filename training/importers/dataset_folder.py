@@ -29,14 +29,12 @@ class ImportCounts:
     """What an import wrote.
 
     dropped  events of the source that are not in the dataset: repeats, and those outside the core
-    repeats  how many of them repeated a pair of user and item
     """
 
     users: int
     items: int
     interactions: int
     dropped: int
-    repeats: int = 0
 
     def __str__(self) -> str:
         left_out = f" ({self.dropped:,} events left out)" if self.dropped else ""
@@ -69,7 +67,7 @@ def write_dataset(out: Path, events: CoreEvents, records: Iterable[Record], *, f
     if events.repeats:
         logger.info("%s: %d repeats of a user and item pair were dropped", out, events.repeats)
     user_count = len(np.unique(events.user))
-    return ImportCounts(user_count, item_count, len(events.user), events.dropped, events.repeats)
+    return ImportCounts(user_count, item_count, len(events.user), events.dropped)
 
 
 def _write_interactions(path: Path, events: CoreEvents) -> None:

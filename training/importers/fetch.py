@@ -11,7 +11,7 @@ from typing import Literal
 import httpx
 from tqdm import tqdm
 
-from ..errors import ConfigError, FetchError
+from ..errors import FetchError
 from ..interactions import INTERACTIONS_NAME, ITEMS_NAME, read_dataset
 from .dataset_folder import ImportCounts, refuse_unusable
 from .movielens import import_movielens
@@ -25,11 +25,9 @@ _GROUPLENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 
 
 def fetch_movielens(
-    out: Path, source: Literal["recbole", "grouplens"] = "recbole", min_core: int = 5, *, force: bool = False
+    out: Path, source: Literal["recbole", "grouplens"] = "recbole", *, force: bool = False
 ) -> ImportCounts:
     """Downloads and imports MovieLens 100K, or says that `out` holds a dataset already and counts that."""
-    if source not in ("recbole", "grouplens"):
-        raise ConfigError(f"The source must be recbole or grouplens, not {source!r}.")
     if not force and _is_complete(out):
         logger.info("%s already holds a dataset, so nothing is downloaded", out)
         present = read_dataset(out)
@@ -37,9 +35,9 @@ def fetch_movielens(
     refuse_unusable(out, force=force)
     with tempfile.TemporaryDirectory() as folder:
         if source == "grouplens":
-            return import_movielens(_download_zip(Path(folder)), out, min_core, force=force)
+            return import_movielens(_download_zip(Path(folder)), out, force=force)
         with zipfile.ZipFile(_download_wheel(Path(folder))) as wheel:
-            return import_recbole(zipfile.Path(wheel, _WHEEL_FOLDER), out, min_core, force=force)
+            return import_recbole(zipfile.Path(wheel, _WHEEL_FOLDER), out, force=force)
 
 
 def _is_complete(out: Path) -> bool:
