@@ -7,7 +7,7 @@ several values, `any_of` wants one of them among its own, and `none_of` none.
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import numpy as np
@@ -19,6 +19,9 @@ from service.errors import BadFilter, FieldError, pointer
 from service.frames import Condition
 
 from .overlay import Overlay
+
+if TYPE_CHECKING:
+    from .items import LiveItems
 
 _NAMED_FIELDS: Final = 50
 _KIND_NAMES: Final[Mapping[FieldKind, str]] = {
@@ -40,20 +43,12 @@ class Comparison:
     negated: bool = False
 
 
-class Items(Protocol):
-    """What a filter needs of the items it is evaluated over."""
-
-    @property
-    def attributes(self) -> Attributes: ...
-    @property
-    def overlay(self) -> Overlay: ...
-    def indices(self, ids: Sequence[str]) -> NDArray[np.int32]: ...
-
-
 class Matcher:
     """A filter that has been checked. It follows the catalog: every call sees the items as they are then."""
 
-    def __init__(self, items: Items, comparisons: Sequence[Comparison], include_items: Sequence[str] | None) -> None:
+    def __init__(
+        self, items: "LiveItems", comparisons: Sequence[Comparison], include_items: Sequence[str] | None
+    ) -> None:
         self._items = items
         self._comparisons = tuple(comparisons)
         self._included: NDArray[np.int32] | None = None
@@ -113,12 +108,7 @@ class Matcher:
         return hits
 
 
-def compile_filter(items: Items, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> Matcher:
-    """Errors as in `read_conditions`."""
-    return Matcher(items, read_conditions(items, conditions), include_items)
-
-
-def read_conditions(items: Items, conditions: Sequence[Condition]) -> list[Comparison]:
+def read_conditions(items: "LiveItems", conditions: Sequence[Condition]) -> list[Comparison]:
     """Raises BadFilter with an error for every attribute that is not known and every value of the wrong kind."""
     fields, refused = items.overlay.fields, items.attributes.refused
     errors: list[FieldError] = []

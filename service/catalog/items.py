@@ -16,7 +16,7 @@ from models.attribute_values import LONGEST_TEXT, Attribute, FieldKind, Unfilter
 from models.attributes import Attributes
 from service.frames import Condition
 
-from .filters import Matcher, compile_filter
+from .filters import Matcher, read_conditions
 from .overlay import Overlay
 from .recent_ids import RecentIds
 from .records import ItemRecord
@@ -142,7 +142,7 @@ class LiveItems:
 
     def matcher(self, conditions: Sequence[Condition], include_items: Sequence[str] | None = None) -> Matcher:
         """Raises BadFilter, which lists the attributes there are."""
-        return compile_filter(self, conditions, include_items)
+        return Matcher(self, read_conditions(self, conditions), include_items)
 
     def stage(self, records: Sequence[ItemRecord], codes: Mapping[str, Sequence[int]]) -> Staged:
         """Works a change out; nothing of it is visible before `commit`, and nothing else may be staged until then.

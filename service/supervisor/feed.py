@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -15,6 +15,7 @@ from service.frames import Applied, Apply, Place, Placed, Reply
 
 from .backoff import Backoff
 from .codes import Codes
+from .engine import Engine
 
 _CHUNK_RECORDS: Final = 2000
 _CHUNK_BYTES: Final = 16 * 1024 * 1024  # a quarter of what a frame may hold
@@ -32,30 +33,20 @@ class Reached(NamedTuple):
         return self.era == other.era and self.revision >= other.revision
 
 
-class Peer(Protocol):
-    """An engine or a reader."""
-
-    @property
-    def version(self) -> str: ...
-
-    async def request(self, message: Asked) -> Reply:
-        """Raises EngineLost, or what a `Failure` stands for."""
-
-
 class Feed:
     """One peer's queue. Of changes that wait, the newest of an item counts."""
 
     def __init__(
         self,
-        peer: Peer,
+        peer: Engine,
         codes: Codes,
         on_progress: Callable[[], None],
         owed: Callable[[], Reached],
         *,
         places: bool,
     ) -> None:
-        """`owed` is what users have been told that this replica obeys; `places`: the peer proposes codes of items that
-        have none; others wait for what engines propose."""
+        """`peer` is an engine or a reader. `owed` is what users have been told that this replica obeys; `places`: the
+        peer proposes codes of items that have none; others wait for what engines propose."""
         self.peer = peer
         self.applied = Reached()  # what counts there, its added items placed or in `unplaced`
         self.unplaced: dict[str, str] = {}  # added item → why it cannot be recommended

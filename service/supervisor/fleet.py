@@ -8,17 +8,18 @@ before it go. Until then, and whatever fails on the way, that one never notices.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
-from service.api.control import Route, Routes
+from service.api.control import Routes
 from service.machine import available_percent
 from service.store import Deployment
 
 from .board import Board
 from .engine import Engine
 from .life import Life, Start, Workshop
+from .reading import Reading
 from .tasks import Tasks, forever
 from .turns import Turns
 
@@ -33,20 +34,6 @@ class Switchboard(Protocol):
 
     async def route(self, routes: Routes) -> None:
         """Returns once nothing new is sent anywhere else. Numbers the routes itself."""
-
-
-class Reading(Protocol):
-    """Who keeps the reader of the version that serves."""
-
-    @property
-    def route(self) -> Route | None:
-        """Of a reader that is ready."""
-
-    def follow(self, folder: Path) -> None:
-        """The artifact of the version that serves from now on."""
-
-    def dismiss(self, kept: Collection[str]) -> None:
-        """Nobody asks the readers before the present one any more; those of the versions `kept` stay."""
 
 
 class Fleet:

@@ -4,25 +4,17 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, Protocol
+from typing import Final
 
 from service.api.control import Status
 from service.errors import ServiceError, StoreReadOnly
-from service.store import ReplicaReport
+from service.store import ReplicaReport, Store
 
 _EVERY_S: Final = 1.0
 _PAUSE_S: Final = 0.1  # after a report
 _READY: Final = frozenset({"ready", "active"})
 
 logger = logging.getLogger(__name__)
-
-
-class Notices(Protocol):
-    """The part of the store that keeps reports."""
-
-    def report(self, report: ReplicaReport) -> None: ...
-
-    def leave(self, replica: str) -> None: ...
 
 
 class Reporter:
@@ -33,7 +25,7 @@ class Reporter:
     """
 
     def __init__(
-        self, store: Notices, latest: Callable[[], ReplicaReport], on_refusal: Callable[[str | None], None]
+        self, store: Store, latest: Callable[[], ReplicaReport], on_refusal: Callable[[str | None], None]
     ) -> None:
         """Both are called in the thread, `on_refusal` when Redis begins to refuse reports (why), and when it no longer
         does (None)."""
