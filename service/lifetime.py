@@ -6,7 +6,6 @@ import os
 import re
 import signal
 import stat
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -21,24 +20,14 @@ class UsageError(Exception):
     """The command line asks for something impossible."""
 
 
-def parse_options(
-    program: str,
-    description: str | None,
-    flags: Mapping[str, str] | None = None,
-    words: Mapping[str, tuple[str, str]] | None = None,
-) -> argparse.Namespace:
-    """`artifact` and `socket`, both paths, a bool for each of `flags` (option → help), and a string or None for each of
-    `words` (option → what it is called, help)."""
+def option_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Reads `artifact` and `socket`, both paths; more options may be added."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
     parser.add_argument("--artifact", type=Path, required=True, metavar="DIR", help="folder of the artifact to serve")
     parser.add_argument(
         "--socket", type=Path, required=True, metavar="PATH", help="Unix socket to listen on when ready"
     )
-    for flag, text in (flags or {}).items():
-        parser.add_argument(flag, action="store_true", help=text)
-    for option, (name, text) in (words or {}).items():
-        parser.add_argument(option, metavar=name, help=text)
-    return parser.parse_args()
+    return parser
 
 
 def check_socket_path(path: Path) -> None:

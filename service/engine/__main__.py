@@ -4,13 +4,14 @@ How far the start is is told on stdout, a line for each stage: `stage verifying`
 """
 
 import sys
+from argparse import Namespace
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from importlib import import_module
 
 from service import quiet
 from service.cores import confine, parse
-from service.lifetime import parse_options
+from service.lifetime import option_parser
 from service.quiet import LOWEST, NORMAL, Quietly, lower_process, quiet_thread
 
 _SWITCH_INTERVAL_S = 0.0005
@@ -18,15 +19,7 @@ _SWITCH_INTERVAL_S = 0.0005
 
 def main() -> int:
     """Exit code: 0 after a drain, 1 for an engine that could not start or lost its device, 2 for one that never can."""
-    options = parse_options(
-        "service.engine",
-        __doc__,
-        {
-            "--background": "lowest priority, for an engine nobody waits for",
-            "--at-once": "start at normal priority, where nothing serves that could be disturbed",
-        },
-        {"--cores": ("LIST", "run on these cores alone, such as 2-7 or 0,2")},
-    )
+    options = read_options()
     if options.cores:  # while there is one thread: others have the cores of the thread that starts them
         confine(parse(options.cores))
     if options.background:
@@ -39,6 +32,16 @@ def main() -> int:
 
         engine = load_quietly(options.artifact, options.socket, quietly)
     return engine if isinstance(engine, int) else serve(engine, options.socket)
+
+
+def read_options() -> Namespace:
+    parser = option_parser("service.engine", __doc__)
+    parser.add_argument("--background", action="store_true", help="lowest priority, for an engine nobody waits for")
+    parser.add_argument(
+        "--at-once", action="store_true", help="start at normal priority, where nothing serves that could be disturbed"
+    )
+    parser.add_argument("--cores", metavar="LIST", help="run on these cores alone, such as 2-7 or 0,2")
+    return parser.parse_args()
 
 
 def start_pace(*, at_once: bool, background: bool) -> AbstractContextManager[Quietly]:

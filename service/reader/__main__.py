@@ -3,13 +3,13 @@ of stdin."""
 
 import sys
 
-from service.lifetime import parse_options
+from service.lifetime import option_parser
 from service.quiet import LOW, lower_process
 
 
 def main() -> int:
     """Exit code: 0 after a drain, 1 for a reader that could not start."""
-    options = parse_options("service.reader", __doc__)
+    options = option_parser("service.reader", __doc__).parse_args()
     lower_process(LOW)  # before a second of imports: whoever recommends goes first
     from .process import serve
 
