@@ -1,9 +1,6 @@
 """Names of everything in Redis. The namespace is every key's hash tag, so a Cluster keeps a namespace on one node."""
 
-from dataclasses import dataclass
 
-
-@dataclass(frozen=True)
 class Keys:
     """Keys of one namespace.
 
@@ -21,51 +18,19 @@ class Keys:
     replicas   hash: replica → Unix time, a space, `ReplicaReport` as MessagePack
     """
 
-    namespace: str
-
-    @property
-    def active(self) -> str:
-        return self._key("active")
-
-    @property
-    def versions(self) -> str:
-        return self._key("versions")
-
-    @property
-    def deleted(self) -> str:
-        return self._key("deleted")
-
-    @property
-    def uploads(self) -> str:
-        return self._key("uploads")
-
-    @property
-    def events(self) -> str:
-        return self._key("events")
-
-    @property
-    def changes(self) -> str:
-        return self._key("changes")
-
-    @property
-    def catalog(self) -> str:
-        return self._key("catalog")
-
-    @property
-    def items(self) -> str:
-        return self._key("catalog:items")
-
-    @property
-    def changed(self) -> str:
-        return self._key("catalog:changed")
-
-    @property
-    def catalog_changes(self) -> str:
-        return self._key("catalog:changes")
-
-    @property
-    def replicas(self) -> str:
-        return self._key("replicas")
+    def __init__(self, namespace: str) -> None:
+        self.namespace = namespace
+        self.active = self._key("active")
+        self.versions = self._key("versions")
+        self.deleted = self._key("deleted")
+        self.uploads = self._key("uploads")
+        self.events = self._key("events")
+        self.changes = self._key("changes")
+        self.catalog = self._key("catalog")
+        self.items = self._key("catalog:items")
+        self.changed = self._key("catalog:changed")
+        self.catalog_changes = self._key("catalog:changes")
+        self.replicas = self._key("replicas")
 
     def staged(self, token: str, key: str) -> str:
         """What is to become `key` in one step; expires where it never does."""
