@@ -112,17 +112,8 @@ def random_codes(items: int, code_length: int, tokens_per_level: int, rng: np.ra
 
 
 def _write_catalog(writer: ArtifactWriter, codes: CodeTable) -> None:
-    trie, items = CodeTrie.build(codes), codes.item_count
-    writer.array("codes", codes.tokens)
-    writer.array("leaf_item", trie.leaf_item)
-    for level in range(trie.code_length):
-        writer.array(f"child_start_{level}", trie.child_start[level])
-        writer.array(f"child_token_{level}", trie.child_token[level])
-    ids = _ids(_numbered(items))
-    writer.array("id_text", ids.text)
-    writer.array("id_bounds", ids.bounds)
-    writer.array("id_hash", ids.sorted_hash)
-    writer.array("id_item", ids.hash_item)
+    items = codes.item_count
+    writer.items(codes, _ids(_numbered(items)))
     writer.array("metadata_text", np.tile(np.frombuffer(b"{}", dtype=np.uint8), items))
     writer.array("metadata_bounds", np.arange(items + 1, dtype=np.int64) * 2)
     _attributes(items).write(writer)

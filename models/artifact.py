@@ -273,6 +273,15 @@ class ArtifactWriter:
 
     def catalog(self, codes: CodeTable, ids: ItemIds, metadata: list[dict[str, Any]]) -> None:
         """Codes, their trie, the ids, the metadata of all items and the attributes in it."""
+        self.items(codes, ids)
+        rows = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() for row in metadata]
+        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
+        self.array("metadata_text", np.frombuffer(b"".join(rows), dtype=np.uint8))
+        self.array("metadata_bounds", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+        Attributes.build(metadata).write(self)
+
+    def items(self, codes: CodeTable, ids: ItemIds) -> None:
+        """Codes, their trie and the ids."""
         trie = CodeTrie.build(codes)
         self.array("codes", codes.tokens)
         self.array("leaf_item", trie.leaf_item)
@@ -283,11 +292,6 @@ class ArtifactWriter:
         self.array("id_bounds", ids.bounds)
         self.array("id_hash", ids.sorted_hash)
         self.array("id_item", ids.hash_item)
-        rows = [json.dumps(row, ensure_ascii=False, allow_nan=False).encode() for row in metadata]
-        lengths = np.fromiter((len(row) for row in rows), dtype=np.int64, count=len(rows))
-        self.array("metadata_text", np.frombuffer(b"".join(rows), dtype=np.uint8))
-        self.array("metadata_bounds", np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
-        Attributes.build(metadata).write(self)
 
     def prefix_output(self, prefixes: PrefixOutput) -> None:
         for name, values in prefixes.inputs().items():
