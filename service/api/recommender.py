@@ -13,7 +13,7 @@ from service.settings import Settings
 
 from . import answers
 from .answers import BatchRow
-from .body import bad_request, check
+from .body import check
 from .canary import sticky_key
 from .edge import UNFORESEEN, count
 from .engine_client import Router, Served
@@ -37,20 +37,6 @@ class Recommender:
         timeout_ms = wanted.timeout_ms or longest_ms or self._settings.default_timeout_ms
         query = to_query(wanted, router.next_id(), min(timeout_ms, longest_ms or timeout_ms))
         return await router.ask(query, version=version, sticky_key=sticky_key(wanted.user_id, wanted.history))
-
-    def check_batch(self, wanted: BatchRequest) -> None:
-        """Raises BadRequest for a limit that the batch as a whole crosses."""
-        limits = [
-            ("/requests", len(wanted.requests), self._settings.max_batch_requests, "has {} requests, at most {} are"),
-            ("/timeout_ms", wanted.timeout_ms or 0, self._settings.max_timeout_ms, "is {}, at most {} is"),
-        ]
-        above = [
-            FieldError(pointer=pointer, detail=f"{sentence.format(found, limit)} allowed")
-            for pointer, found, limit, sentence in limits
-            if found > limit
-        ]
-        if above:
-            raise bad_request(above)
 
     async def serve_batch(self, wanted: BatchRequest, request_id: str, started: float) -> list[BatchRow]:
         """One outcome a request, in order. All queries leave at once, so that the engine can put them in one batch."""

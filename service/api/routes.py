@@ -14,6 +14,7 @@ from .direct import Handler
 from .edge import BATCH, RECOMMEND
 from .engine_client import Router
 from .operations import RECOMMENDING, errors, request_body
+from .queries import check_batch
 from .recommender import Recommender
 from .schemas import BatchAnswer, BatchRequest, RecommendAnswer, RecommendRequest
 
@@ -50,7 +51,7 @@ def create_routes(settings: Settings, router: Router, recommend: Handler) -> API
     async def recommend_batch(request: Request) -> Response:
         """Answers several requests at once, in order; each is checked for itself, and none fails because of another."""
         wanted = parse(await read_body(request, settings.max_body_bytes), BatchRequest)
-        recommender.check_batch(wanted)
+        check_batch(wanted, settings)
         with WhileConnected(request.receive):
             rows = await recommender.serve_batch(wanted, request.state.request_id, request.state.started)
         request.state.attributes["prorec.batch_requests"] = len(rows)
