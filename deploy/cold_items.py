@@ -11,13 +11,10 @@ what the added items cost the others. What is done already, in FOLDER, is not do
 
 import csv
 import gzip
-import io
 import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,7 +28,7 @@ from rich.table import Table
 from models.artifact import Artifact
 from models.codes import CodeTable
 from models.graph import Inputs, catalog_inputs, trie_inputs
-from models.insertion import insert
+from models.insertion import find, insert
 from models.item_encoder import ItemEncoder
 from models.item_text import item_text
 from models.text_encoder import TextEncoder
@@ -146,22 +143,16 @@ def write_without(interactions: Interactions, cold: NDArray[np.bool_], folder: P
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
     kept = [row for row, is_cold in zip(interactions.items, cold.tolist(), strict=True) if not is_cold]
-    with _gzip_text(aside / f"{ITEMS_NAME}.gz") as stream:
+    with gzip.open(aside / f"{ITEMS_NAME}.gz", "wt", encoding="utf-8", newline="") as stream:
         stream.writelines(json.dumps(row, allow_nan=False) + "\n" for row in kept)
     user = np.repeat(np.arange(len(interactions.user_ids)), np.diff(interactions.offsets))
-    with _gzip_text(aside / f"{INTERACTIONS_NAME}.gz") as stream:
+    with gzip.open(aside / f"{INTERACTIONS_NAME}.gz", "wt", encoding="utf-8", newline="") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(EVENT_COLUMNS)
         for event in np.flatnonzero(~cold[interactions.events]).tolist():
             item = interactions.item_ids[interactions.events[event]]
             writer.writerow((interactions.user_ids[user[event]], item, int(interactions.timestamps[event])))
     aside.rename(folder)
-
-
-@contextmanager
-def _gzip_text(path: Path) -> Iterator[io.TextIOWrapper]:
-    with gzip.open(path, "wt", encoding="utf-8", newline="") as text:
-        yield text
 
 
 def last_events(interactions: Interactions, cold: NDArray[np.bool_]) -> dict[str, list[Ask]]:
@@ -201,7 +192,7 @@ def add_items(artifact: Artifact, records: list[dict[str, Any]]) -> Catalog:
     encoder = ItemEncoder.open(artifact)
     semantic = TextEncoder.open(artifact).encode([item_text(record) for record in records])
     encoded = encoder.encode(semantic)
-    new = encoder.propose(encoded.integrated, taken_codes(artifact.codes))
+    new = encoder.propose(encoded.integrated, lambda tried: find(artifact.trie, tried) >= 0)
     codes = CodeTable(np.concatenate([artifact.codes.tokens, new]), artifact.codes.tokens_per_level)
     items = np.arange(artifact.manifest.item_count, len(codes.tokens), dtype=np.int32)
     insertion = insert(artifact.trie, new, items)
@@ -224,13 +215,6 @@ def untouched(artifact: Artifact) -> Catalog:
 
 def _item_ids(artifact: Artifact) -> list[str]:
     return [artifact.item_ids[index] for index in range(artifact.manifest.item_count)]
-
-
-def taken_codes(codes: CodeTable) -> Callable[[NDArray[np.int32]], NDArray[np.bool_]]:
-    """Which codes belong to the items of a table."""
-    powers = codes.tokens_per_level ** np.arange(codes.code_length - 1, -1, -1, dtype=np.int64)
-    owned = codes.tokens @ powers
-    return lambda asked: np.isin(asked @ powers, owned)
 
 
 def measure(

@@ -16,12 +16,10 @@ from deploy.cold_items import (
     hold_out,
     last_events,
     recall,
-    taken_codes,
     untouched,
     write_without,
 )
 from models.artifact import Artifact
-from tests.tiny import random_codes
 from tests.training.ring import ITEMS, write_ring
 from training.export import GraphSearch
 from training.interactions import Interactions, read_dataset
@@ -101,10 +99,3 @@ def test_added_items_are_found_and_the_others_stay(open_to_new_items: Artifact) 
         graph = open_to_new_items.cpu_graph_path(manifest.beam_widths[-1])
         search = GraphSearch(graph, catalog.inputs, manifest.config.code_length, manifest.history_buckets)
         assert recall(search, catalog, asks, 1.0) == found
-
-
-def test_taken_codes_are_those_of_the_table() -> None:
-    table = random_codes(50, 3, 8, seed=0)
-    asked = np.concatenate([table.tokens[:5], np.array([[0, 0, 0]], dtype=np.int32)])
-    free = not (table.tokens == 0).all(axis=1).any()
-    assert taken_codes(table)(asked).tolist() == [True] * 5 + [not free]
