@@ -1,6 +1,6 @@
 """One cell of the grid: the engine and its peers on the same network, catalog and histories, taking turns."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final
 
 import numpy as np
@@ -46,6 +46,9 @@ class Cell:
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self)
+
+
+NAMES: Final = tuple(field.name for field in fields(Cell))
 
 
 def grid() -> list[Cell]:

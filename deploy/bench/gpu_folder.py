@@ -7,6 +7,7 @@ FOLDER/trained/<artifact>/            optional: a trained model
 FOLDER/trained/histories.npz          and the histories of users of its data
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import MANIFEST, Artifact
-from models.graph import SearchRow
+from models.config import ModelConfig
+from models.graph import Inputs, SearchRow
 
 from .errors import BenchError
 
@@ -85,7 +87,17 @@ def random_rows(artifact: Artifact, count: int, length: int, seed: int = 0) -> l
     return [SearchRow(history) for history in random_histories(artifact, count, length, seed)]
 
 
-def unseen_rows(artifact: Artifact, histories: list[NDArray[np.int32]]) -> list[SearchRow]:
+def random_choices(config: ModelConfig, rows: int, beams: int) -> Inputs:
+    """What a network without trie and selection is fed for `rows` searches: some choice of tokens and beams at every
+    level but the first, int64 [rows, beams] each. Which one does not change the work."""
+    rng, fed = np.random.default_rng(0), Inputs()
+    for level in range(1, config.code_length):
+        fed[f"token_{level}"] = rng.integers(0, config.tokens_per_level, (rows, beams))
+        fed[f"beam_{level}"] = rng.integers(0, 1 if level == 1 else beams, (rows, beams))
+    return fed
+
+
+def unseen_rows(artifact: Artifact, histories: Sequence[NDArray[np.int32]]) -> list[SearchRow]:
     """Searches for what a user has not had yet."""
     trie = artifact.trie
     return [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]

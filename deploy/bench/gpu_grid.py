@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from models.graph import Inputs, bucket_for, catalog_inputs, request_inputs
+from models.graph import bucket_for, catalog_inputs, request_inputs
 from service.engine.devices import CPU, CUDA, placement
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Shape
@@ -16,7 +16,7 @@ from service.engine.search import Shape
 from .bound_graph import BoundGraph
 from .errors import BenchError
 from .findings import Finding
-from .gpu_folder import NETWORKS, Candidate, random_rows
+from .gpu_folder import NETWORKS, Candidate, random_choices, random_rows
 from .timing import interleaved, whole
 
 HISTORY: Final = 20
@@ -118,24 +118,15 @@ def rate_findings(cells: Sequence[Cell]) -> Iterator[Finding]:
 def selection_finding(candidate: Candidate, provider: str, beams: int, batch: int, rounds: int) -> Finding:
     """Trie and selection a step: the whole graph without the network alone, both bound and taking turns."""
     artifact = candidate.artifact
-    length = artifact.manifest.config.code_length
+    config = artifact.manifest.config
+    length = config.code_length
     rows = random_rows(artifact, batch, HISTORY)
     bucket = bucket_for(HISTORY, artifact.manifest.history_buckets)
     feed = catalog_inputs(artifact) | request_inputs(rows, bucket, length, 0.0)
     whole_graph = BoundGraph(artifact.graph_path(beams), feed, provider)
-    network = BoundGraph(candidate.network_only, feed | _choices(candidate, batch, beams), provider)
+    network = BoundGraph(candidate.network_only, feed | random_choices(config, batch, beams), provider)
     times = interleaved({"graph": whole(whole_graph.run), "network": whole(network.run)}, rounds)
     step_ms = (times.ms("graph") - times.ms("network")) / length
     detail = f"graph {times.ms('graph'):.3f} ms, network alone {times.ms('network'):.3f} ms, {length} steps"
     what = f"{candidate.name}, beam {beams}, batch {batch}: trie and selection a step"
     return Finding("selection", what, step_ms, "ms", STEP_GOAL_MS, at_most=True, detail=detail)
-
-
-def _choices(candidate: Candidate, batch: int, beams: int) -> Inputs:
-    """Some choice of tokens and beams: which one does not change the work."""
-    config, rng = candidate.artifact.manifest.config, np.random.default_rng(0)
-    fed: Inputs = {}
-    for level in range(1, config.code_length):
-        fed[f"token_{level}"] = rng.integers(0, config.tokens_per_level, (batch, beams))
-        fed[f"beam_{level}"] = rng.integers(0, 1 if level == 1 else beams, (batch, beams))
-    return fed

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .cells import Cell, load_peers, measure
+from .cells import NAMES, Cell, load_peers, measure
 from .errors import BenchError
 from .networks import prepare
 
@@ -51,12 +51,9 @@ class Results:
         return [cell for cell in cells if _key(cell.as_row()) not in done]
 
 
-_NAMES: Final = tuple(Cell("", 0, 0, 0, 0).as_row())
-
-
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
     """What tells a cell from others."""
-    return tuple(row[name] for name in _NAMES)
+    return tuple(row[name] for name in NAMES)
 
 
 def measure_cells(

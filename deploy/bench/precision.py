@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.graph import SearchRow
 from service.engine.devices import CPU
 from service.engine.int8 import in_8_bits
 from service.engine.precision import Precision, graphs_of
@@ -16,6 +15,7 @@ from service.engine.search import GraphSearch, Shape, dead_class
 from .catalogs import BenchCatalog
 from .engine import EngineSearch
 from .findings import Finding
+from .gpu_folder import unseen_rows
 from .networks import Prepared
 from .timing import interleaved, whole
 
@@ -70,10 +70,10 @@ class _Pass:
     def __init__(
         self, artifact: Artifact, histories: Sequence[NDArray[np.int32]], precision: Precision, threads: int
     ) -> None:
-        manifest, trie = artifact.manifest, artifact.trie
+        manifest = artifact.manifest
         graphs = graphs_of(artifact, precision, CPU)
         self._search = GraphSearch(artifact, threads, graphs=graphs)
-        rows = [SearchRow(history, trie.dead_states(trie.item_leaf[history])) for history in histories]
+        rows = unseen_rows(artifact, histories)
         dead = max(map(dead_class, rows))
         self._shape = Shape(manifest.default_beam_width, manifest.history_buckets[-1], dead=dead)
         self._batches = [rows[at : at + _ROWS] for at in range(0, len(rows), _ROWS)]

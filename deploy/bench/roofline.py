@@ -16,6 +16,7 @@ from models.graph import Inputs
 
 from .catalogs import BenchCatalog
 from .engine import EngineSearch
+from .gpu_folder import random_choices
 from .networks import Prepared
 from .products import bound_run, products_of
 from .timing import Seconds, interleaved, whole
@@ -95,7 +96,7 @@ def _network_call(prepared: Prepared, like: ort.InferenceSession, feed: Inputs, 
     variant = NetworkOnly(prepared.network)
     session = open_like(prepared.variant("network_only", variant.export).SerializeToString(), like)
     names = ("history", table_name(prepared.network))
-    arrays = {name: feed[name] for name in names} | variant.feed(batch, beams)
+    arrays = {name: feed[name] for name in names} | random_choices(prepared.network.config, batch, beams)
     values = {name: ort.OrtValue.ortvalue_from_numpy(array) for name, array in arrays.items()}
     outputs = [value.name for value in session.get_outputs()]
     return whole(lambda: session.run_with_ort_values(outputs, values))

@@ -5,22 +5,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from .cells import BEAMS, WANTED, Cell, grid
+from .cells import BEAMS, NAMES, WANTED, grid
 
 _PEERS: Final = ("eager", "generate", "free")
 _FREE: Final = {
     "invalid": "beams that name no item",
     f"missing_of_{WANTED}": f"missing of {WANTED} items after its post-filter",
 }
-_NAMES: Final = tuple(Cell("", 0, 0, 0, 0).as_row())
-_DIMENSIONS: Final = _NAMES[1:]
+_DIMENSIONS: Final = NAMES[1:]
 
 Row = Mapping[str, Any]
 
 
 def markdown(rows: Iterable[Row]) -> Iterator[str]:
     """Lines. Of several rows of one cell, as other graphs or numbers of threads leave them, the last one counts."""
-    latest = {tuple(row[name] for name in _NAMES): row for row in rows}
+    latest = {tuple(row[name] for name in NAMES): row for row in rows}
     measured = [row for row in latest.values() if "error" not in row]
     for network in dict.fromkeys(row["network"] for row in measured):
         yield from _table(network, [row for row in measured if row["network"] == network])
@@ -63,7 +62,7 @@ def _short(value: float) -> str:
 
 
 def _cell(row: Row) -> str:
-    return ", ".join(f"{name} {row[name]}" for name in _NAMES)
+    return ", ".join(f"{name} {row[name]}" for name in NAMES)
 
 
 def _left_out(done: Iterable[tuple[Any, ...]]) -> Iterator[str]:
@@ -72,7 +71,7 @@ def _left_out(done: Iterable[tuple[Any, ...]]) -> Iterator[str]:
     tried = set(done) & set(everything)
     yield f"* {len(tried)} of {len(everything)} cells of the grid were tried"
     for name in _DIMENSIONS:
-        place = _NAMES.index(name)
+        place = NAMES.index(name)
         of_all, of_tried = (Counter(cell[place] for cell in cells) for cells in (everything, tried))
         shares = (f"{value:,}: {of_tried[value]} of {count}" for value, count in of_all.items())
         yield f"* tried by {name}: " + ", ".join(shares)

@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 
 from models.artifact import Artifact
 from models.graph import SearchRow, bucket_for
-from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
 
 from .any_code import AnyCodeSearch
 from .findings import Finding
+from .gpu_folder import unseen_rows
 from .post_filter import CodeIndex, Kept
 
 _BATCH: Final = 50
@@ -28,7 +28,7 @@ def random_history_findings(artifact: Artifact, threads: int, count: int = 10_00
     shape = Shape(manifest.default_beam_width, manifest.history_buckets[-1], dead=512)
     for _ in range(0, count, _BATCH):
         histories = [_random_history(manifest.item_count, rng) for _ in range(_BATCH)]
-        found = search.run([_without_seen(artifact.trie, history) for history in histories], shape).item
+        found = search.run(unseen_rows(artifact, histories), shape).item
         for history, items in zip(histories, found, strict=True):
             faults["invalid codes"] += int(((items < -1) | (items >= manifest.item_count)).sum())
             faults["double items"] += len(items) - len(np.unique(items))
@@ -42,10 +42,6 @@ def random_history_findings(artifact: Artifact, threads: int, count: int = 10_00
 def _random_history(items: int, rng: np.random.Generator) -> NDArray[np.int32]:
     longest = min(_LONGEST, items // 2)  # or a small catalog has not enough items left
     return rng.choice(items, rng.integers(1, longest + 1), replace=False).astype(np.int32)
-
-
-def _without_seen(trie: CodeTrie, history: NDArray[np.int32]) -> SearchRow:
-    return SearchRow(history, trie.dead_states(trie.item_leaf[history]))
 
 
 def free_search_findings(

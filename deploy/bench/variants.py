@@ -1,7 +1,6 @@
 """The search graph with parts left out, exported the same way: what is missing from the time is what they cost."""
 
 from pathlib import Path
-from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -51,16 +50,6 @@ class NetworkOnly(nn.Module):
         dims[1].pop(1)  # the table's width is the network's
         outputs = [f"logits_{level}" for level in range(self.generator.config.code_length)]
         return quiet_export(self, sample, {"tensors": dims}, self.input_names, outputs, opset=23)
-
-    def feed(self, rows: int, beams: int) -> dict[str, Any]:
-        """Some choice of tokens and beams for `rows` searches: which one does not change the work."""
-        config, rng = self.generator.config, torch.Generator().manual_seed(0)
-        fed = {}
-        for level in range(1, config.code_length):
-            before = 1 if level == 1 else beams
-            fed[f"token_{level}"] = torch.randint(config.tokens_per_level, (rows, beams), generator=rng).numpy()
-            fed[f"beam_{level}"] = torch.randint(before, (rows, beams), generator=rng).numpy()
-        return fed
 
 
 def sample_inputs(generator: Generator) -> tuple[Tensor, ...]:

@@ -9,6 +9,7 @@ from deploy.bench.catalogs import BenchCatalog
 from deploy.bench.eager import EagerSearch
 from deploy.bench.engine import EngineSearch
 from deploy.bench.generate import GenerateSearch
+from deploy.bench.gpu_folder import random_choices
 from deploy.bench.networks import Prepared, prepare_network
 from deploy.bench.post_filter import CodeIndex, Kept, PostFilterSearch
 from deploy.bench.roofline import roofline
@@ -93,7 +94,8 @@ def test_the_network_alone_computes_the_logits_of_the_network(prepared: Prepared
     variant = NetworkOnly(prepared.network)
     model = prepared.variant("network_only", variant.export)
     table = table_name(prepared.network)
-    feed = {"history": catalog.history(B, T), table: catalog.inputs[table]} | variant.feed(B, K)
+    feed = {"history": catalog.history(B, T), table: catalog.inputs[table]}
+    feed |= random_choices(prepared.network.config, B, K)
     found = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
     with torch.no_grad():
         wanted = variant(*(torch.from_numpy(feed[name]) for name in variant.input_names))
