@@ -12,6 +12,7 @@ from .differences import ranking_name
 from .errors import ConfigError
 from .metrics import CUTOFFS
 from .plan import Job
+from .whole_files import written_whole
 
 _METRICS = [f"{name}@{k}" for name in ("recall", "ndcg") for k in CUTOFFS]
 _STYLE = """body{font:14px/1.45 sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}
@@ -46,9 +47,8 @@ def write_report(
     body = [f"<h1>{html.escape(title)}</h1><p>{len(found)} of {len(jobs)} runs done. Full ranking over the catalog; "
             "PRORec through its exported graph.</p>"]  # fmt: skip
     body += _tables(found) + _group_tables(found) + _differences(compared, reference) + _figures(found)
-    aside = path.with_suffix(".writing")
-    aside.write_text(head + "\n".join(body) + "\n", encoding="utf-8")
-    aside.replace(path)
+    with written_whole(path) as aside:
+        aside.write_text(head + "\n".join(body) + "\n", encoding="utf-8")
 
 
 Found = list[tuple[Job, dict[str, Any]]]

@@ -178,9 +178,7 @@ def _attempt_on_mine(job: Job, plan: Plan, data: Path, folder: Path) -> Result |
 
 def write_table(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """CSV, whole or not at all; `results.csv` has a row for each method, held-out set, mask and group of items."""
-    aside = path.with_suffix(".writing")
-    with aside.open("w", newline="", encoding="utf-8") as stream:
+    with written_whole(path) as aside, aside.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    aside.replace(path)
