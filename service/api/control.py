@@ -81,9 +81,9 @@ class Status(msgspec.Struct, tag="status", frozen=True):
         """Seconds for which what is served may have been behind Redis."""
         return 0.0 if self.stale_since is None else max(0.0, time.monotonic() - self.stale_since)
 
-    def state_of(self, version: str) -> str | None:
-        """As in `ModelState`; None: this replica never had to do with it, or long ago."""
-        return next((model.state for model in self.models if model.version == version), None)
+    def model(self, version: str) -> ModelState | None:
+        """None: this replica never had to do with it, or long ago."""
+        return next((model for model in self.models if model.version == version), None)
 
     @property
     def failed(self) -> tuple[ModelState, ...]:

@@ -26,8 +26,6 @@ from .engine_link import EngineClient, EngineLost
 from .shadow import Shadow
 from .tally import Tally
 
-__all__ = ["EngineClient", "EngineLost", "Router", "Served"]
-
 _ALONE: Final = 3  # the attempt that runs in a batch of its own, and the last
 _RECONNECT_S: Final = (0.1, 0.2, 0.5, 1.0)  # pauses; an engine that ended has closed its socket by the first
 _FAIR_S: Final = 0.1  # whoever waits less than that says nothing about a version by giving up
@@ -215,7 +213,8 @@ class Router:
         route = self._named(errand.version)
         if engine := self._client(route):
             return engine
-        if route or self.status.state_of(errand.version) == "restarting":
+        model = self.status.model(errand.version)
+        if route or (model and model.state == "restarting"):
             raise NotReady(f"the engine of model {errand.version} has ended; its successor is starting")
         raise NotLoaded(
             f"no engine of model {errand.version} is loaded here; POST /models/VERSION/load loads what is published"

@@ -67,7 +67,7 @@ class ModelRoutes:
         deployment, reports = await self._known(unless=model is None)
         if model is None:
             raise UnknownVersion(f"no version named {version!r} is published")
-        state = next((state for state in self._router.status.models if state.version == version), None)
+        state = self._router.status.model(version)
         return describe_model(model, state, self._router.engine_of(version), deployment, reports)
 
     async def load(self, version: str, response: Response) -> Deployed:

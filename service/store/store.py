@@ -24,8 +24,6 @@ from .records import VersionInfo, read_published
 from .replicas import ReplicaReport, Replicas
 from .watch import Sighting, Watcher
 
-__all__ = ["ANY", "Store", "open_store"]
-
 
 @dataclass(frozen=True)
 class Store:

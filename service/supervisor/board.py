@@ -56,7 +56,7 @@ class Board:
     ) -> None:
         """One step of a version. A `reason` is a failure's; a `note` says why the step was taken."""
         now = time.time()
-        before = self.model_state(version)
+        before = self.status.model(version)
         retry_at = None if retry_in_s is None else now + retry_in_s
         if before and (before.state, before.reason, before.retry_at) == (state, reason, retry_at):
             return
@@ -64,9 +64,6 @@ class Board:
         row = ModelState(version, state, now, reason, retry_at, steps[-_KEPT_TRANSITIONS:])
         others = tuple(model for model in self.status.models if model.version != version)
         self._change(models=_newest((*others, row)))
-
-    def model_state(self, version: str) -> ModelState | None:
-        return next((model for model in self.status.models if model.version == version), None)
 
     def catalog(self, revision: int, era: str, unplaced: dict[str, str]) -> None:
         """What all engines but a shadow's have applied; what the serving one could not take in, in order of change."""

@@ -131,7 +131,7 @@ class Fleet:
     def _enlist(self) -> None:
         for version, background in self._wanted():
             if (version, background) not in self._lives:
-                if self._board.model_state(version) is None:
+                if self._board.status.model(version) is None:
                     self._board.model(version, "registered")
                 life = Life(version, self._workshop, self, background=background)
                 self._lives[version, background] = life
@@ -224,7 +224,7 @@ class Fleet:
     def _step_down(self) -> None:
         """What has served and stays, only waits from now on."""
         for life in self._lives.values():
-            row = self._board.model_state(life.version)
+            row = self._board.status.model(life.version)
             if row and row.state == "active" and life.version != self._serving and not life.background:
                 self.step(life, "ready")
 

@@ -14,8 +14,6 @@ from service.store.deployment import AUTOMATIC
 from .aside import aside
 from .tasks import Tasks
 
-__all__ = ["AUTOMATIC", "Limits", "Probation"]
-
 _DEATHS = 3
 _AGAIN_S = 1.0  # after Redis was asked in vain
 _PERCENT = 100.0

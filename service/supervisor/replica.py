@@ -14,6 +14,7 @@ from service.errors import ServiceError
 from service.garbage import spare_the_old
 from service.settings import Settings
 from service.store import CatalogSighting, Deployment, Lost, ReplicaReport, Sighting, Store, StoreDown
+from service.store.deployment import AUTOMATIC
 
 from .announce import Announce
 from .board import Board
@@ -25,7 +26,7 @@ from .follower import Follower
 from .forks import Forks, can_fork, starter
 from .last import remembered, remembered_catalog
 from .plant import Plant
-from .probation import AUTOMATIC, Limits, Probation
+from .probation import Limits, Probation
 from .processes import environment, without_secrets
 from .reading import Reading
 from .reporter import Reporter, describe

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from service.api.control import Route, Routes
-from service.api.engine_client import EngineClient, EngineLost, Router, Served
+from service.api.engine_client import Router, Served
+from service.api.engine_link import EngineClient, EngineLost
 from service.errors import DeadlineExceeded, EngineCrashed, EngineFailed, NotReady, Overloaded, ServiceError
 from service.frames import Answer, Query
 

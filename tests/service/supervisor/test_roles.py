@@ -185,7 +185,7 @@ async def test_every_step_of_a_version_is_told_with_its_time(scene: Scene) -> No
     await scene.serves("v1")
     scene.want("v2", reason="rollback")
     await scene.until(lambda: scene.state("v1") == "unloaded")
-    row = scene.board.model_state("v1")
+    row = scene.board.status.model("v1")
     assert row is not None
     steps = [step.state for step in row.transitions]
     assert steps == [
