@@ -41,7 +41,8 @@ def versions(infos: list[VersionInfo], deployment: Deployment | None) -> str:
 
 
 def versions_json(infos: list[VersionInfo], deployment: Deployment | None) -> str:
-    listed = {"active": deployment and asdict(deployment), "versions": [asdict(info) for info in infos]}
+    rows = [info.model_dump(include={*VersionInfo.model_fields}) for info in infos]
+    listed = {"active": deployment and asdict(deployment), "versions": rows}
     return json.dumps(listed, default=str, indent=2)
 
 

@@ -77,17 +77,7 @@ def describe_event(deployment: Deployment, from_version: str | None) -> Event:
 
 
 def describe_replica(report: ReplicaReport) -> Replica:
-    return Replica(
-        replica=report.replica,
-        address=report.address,
-        at=report.at,
-        serving=report.serving,
-        ready_for=list(report.ready_for),
-        epoch=report.epoch,
-        catalog_revision=report.catalog_revision,
-        states=report.states,
-        draining=report.draining,
-    )
+    return Replica.model_validate(report, from_attributes=True)
 
 
 def _model(info: VersionInfo, state: ModelState | None) -> Model:
@@ -134,4 +124,4 @@ def _replica_state(report: ReplicaReport, version: str) -> ReplicaState:
 
 
 def _canary(canary: Canary | None) -> CanaryShare | None:
-    return CanaryShare(version=canary.version, percent=canary.percent) if canary else None
+    return CanaryShare.model_validate(canary, from_attributes=True) if canary else None

@@ -3,7 +3,6 @@
 import json
 import math
 import re
-from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
@@ -22,29 +21,12 @@ CHUNK_BYTES: Final = 4 * 1024 * 1024  # Redis serves one command at a time: a ch
 _FILE_PATTERN: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 
 
-@dataclass(frozen=True)
-class VersionInfo:
+class VersionInfo(BaseModel):
     """A published version at a glance."""
-
-    version: str
-    created_at: datetime
-    published_at: datetime
-    bytes: int
-    item_count: int
-    metrics: dict[str, dict[str, float]]
-    metrics_of: str | None = None
-    refitted_from: str | None = None
-
-
-class Published(BaseModel):
-    """Where the chunks of one upload lie, and what a list of versions shows of it."""
 
     model_config = ConfigDict(frozen=True)
 
     version: str
-    digest: str = Field(description="SHA-256 of the bytes of manifest.json")
-    upload: str = Field(description="part of the chunks' keys, new for every upload")
-    chunk_counts: dict[str, int]
     created_at: datetime
     published_at: datetime
     bytes: int
@@ -53,8 +35,13 @@ class Published(BaseModel):
     metrics_of: str | None = None
     refitted_from: str | None = None
 
-    def info(self) -> VersionInfo:
-        return VersionInfo(**{field.name: getattr(self, field.name) for field in fields(VersionInfo)})
+
+class Published(VersionInfo):
+    """What a list of versions shows of one upload, and where its chunks lie."""
+
+    digest: str = Field(description="SHA-256 of the bytes of manifest.json")
+    upload: str = Field(description="part of the chunks' keys, new for every upload")
+    chunk_counts: dict[str, int]
 
 
 class Record(BaseModel):

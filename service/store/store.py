@@ -64,7 +64,7 @@ class Store:
     def versions(self) -> list[VersionInfo]:
         """All published versions, last published first."""
         raw = self.redis.ask(lambda client: client.hvals(self.keys.versions))
-        infos = [read_published(one).info() for one in raw]
+        infos = [read_published(one) for one in raw]
         return sorted(infos, key=lambda info: (info.published_at, info.version), reverse=True)
 
     def fetch(self, version: str, cache: Path) -> Artifact:
