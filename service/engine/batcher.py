@@ -22,12 +22,12 @@ from models.graph import SearchRow
 from service import metrics
 from service.errors import DeadlineExceeded, Draining, EngineFailed, Overloaded, ServiceError
 
-from .catalog import Place
+from .catalog import FoundRow
 from .search import Found, Search, Shape
 
 logger = logging.getLogger(__name__)
 
-Outcome = Place | ServiceError
+Outcome = FoundRow | ServiceError
 Refresh = Callable[[], tuple[SearchRow, Shape] | None]
 Action = Callable[[], object]
 
@@ -51,7 +51,7 @@ class Job:
     row: SearchRow
     shape: Shape
     deadline: float
-    future: "asyncio.Future[Place]"
+    future: "asyncio.Future[FoundRow]"
     refresh: Refresh = _current
     released: Action = _nothing
     arrived: float = field(default_factory=time.monotonic)
@@ -104,7 +104,7 @@ class Batcher:
         deadline: float,
         refresh: Refresh = _current,
         released: Action = _nothing,
-    ) -> "asyncio.Future[Place]":
+    ) -> "asyncio.Future[FoundRow]":
         """Queues a row; cancel the future when nobody waits for it any more. Raises as `admit` does."""
         self.admit(deadline)
         job = Job(row, shape, deadline, self._loop.create_future(), refresh, released)
@@ -241,14 +241,14 @@ class Batcher:
         except Exception:
             logger.exception("a batch of %d rows failed", len(batch.jobs))
         outcomes = [self._alone(job, batch.closed) for job in batch.jobs]
-        if not any(isinstance(outcome, Place) for outcome in outcomes):
+        if not any(isinstance(outcome, FoundRow) for outcome in outcomes):
             self._prove_alive(batch)
         return outcomes
 
-    def _run(self, batch: Batch) -> Sequence[Place]:
+    def _run(self, batch: Batch) -> Sequence[FoundRow]:
         self._begin()
         found = self._search.run([job.row for job in batch.jobs], batch.shape)
-        return _places(batch, found, time.monotonic() - batch.closed)
+        return _found_rows(batch, found, time.monotonic() - batch.closed)
 
     def _alone(self, job: Job, closed: float) -> Outcome:
         if job.future.cancelled() or job.deadline <= time.monotonic():
@@ -307,11 +307,11 @@ class Batcher:
             self._loop.call_soon_threadsafe(call, *args)
 
 
-def _places(batch: Batch, found: Found, spent_s: float) -> Sequence[Place]:
+def _found_rows(batch: Batch, found: Found, spent_s: float) -> Sequence[FoundRow]:
     metrics.stage_duration("batch").observe(spent_s - found.run_s)
     metrics.stage_duration("run").observe(found.run_s)
     return [
-        Place.of(
+        FoundRow.of(
             found,
             row,
             queue_s=batch.closed - job.arrived,
@@ -329,7 +329,7 @@ def _deliver(jobs: Sequence[Job], outcomes: Sequence[Outcome]) -> None:
         job.released()
         if job.future.done():
             continue
-        if isinstance(outcome, Place):
+        if isinstance(outcome, FoundRow):
             job.future.set_result(outcome)
         else:
             job.future.set_exception(outcome)

@@ -77,7 +77,7 @@ class Ticket:
 
 
 @dataclass(frozen=True)
-class Place:
+class FoundRow:
     """What the search found for one row; arrays as in `Found`, with the times its answer reports."""
 
     item: NDArray[np.int32]
@@ -91,7 +91,7 @@ class Place:
     batch_rows: int = 1
 
     @classmethod
-    def of(cls, found: Found, row: int, **times: Any) -> "Place":
+    def of(cls, found: Found, row: int, **times: Any) -> "FoundRow":
         """One row of a batch."""
         arrays = (found.item, found.score, found.code_score, found.prefix_score, found.legal)
         return cls(*(array[row] for array in arrays), **times)
@@ -128,27 +128,27 @@ class Catalog:
         ticket.prepared = self._prepare(ticket.query, ticket.slot)
         return ticket.prepared.row, ticket.prepared.shape
 
-    def answer(self, ticket: Ticket, place: Place) -> Answer:
+    def answer(self, ticket: Ticket, row: FoundRow) -> Answer:
         """The first `k` legal items found.
 
         Raises EngineFailed where the search returned an item twice, one that is not legal, or fewer than there are: a
         broken graph must not look like a short answer.
         """
         prepared = ticket.prepared
-        found = place.item[place.item >= 0]
-        if fault := self._fault(prepared, found, place.legal):
+        found = row.item[row.item >= 0]
+        if fault := self._fault(prepared, found, row.legal):
             metrics.INVALID_CODES.inc()
             raise EngineFailed(f"the search returned {fault}")
-        selection = self._select(ticket.query, found, place.score)
-        answer = self._answer(prepared, found[selection.places], place.score[selection.places], selection, "model")
-        answer.code_scores = place.code_score[selection.places].tolist()
+        selection = self._select(ticket.query, found, row.score)
+        answer = self._answer(prepared, found[selection.places], row.score[selection.places], selection, "model")
+        answer.code_scores = row.code_score[selection.places].tolist()
         if ticket.query.with_explain:
-            trail = place.prefix_score[selection.places]
+            trail = row.prefix_score[selection.places]
             answer.explanations = explain(
                 self._items, self._index.tables.codes, found[selection.places], prepared.request.history, trail
             )
-        answer.queue_s, answer.batch_s, answer.run_s = place.queue_s, place.batch_s, place.run_s
-        answer.batch_rows = place.batch_rows
+        answer.queue_s, answer.batch_s, answer.run_s = row.queue_s, row.batch_s, row.run_s
+        answer.batch_rows = row.batch_rows
         return answer
 
     def popular(self, ticket: Ticket) -> Answer:

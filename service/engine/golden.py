@@ -6,7 +6,7 @@ from typing import Any, Final
 from models.artifact import Artifact
 from service.frames import Answer, Query
 
-from .catalog import Catalog, Place
+from .catalog import Catalog, FoundRow
 from .search import Search
 
 _TOLERANCE: Final = 1e-3  # of a score, between the machine that exported and this one
@@ -49,7 +49,7 @@ def _ask(catalog: Catalog, search: Search, golden: dict[str, Any], k: int) -> An
     if ticket.prepared.request.popular:
         return catalog.popular(ticket)
     found = search.run([ticket.prepared.row], ticket.prepared.shape)
-    return catalog.answer(ticket, Place.of(found, 0))
+    return catalog.answer(ticket, FoundRow.of(found, 0))
 
 
 def _difference(answer: Answer, golden: dict[str, Any]) -> str | None:

@@ -9,7 +9,7 @@ from functools import partial
 
 import msgspec
 
-from service import frames, metrics
+from service import metrics
 from service.catalog.filters import filter_key
 from service.errors import DeadlineExceeded, EngineFailed
 from service.frames import (
@@ -20,6 +20,7 @@ from service.frames import (
     EngineInfo,
     Failure,
     Ping,
+    Place,
     Placed,
     Query,
     Reply,
@@ -30,7 +31,7 @@ from service.garbage import spare_the_old
 from service.lifetime import BACKLOG
 
 from .batcher import Batcher
-from .catalog import NO_FILTER, Catalog, Place, Ticket
+from .catalog import NO_FILTER, Catalog, FoundRow, Ticket
 from .changes import Changes
 from .connection import Connection
 from .slots import Slot, Slots
@@ -88,7 +89,7 @@ class Server:
                 self._answer_ping(connection, message)
             case Apply():
                 self._start(connection, message, self._apply(message))
-            case frames.Place():
+            case Place():
                 self._start(connection, message, self._place(message))
             case _:
                 connection.send(Failure(message.query_id, EngineFailed.code, "an engine does not answer that"))
@@ -149,11 +150,11 @@ class Server:
         self._search(connection, query, slot)
         return None
 
-    def _settle(self, connection: Connection, ticket: Ticket, future: "asyncio.Future[Place]") -> None:
+    def _settle(self, connection: Connection, ticket: Ticket, future: "asyncio.Future[FoundRow]") -> None:
         connection.in_flight.pop(ticket.query.query_id, None)
         connection.send(self._reply(ticket, future))
 
-    def _reply(self, ticket: Ticket, future: "asyncio.Future[Place]") -> Answer | Failure:
+    def _reply(self, ticket: Ticket, future: "asyncio.Future[FoundRow]") -> Answer | Failure:
         query_id = ticket.query.query_id
         if future.cancelled():
             return _cancelled(ticket.query)
@@ -169,22 +170,18 @@ class Server:
         missing = await self._changes.apply(message.revision, message.records, message.codes)
         return Applied(message.query_id, message.revision, missing)
 
-    async def _place(self, message: frames.Place) -> Placed:
+    async def _place(self, message: Place) -> Placed:
         codes, refused = await self._changes.propose(message.records, message.taken)
         return Placed(message.query_id, codes, refused)
 
-    def _start(
-        self, connection: Connection, message: Query | Apply | frames.Place, work: Awaitable[Reply | None]
-    ) -> None:
+    def _start(self, connection: Connection, message: Query | Apply | Place, work: Awaitable[Reply | None]) -> None:
         """Lets something that takes its time reply later; None: something else will."""
         task = asyncio.ensure_future(work)
         connection.in_flight[message.query_id] = task
         task.add_done_callback(partial(_finish, connection, message))
 
 
-def _finish(
-    connection: Connection, message: Query | Apply | frames.Place, task: "asyncio.Future[Reply | None]"
-) -> None:
+def _finish(connection: Connection, message: Query | Apply | Place, task: "asyncio.Future[Reply | None]") -> None:
     query_id = message.query_id
     if connection.in_flight.get(query_id) is task:
         del connection.in_flight[query_id]
@@ -205,7 +202,7 @@ def _nothing() -> None:
     pass
 
 
-def _cancelled(message: Query | Apply | frames.Place) -> Failure:
+def _cancelled(message: Query | Apply | Place) -> Failure:
     """A worker cancels at the deadline, and before it where its client has gone, which is nobody's fault."""
     late = isinstance(message, Query) and message.deadline <= time.monotonic() + _EARLY_S
     return Failure(message.query_id, DeadlineExceeded.code if late else _CANCELLED, "the query was cancelled")

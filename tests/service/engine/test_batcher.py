@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from models.graph import SearchRow
 from models.trie import DeadStates
 from service.engine.batcher import Batcher
-from service.engine.catalog import Place
+from service.engine.catalog import FoundRow
 from service.engine.search import Found, Shape, dead_class
 from service.errors import DeadlineExceeded, Draining, EngineFailed, Overloaded, ServiceError
 
@@ -41,7 +41,7 @@ class SumSearch:
         trail = np.repeat(score[..., None], 2, axis=2)
         return Found(item, score, score, trail, item >= 0, run_s=0.0)
 
-    async def hold(self, batcher: Batcher) -> "asyncio.Future[Place]":
+    async def hold(self, batcher: Batcher) -> "asyncio.Future[FoundRow]":
         """Occupies the search thread until `gate` is set."""
         self.gate.clear()
         self.running.clear()
@@ -58,11 +58,11 @@ def soon() -> float:
     return time.monotonic() + 60.0
 
 
-def ask(batcher: Batcher, total: int, shape: Shape = NARROW) -> "asyncio.Future[Place]":
+def ask(batcher: Batcher, total: int, shape: Shape = NARROW) -> "asyncio.Future[FoundRow]":
     return batcher.submit(row(total), shape, soon())
 
 
-def first_item(place: Place) -> int:
+def first_item(place: FoundRow) -> int:
     return int(place.item[0])
 
 
@@ -200,8 +200,8 @@ def test_a_poisoned_row_fails_alone() -> None:
         waiting = [ask(batcher, 1), ask(batcher, POISON), ask(batcher, 2)]
         search.gate.set()
         good, bad, other = await asyncio.gather(*waiting, return_exceptions=True)
-        assert isinstance(good, Place)
-        assert isinstance(other, Place)
+        assert isinstance(good, FoundRow)
+        assert isinstance(other, FoundRow)
         assert (first_item(good), first_item(other)) == (1, 2)
         assert isinstance(bad, EngineFailed)
 
@@ -359,7 +359,7 @@ def test_what_a_row_holds_is_released_once_whatever_becomes_of_it() -> None:
     released: list[str] = []
 
     async def story(search: SumSearch, batcher: Batcher) -> None:
-        def submit(name: str, total: int, deadline: float) -> "asyncio.Future[Place]":
+        def submit(name: str, total: int, deadline: float) -> "asyncio.Future[FoundRow]":
             return batcher.submit(row(total), NARROW, deadline, released=lambda: released.append(name))
 
         search.gate.clear()
@@ -394,7 +394,7 @@ ACTIONS = st.lists(
 @given(ACTIONS)
 def test_every_row_gets_exactly_one_outcome_and_it_is_its_own(actions: list[tuple[int, Shape, bool, bool]]) -> None:
     async def story(search: SumSearch, batcher: Batcher) -> None:
-        asked: list[tuple[int, Shape, asyncio.Future[Place]]] = []
+        asked: list[tuple[int, Shape, asyncio.Future[FoundRow]]] = []
         for total, shape, cancelled, pause in actions:
             search.gate.clear() if pause else search.gate.set()
             future = ask(batcher, total, shape)
@@ -410,7 +410,7 @@ def test_every_row_gets_exactly_one_outcome_and_it_is_its_own(actions: list[tupl
     run(story, max_rows=3)
 
 
-def check_outcome(total: int, shape: Shape, future: "asyncio.Future[Place]") -> None:
+def check_outcome(total: int, shape: Shape, future: "asyncio.Future[FoundRow]") -> None:
     if future.cancelled():
         return
     error = future.exception()

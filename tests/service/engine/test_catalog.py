@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from models.artifact import Artifact
-from service.engine.catalog import Catalog, Place, Request, Ticket
+from service.engine.catalog import Catalog, FoundRow, Request, Ticket
 from service.errors import BadBeamWidth, BadK, EngineFailed
 from service.frames import Query
 
@@ -29,10 +29,12 @@ def read(catalog: Catalog, asked: Query) -> Request:
     return catalog.ticket(asked).prepared.request
 
 
-def place(*items: int) -> Place:
+def place(*items: int) -> FoundRow:
     scores = -np.arange(len(items), dtype=np.float32)
     trail = np.repeat(scores[:, None] - 1, 3, axis=1)
-    return Place(np.array(items, dtype=np.int32), scores, scores - 1, trail, np.array([item != 13 for item in items]))
+    return FoundRow(
+        np.array(items, dtype=np.int32), scores, scores - 1, trail, np.array([item != 13 for item in items])
+    )
 
 
 def most_popular(artifact: Artifact) -> list[str]:
@@ -167,6 +169,6 @@ def test_a_short_answer_is_exhausted_when_no_more_items_are_legal(catalog: Catal
         (place(7, -1, -1), "1 items where 2 are legal"),
     ],
 )
-def test_a_search_that_breaks_its_promise_is_no_answer(catalog: Catalog, found: Place, fault: str) -> None:
+def test_a_search_that_breaks_its_promise_is_no_answer(catalog: Catalog, found: FoundRow, fault: str) -> None:
     with pytest.raises(EngineFailed, match=fault):
         catalog.answer(ticket(catalog), found)

@@ -16,7 +16,7 @@ from models.trie import CodeTrie
 from service.catalog.filters import Matcher, filter_key
 from service.catalog.items import LiveItems
 from service.catalog.records import ItemRecord
-from service.engine.catalog import Catalog, Place
+from service.engine.catalog import Catalog, FoundRow
 from service.engine.devices import CPU
 from service.engine.gpu_search import GpuSearch
 from service.engine.index import LiveIndex
@@ -105,7 +105,7 @@ def ask(world: World, query: Query, slot: int) -> Answer:
     if ticket.prepared.request.popular:
         return world.catalog.popular(ticket)
     found = world.search.run([ticket.prepared.row], ticket.prepared.shape)
-    return world.catalog.answer(ticket, Place.of(found, 0))
+    return world.catalog.answer(ticket, FoundRow.of(found, 0))
 
 
 @pytest.fixture(scope="module", params=["temporal", "encoder_decoder"])
@@ -368,7 +368,7 @@ def test_a_row_whose_whole_history_is_removed_while_it_waits_still_obeys_its_exc
     changed = world.catalog.refresh(ticket)
     assert changed is not None
     row, shape = changed
-    answer = world.catalog.answer(ticket, Place.of(world.search.run([row], shape), 0))
+    answer = world.catalog.answer(ticket, FoundRow.of(world.search.run([row], shape), 0))
     assert set(answer.item_ids) == {"item-57", "item-58", "item-59"}
     assert (answer.exhausted, answer.unknown) == (True, 1)
     assert all(map(math.isfinite, answer.scores))

@@ -9,7 +9,7 @@ import pytest
 from deploy.synthetic import SHELF_ITEMS, write_synthetic
 from models.artifact import Artifact
 from service.catalog.records import ItemRecord
-from service.engine.catalog import Place
+from service.engine.catalog import FoundRow
 from service.engine.startup import Engine, assemble
 from service.frames import Answer, Condition, Query
 from service.settings import Settings
@@ -40,7 +40,7 @@ def ask(engine: Engine, slot: int, history: list[str], exclude: list[str] | None
     if ticket.prepared.request.popular:
         return engine.catalog.popular(ticket)
     found = engine.search.run([ticket.prepared.row], ticket.prepared.shape)
-    return engine.catalog.answer(ticket, Place.of(found, 0))
+    return engine.catalog.answer(ticket, FoundRow.of(found, 0))
 
 
 @pytest.mark.parametrize("left", [1, 2, K - 1, K])

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from models.artifact import Artifact
 from models.graph import SearchRow
-from service.engine.catalog import Catalog, Place
+from service.engine.catalog import Catalog, FoundRow
 from service.engine.devices import CPU, SearchError, choose_provider
 from service.engine.golden import GoldenError, check_golden
 from service.engine.live import LiveSearch
@@ -34,7 +34,7 @@ def ask(
     excluded = [f"item-{number}" for number in exclude or []]
     ticket = catalog.ticket(Query(1, names, k, math.inf, excluded))
     found = search.run([ticket.prepared.row], ticket.prepared.shape)
-    return catalog.answer(ticket, Place.of(found, 0))
+    return catalog.answer(ticket, FoundRow.of(found, 0))
 
 
 def test_it_says_which_device_it_uses(search: LiveSearch) -> None:
