@@ -62,7 +62,7 @@ class CatalogPage:
 
 
 @dataclass(frozen=True)
-class Catalog:
+class CatalogRecords:
     """Reads and changes the records of one namespace."""
 
     redis: Connection

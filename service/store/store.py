@@ -13,7 +13,7 @@ from ..catalog.records import ItemChange, ItemRecord
 from ..embedded_redis import embedded_redis
 from ..errors import VersionActive
 from ..settings import Settings
-from .catalog import Catalog, CatalogChanged, CatalogPage, CatalogSighting
+from .catalog import CatalogChanged, CatalogPage, CatalogRecords, CatalogSighting
 from .connection import Connection
 from .deployment import ANY, Canary, Deployment, Deployments, Event, Unchanged, Unconditional
 from .fetch import Fetcher
@@ -230,8 +230,8 @@ class Store:
         return Deployments(self.redis, self.keys)
 
     @property
-    def _catalog(self) -> Catalog:
-        return Catalog(self.redis, self.keys)
+    def _catalog(self) -> CatalogRecords:
+        return CatalogRecords(self.redis, self.keys)
 
     @property
     def _publisher(self) -> Publisher:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ..errors import StoreError
-from .catalog import Catalog, CatalogSighting
+from .catalog import CatalogRecords, CatalogSighting
 from .connection import Connection
 from .deployment import Deployment, Deployments
 from .keys import Keys
@@ -100,7 +100,7 @@ class Watcher:
     def _look_at_catalog(self) -> CatalogSighting | StoreDown | None:
         """None where nothing is new. Where Redis has lost the catalog that is told once, as revision 0 without records:
         what is known of it stays."""
-        catalog = Catalog(self.redis, self.keys)
+        catalog = CatalogRecords(self.redis, self.keys)
         try:
             now = catalog.state()
             lost, told = now[0] == 0 and self._catalog is not None and self._catalog[0] > 0, self._catalog_lost

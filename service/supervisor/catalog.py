@@ -14,7 +14,7 @@ from .last import LastCatalog
 from .tasks import Tasks, tell_fault
 
 
-class Catalog:
+class ChangedCatalog:
     """Every record that Redis holds, so that an engine can be told all of them at any moment."""
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class Feeds:
     """One queue for each engine and reader of this replica."""
 
     def __init__(self, codes: Codes, board: Board) -> None:
-        self.catalog = Catalog()
+        self.catalog = ChangedCatalog()
         self._codes = codes
         self._board = board
         self._listeners: dict[Engine, Listener] = {}

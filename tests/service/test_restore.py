@@ -9,7 +9,7 @@ import pytest
 from service.catalog.records import ItemChange, ItemRecord
 from service.errors import StoreError
 from service.store import Canary, Deployment, Store
-from service.store.catalog import Catalog
+from service.store.catalog import CatalogRecords
 from service.supervisor.last import CATALOG_FILE, LastCatalog, last_folder, remember, remember_catalog
 from tests.service.plain_artifact import plain_artifact
 from tests.service.test_cli import refusal, run
@@ -134,14 +134,14 @@ def test_without_what_was_active_nothing_is_activated(store: Store, data_dir: Pa
 
 
 def test_what_was_sent_and_is_not_there_any_more_is_no_catalog(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Catalog._stage
+    stage = CatalogRecords._stage
 
-    def flushed(catalog: Catalog, records: Sequence[ItemRecord], items: str, changed: str) -> None:
+    def flushed(catalog: CatalogRecords, records: Sequence[ItemRecord], items: str, changed: str) -> None:
         stage(catalog, records, items, changed)
         if records[0].item_id == "a":
             lose(store)
 
-    monkeypatch.setattr(Catalog, "_stage", flushed)
+    monkeypatch.setattr(CatalogRecords, "_stage", flushed)
     records = [ItemRecord(f"{letter}{number}"[: 1 + number], number + 1) for letter in "ab" for number in range(60)]
     with pytest.raises(StoreError, match="restore again"):
         store.restore_catalog(records, 60)

@@ -15,7 +15,7 @@ from service.catalog.records import ItemChange, ItemRecord
 from service.embedded_redis import embedded_redis
 from service.errors import BadItem, CatalogLost, StoreCorrupt, StoreUnavailable
 from service.store import CatalogChanged, CatalogSighting, ReplicaReport, Store, catalog
-from service.store.catalog import LARGEST_PART, Catalog, merge
+from service.store.catalog import LARGEST_PART, CatalogRecords, merge
 from tests.service.store_probes import losing_the_first_answer, stored_keys
 
 
@@ -73,15 +73,15 @@ def test_who_finds_nothing_to_change_is_told_a_revision_that_obeys_it(
 ) -> None:
     """Somebody else hid the item after the revision was read."""
     store.change_items(off("b"))
-    state: Callable[[Catalog], tuple[int, str]] = Catalog.state
+    state: Callable[[CatalogRecords], tuple[int, str]] = CatalogRecords.state
 
-    def then_another_one_is_quicker(catalog: Catalog) -> tuple[int, str]:
+    def then_another_one_is_quicker(catalog: CatalogRecords) -> tuple[int, str]:
         found = state(catalog)
-        monkeypatch.setattr(Catalog, "state", state)
+        monkeypatch.setattr(CatalogRecords, "state", state)
         store.change_items(off("a"))
         return found
 
-    monkeypatch.setattr(Catalog, "state", then_another_one_is_quicker)
+    monkeypatch.setattr(CatalogRecords, "state", then_another_one_is_quicker)
     found = store.change_items(off("a"))
     assert (found.revision, found.changed, found.era) == (2, 0, store.catalog_changes(0).era)
 
