@@ -1,5 +1,7 @@
 """What the engine is compared with computes the same: same network, same catalog, same items, same scores."""
 
+import shutil
+
 import numpy as np
 import onnxruntime as ort
 import pytest
@@ -10,33 +12,37 @@ from deploy.bench.eager import EagerSearch
 from deploy.bench.engine import EngineSearch
 from deploy.bench.generate import GenerateSearch
 from deploy.bench.gpu_folder import random_choices
-from deploy.bench.networks import Prepared, prepare_network
+from deploy.bench.networks import Prepared
 from deploy.bench.post_filter import CodeIndex, Kept, PostFilterSearch
 from deploy.bench.roofline import roofline
 from deploy.bench.variants import NetworkOnly, table_name
+from deploy.synthetic import untrained_network
+from models.artifact import Artifact
 from models.codes import CodeTable
-from models.config import ModelConfig
 from models.network import EncoderDecoderGenerator
+from tests.tiny import tiny_package
 
 ITEMS, K, B, T = 60, 8, 3, 4
-SIZES = {
-    "code_length": 3,
-    "tokens_per_level": 8,
-    "width": 16,
-    "heads": 2,
-    "feed_forward": 32,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "history_length": 6,
-    "dropout": 0.0,
-}
 
 
 @pytest.fixture(scope="module", params=["encoder_decoder", "temporal"])
-def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
-    config = ModelConfig.model_validate({"generator": request.param, **SIZES})
-    work = tmp_path_factory.mktemp("work")
-    return prepare_network(request.param, config, work, items=ITEMS, widths=(K,), buckets=(T, 6))
+def prepared(
+    request: pytest.FixtureRequest, by_generator: dict[str, Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> Prepared:
+    """Ranked by code alone, and in a folder of its own, as variants of the graph are written beside it."""
+    folder = tmp_path_factory.mktemp("work") / request.param
+    shutil.copytree(by_generator[request.param].folder, folder)
+    manifest = by_generator[request.param].manifest.model_copy(update={"rescore_weight": 0.0})
+    return Prepared(request.param, tiny_package(generator=request.param).generator, Artifact(folder, manifest))
+
+
+@pytest.fixture(scope="module")
+def freshly_drawn(prepared: Prepared, tmp_path_factory: pytest.TempPathFactory) -> Prepared:
+    """The same graphs, but variants are of weights as benchmarks draw them, with which less is lost to rounding."""
+    folder = tmp_path_factory.mktemp("work") / prepared.name
+    shutil.copytree(prepared.artifact.folder, folder, ignore=shutil.ignore_patterns("variant_*"))
+    network = untrained_network(prepared.config, spread=16.0)
+    return Prepared(prepared.name, network, Artifact(folder, prepared.artifact.manifest))
 
 
 @pytest.fixture(scope="module")
@@ -90,12 +96,12 @@ def test_missing_counts_only_what_was_wanted() -> None:
     assert Kept(np.array([[5, -1, -1, 7]])).missing(4) == pytest.approx(0.5)
 
 
-def test_the_network_alone_computes_the_logits_of_the_network(prepared: Prepared, catalog: BenchCatalog) -> None:
-    variant = NetworkOnly(prepared.network)
-    model = prepared.variant("network_only", variant.export)
-    table = table_name(prepared.network)
+def test_the_network_alone_computes_the_logits_of_the_network(freshly_drawn: Prepared, catalog: BenchCatalog) -> None:
+    variant = NetworkOnly(freshly_drawn.network)
+    model = freshly_drawn.variant("network_only", variant.export)
+    table = table_name(freshly_drawn.network)
     feed = {"history": catalog.history(B, T), table: catalog.inputs[table]}
-    feed |= random_choices(prepared.network.config, B, K)
+    feed |= random_choices(freshly_drawn.config, B, K)
     found = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feed)
     with torch.no_grad():
         wanted = variant(*(torch.from_numpy(feed[name]) for name in variant.input_names))
@@ -104,9 +110,9 @@ def test_the_network_alone_computes_the_logits_of_the_network(prepared: Prepared
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
-def test_the_roofline_knows_every_product_of_the_graph(prepared: Prepared, catalog: BenchCatalog) -> None:
-    found = roofline(prepared, catalog, K, B, T, threads=1, rounds=1)
-    attentions = {"encoder_decoder": 1 + 2 * 3, "temporal": 1 + 3}[prepared.name]  # encoder, and L steps of the decoder
+def test_the_roofline_knows_every_product_of_the_graph(freshly_drawn: Prepared, catalog: BenchCatalog) -> None:
+    found = roofline(freshly_drawn, catalog, K, B, T, threads=1, rounds=1)
+    attentions = {"encoder_decoder": 1 + 2 * 3, "temporal": 1 + 3}[freshly_drawn.name]  # encoder, and L decoder steps
     scores_and_mixtures = 2 * attentions
     assert found.products >= scores_and_mixtures + 2 * 3  # and project and logits at every level
     assert 0 < found.products_gflop < 0.1
