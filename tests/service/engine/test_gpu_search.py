@@ -11,7 +11,7 @@ from service.engine.devices import CPU, SearchError, placement
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Found, GraphSearch, Shape, dead_class
 from tests.marks import without_gpu
-from tests.tiny import build_tiny_artifact, random_codes
+from tests.tiny import random_codes
 
 WIDTH, BUCKET, SLOTS = 8, 6, 3
 
@@ -33,6 +33,15 @@ def filtered(trie: CodeTrie, model: Artifact, seed: int) -> Inputs:
     levels = zip(*(trie.count_leaves(mask) for mask in legal), strict=True)
     alive = {f"alive_{level}": np.stack(counts) for level, counts in enumerate(levels)}
     return catalog_inputs(model) | trie_inputs(trie) | alive
+
+
+def random_catalog(items: int) -> tuple[CodeTrie, Inputs]:
+    """Other items for the same network."""
+    codes, rng = random_codes(items, 3, 8, seed=8), np.random.default_rng(8)
+    tables = {f"item_{name}": rng.normal(size=(items, 16)).astype(np.float32) for name in ("input", "output")}
+    trie = CodeTrie.build(codes)
+    prefixes = PrefixOutput.of_first_items(trie, 16).inputs()
+    return trie, trie_inputs(trie) | prefixes | tables | {"item_code": codes.tokens}
 
 
 def random_rows(trie: CodeTrie, count: int, rng: np.random.Generator, most_dead: int = 20) -> list[SearchRow]:
@@ -63,11 +72,11 @@ def test_bound_buffers_answer_as_the_search_on_the_cpu(model: Artifact, bound: G
             assert_alike(bound.run(rows, shape), plain.run(rows, shape))
 
 
-def test_long_dead_lists_are_searched_too(tmp_path_factory: pytest.TempPathFactory) -> None:
-    model = build_tiny_artifact(tmp_path_factory.mktemp("artifact"), items=400, code_length=2, tokens_per_level=24)
-    search, plain = GpuSearch(model, provider=CPU), GraphSearch(model, 1)
+def test_long_dead_lists_are_searched_too(model: Artifact) -> None:
+    trie, catalog = random_catalog(400)
+    search, plain = GpuSearch(model, catalog, provider=CPU), GraphSearch(model, 1, catalog)
     excluded = np.setdiff1d(np.arange(400), np.arange(0, 400, 5)).astype(np.int32)
-    row = SearchRow(excluded[:4], model.trie.dead_states(model.trie.item_leaf[excluded]))
+    row = SearchRow(excluded[:4], trie.dead_states(trie.item_leaf[excluded]))
     shape = Shape(WIDTH, BUCKET, dead_class(row))
     assert shape.dead == 512
     found = search.run([row, row], shape)
@@ -124,11 +133,7 @@ def test_only_the_rows_that_changed_are_sent(model: Artifact) -> None:
 def test_a_catalog_that_does_not_fit_gets_new_memory(model: Artifact) -> None:
     search = GpuSearch(model, filtered(model.trie, model, 1), provider=CPU, max_rows=2)
     residence = search.residence
-    codes = random_codes(500, 3, 8, seed=8)
-    rng = np.random.default_rng(8)
-    tables = {f"item_{name}": rng.normal(size=(500, 16)).astype(np.float32) for name in ("input", "output")}
-    trie = CodeTrie.build(codes)
-    larger = trie_inputs(trie) | PrefixOutput.of_first_items(trie, 16).inputs() | tables | {"item_code": codes.tokens}
+    _, larger = random_catalog(500)
     use = search.bind(larger)
     assert search.residence is residence, "batches still run on what there was"
     use()
