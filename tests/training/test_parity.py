@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from models.artifact import Artifact, graph_file
+from models.artifact import Artifact
 from models.beam import Candidates
 from models.trie import CodeTrie
 from tests.tiny import tiny_package
 from training import export
 from training.errors import ExportError
-from training.export import SCORE_TOLERANCE, GraphSearch, SearchResult, export_graphs, prove_parity, reference
+from training.export import SCORE_TOLERANCE, GraphSearch, SearchResult, prove_parity, reference
 from training.package import Package, search_rows
 
 WIDTH = 8
@@ -133,11 +133,9 @@ def test_a_beams_edge_is_as_narrow_as_scores_of_their_size_are_exact(
         prove_parity(package.generator, [search], trie, rows[:1], WIDTH, 100.0)
 
 
-def test_large_item_scores_are_compared_at_their_size(tmp_path_factory: pytest.TempPathFactory) -> None:
-    package = tiny_package(width=64, code_length=2)  # too short for a second graph, for CPUs
-    trie, folder = CodeTrie.build(package.codes), tmp_path_factory.mktemp("large")
-    export_graphs(package.generator, package.catalog(trie), folder, (WIDTH,))
-    search = GraphSearch(folder / graph_file(WIDTH), package.catalog(trie), trie.code_length, package.history_buckets)
+def test_large_item_scores_are_compared_at_their_size(exported: tuple[Package, Twisted, CodeTrie]) -> None:
+    package, search, trie = exported
     rows = search_rows(trie, package.histories, exclude_seen=True)
-    assert search(rows, 10.0).score.max() > 100
-    prove_parity(package.generator, [search], trie, rows, WIDTH, 10.0)
+    search.fault = ""
+    assert search(rows, 100.0).score.max() > 1000
+    prove_parity(package.generator, [search], trie, rows, WIDTH, 100.0)
