@@ -106,10 +106,10 @@ def test_golden_requests_hold(artifact: Artifact, catalog: Catalog, search: Live
 
 
 def test_another_artifact_s_network_fails_the_golden_requests(
-    artifact: Artifact, catalog: Catalog, search: LiveSearch, tiniest_artifact: Artifact
+    artifact: Artifact, catalog: Catalog, search: LiveSearch, another_artifact: Artifact
 ) -> None:
     with pytest.raises(GoldenError, match="golden request 0 of model tiny-1 has another answer here"):
-        check_golden(replace(artifact, folder=tiniest_artifact.folder), catalog, search)
+        check_golden(replace(artifact, folder=another_artifact.folder), catalog, search)
 
 
 @without_gpu
