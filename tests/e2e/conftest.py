@@ -1,5 +1,6 @@
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from models.artifact import Artifact
 from service.store import Store
 
-from .replica import RedisServer
+from .replica import RedisServer, Replica, replica, wait_until
 
 
 @pytest.fixture(scope="session")
@@ -21,22 +22,47 @@ def second(another_artifact: Artifact) -> Artifact:
     return another_artifact
 
 
-@pytest.fixture
-def redis_server() -> Iterator[RedisServer]:
+@contextmanager
+def own_redis() -> Iterator[RedisServer]:
     with tempfile.TemporaryDirectory(prefix="r-") as folder:
         server = RedisServer(Path(folder))
+        try:
+            wait_until(server.socket.exists)
+            yield server
+        finally:
+            server.kill()
+
+
+@contextmanager
+def both_published(server: RedisServer, first: Artifact, second: Artifact) -> Iterator[Store]:
+    with closing(Store.connect(server.url, "prorec")) as store:
+        store.publish(first)
+        store.publish(second)
+        store.activate(first.manifest.model_version)
+        yield store
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    with own_redis() as server:
         yield server
-        server.kill()
 
 
 @pytest.fixture
 def store(redis_server: RedisServer, first: Artifact, second: Artifact) -> Iterator[Store]:
     """Holds both models; `first` is active."""
-    store = Store.connect(redis_server.url, "prorec")
-    while not redis_server.socket.exists():
-        pass
-    store.publish(first)
-    store.publish(second)
-    store.activate(first.manifest.model_version)
-    yield store
-    store.close()
+    with both_published(redis_server, first, second) as store:
+        yield store
+
+
+@pytest.fixture(scope="module")
+def steady(first: Artifact, second: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
+    """One worker, with the first model loaded; for all tests that leave its models, items and processes as they are."""
+    with (
+        own_redis() as server,
+        both_published(server, first, second),
+        replica(redis_url=server.url, data_dir=tmp_path_factory.mktemp("steady")) as one,
+    ):
+        one.first_line()
+        one.wait_for(status="ready")
+        yield one

@@ -68,7 +68,6 @@ def expected_answers(artifact: Artifact) -> dict[str, list[str]]:
 
 def test_what_alerts_ask_about_is_counted_before_it_occurs(redis_server: RedisServer, tmp_path: Path) -> None:
     """A rate sees nothing of the burst that a series is born with."""
-    wait_until(redis_server.socket.exists)
     with replica(redis_url=redis_server.url, data_dir=tmp_path) as one:
         one.first_line()
         lines = one.client.get("/metrics").text.splitlines()
@@ -124,18 +123,18 @@ def test_a_worker_takes_more_connections_than_a_shell_allows_open_files(store: S
 # ---- answers
 
 
-def test_a_replica_answers_as_the_model_did_when_it_was_exported(running: Replica, first: Artifact) -> None:
+def test_a_replica_answers_as_the_model_did_when_it_was_exported(steady: Replica, first: Artifact) -> None:
     for row in first.golden():
-        answer = running.recommend(*row["history"], k=4).json()
+        answer = steady.recommend(*row["history"], k=4).json()
         assert [item["item_id"] for item in answer["items"]] == row["items"][:4]
         assert answer["model_version"] == "tiny-1"
         known = {item["item_id"]: item["score"] for item in answer["items"]}
         np.testing.assert_allclose(list(known.values()), row["scores"][:4], atol=1e-3)
 
 
-def test_every_optional_part_comes_from_the_model(running: Replica, first: Artifact) -> None:
+def test_every_optional_part_comes_from_the_model(steady: Replica, first: Artifact) -> None:
     wanted = {"history": ["item-1", "nobody"], "k": 3, "return": ["metadata", "codes", "scores", "timings"]}
-    answer = running.client.post("/recommend", json=wanted).json()
+    answer = steady.client.post("/recommend", json=wanted).json()
     ids = [first.item_ids[index] for index in range(first.manifest.item_count)]
     for item in answer["items"]:
         index = ids.index(item["item_id"])
@@ -158,25 +157,25 @@ BAD = [
 ]  # fmt: skip
 
 
-def test_bad_inputs_get_one_clear_problem_each_and_harm_nobody(running: Replica) -> None:
+def test_bad_inputs_get_one_clear_problem_each_and_harm_nobody(steady: Replica) -> None:
     for body, status in BAD:
-        answer = running.client.post("/recommend", content=body)
+        answer = steady.client.post("/recommend", content=body)
         problem = answer.json()
         assert (answer.status_code, problem["status"]) == (status, status), body[:60]
         assert answer.headers["Content-Type"] == "application/problem+json"
         assert problem["detail"]
         assert problem["request_id"] == answer.headers["X-Request-Id"]
         assert bool(problem.get("errors")) == (status == 422)
-    assert running.recommend("item-1").status_code == 200
-    assert running.metric("prorec_engine_restarts_total") == 0
+    assert steady.recommend("item-1").status_code == 200
+    assert steady.metric("prorec_engine_restarts_total") == 0
 
 
-def test_a_deadline_that_cannot_be_kept_is_504(running: Replica) -> None:
-    running.engine().send_signal(signal.SIGSTOP)
-    answer = running.client.post("/recommend", json={"history": ["item-1"], "k": 4, "timeout_ms": 50})
-    running.engine().send_signal(signal.SIGCONT)
+def test_a_deadline_that_cannot_be_kept_is_504(steady: Replica) -> None:
+    steady.engine().send_signal(signal.SIGSTOP)
+    answer = steady.client.post("/recommend", json={"history": ["item-1"], "k": 4, "timeout_ms": 50})
+    steady.engine().send_signal(signal.SIGCONT)
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
-    assert running.recommend("item-1").status_code == 200
+    assert steady.recommend("item-1").status_code == 200
 
 
 # ---- models come and go
@@ -313,13 +312,13 @@ def size(store: Store, key: bytes) -> int:
     return int(client.strlen(key)) if client.type(key) == b"string" else 0
 
 
-def test_an_activation_that_lost_the_race_says_what_is_active(running: Replica) -> None:
+def test_an_activation_that_lost_the_race_says_what_is_active(steady: Replica) -> None:
     headers = {"Authorization": "Bearer a token for tests"}
-    answer = running.client.post("/models/tiny-2/activate", json={"if_active": "tiny-9"}, headers=headers)
+    answer = steady.client.post("/models/tiny-2/activate", json={"if_active": "tiny-9"}, headers=headers)
     assert (answer.status_code, answer.json()["code"], answer.json()["active"]) == (409, "lost_race", "tiny-1")
-    assert running.activate("nothing-like-it").json()["code"] == "unknown_version"
-    assert running.activate("no/such").status_code == 404
-    answer = running.client.post("/models/tiny-2/activate", json={"if": 1}, headers=headers)
+    assert steady.activate("nothing-like-it").json()["code"] == "unknown_version"
+    assert steady.activate("no/such").status_code == 404
+    answer = steady.client.post("/models/tiny-2/activate", json={"if": 1}, headers=headers)
     assert [error["pointer"] for error in answer.json()["errors"]] == ["/if"]
 
 
