@@ -56,8 +56,8 @@ def open_to_new_items(build_once: BuildOnce) -> Artifact:
 
 @pytest.fixture(scope="session")
 def another_artifact(build_once: BuildOnce) -> Artifact:
-    """tiny-2: the same item ids as tiny-1, other codes and other answers."""
-    return build_once("another", "tiny-2", seed=2)
+    """tiny-2: the same item ids as tiny-1, codes of two tokens and other answers."""
+    return build_once("another", "tiny-2", seed=2, code_length=2, tokens_per_level=16)
 
 
 @pytest.fixture(scope="session")
