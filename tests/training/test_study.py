@@ -151,7 +151,7 @@ def test_only_seeds_that_both_have_are_compared_and_popularity_stands_for_each()
 
 
 def test_results_without_ranks_are_measured_again(ring: Path, tmp_path: Path) -> None:
-    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    plan = read_plan(str(write_plan(ring, POPULARITY, test=False)))
     (tmp_path / "differences.csv").touch()  # of another plan
     run_study(plan, ring / "data", tmp_path)
     ranks = tmp_path / "results" / "popularity-shuffled-0.npz"
@@ -242,7 +242,7 @@ def test_a_run_without_distillation_has_no_figure_of_it(studied: Path) -> None:
 
 
 def test_results_without_a_figure_that_has_come_since_are_measured_anew(ring: Path, tmp_path: Path) -> None:
-    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    plan = read_plan(str(write_plan(ring, POPULARITY, test=False)))
     run_study(plan, ring / "data", tmp_path)
     path = tmp_path / "results" / "popularity-shuffled-0.json"
     now = json.loads(path.read_text())
@@ -253,7 +253,7 @@ def test_results_without_a_figure_that_has_come_since_are_measured_anew(ring: Pa
 
 
 def test_a_damaged_result_is_named(ring: Path, tmp_path: Path) -> None:
-    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    plan = read_plan(str(write_plan(ring, POPULARITY, test=False)))
     run_study(plan, ring / "data", tmp_path)
     path = tmp_path / "results" / "popularity-shuffled-0.json"
     path.write_bytes(path.read_bytes()[:100])
@@ -283,7 +283,7 @@ def test_a_plan_that_wants_other_figures_gets_them(ring: Path, tmp_path: Path) -
 
 
 def test_figures_of_other_data_are_refused(ring: Path, tmp_path: Path) -> None:
-    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    plan = read_plan(str(write_plan(ring, POPULARITY, test=False)))
     run_study(plan, ring / "data", tmp_path / "study")
     shutil.copytree(ring / "data", tmp_path / "data")
     run_study(plan, tmp_path / "data", tmp_path / "study")
@@ -304,7 +304,7 @@ def test_an_error_nobody_foresaw_is_that_of_its_run_alone(ring: Path, tmp_path: 
 
 
 def test_a_result_of_a_version_with_fewer_settings_still_counts(ring: Path, tmp_path: Path) -> None:
-    plan = read_plan(str(write_plan(ring, POPULARITY)))
+    plan = read_plan(str(write_plan(ring, POPULARITY, test=False)))
     run_study(plan, ring / "data", tmp_path)
     path = tmp_path / "results" / "popularity-shuffled-0.json"
     result = json.loads(path.read_text())
@@ -318,7 +318,7 @@ def test_a_result_of_a_version_with_fewer_settings_still_counts(ring: Path, tmp_
 def test_torchrun_is_refused(ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ConfigError, match="torchrun"):
-        run_study(read_plan(str(write_plan(ring, POPULARITY))), ring / "data", tmp_path)
+        run_study(read_plan(str(write_plan(ring, POPULARITY, test=False))), ring / "data", tmp_path)
 
 
 def test_a_run_that_fails_does_not_hold_up_the_others(ring: Path, tmp_path: Path) -> None:
@@ -329,7 +329,7 @@ def test_a_run_that_fails_does_not_hold_up_the_others(ring: Path, tmp_path: Path
 
 
 def test_two_devices_take_a_run_each(ring: Path, tmp_path: Path) -> None:
-    runs = '[[run]]\nname = "sasrec"\nkind = "sasrec"\nseeds = [0, 1]\n'
+    runs = '[[run]]\nname = "sasrec"\nkind = "sasrec"\nseeds = [0, 1]\nset = ["sasrec.epochs=1"]\n'
     run_study(read_plan(str(write_plan(ring, runs, test=False))), ring / "data", tmp_path, ["cpu", "cpu"])
     assert {row["seed"] for row in rows(tmp_path)} == {"0", "1"}
     assert {row["split"] for row in rows(tmp_path)} == {"valid"}
