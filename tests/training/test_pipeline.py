@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -57,16 +56,26 @@ def test_a_second_evaluation_gives_the_same_numbers(trained: tuple[Run, Artifact
         assert values == pytest.approx(trained[1].manifest.metrics[method])
 
 
-def test_on_whom_an_artifact_is_measured_is_chosen_and_said(ring: Path, trained: tuple[Run, Artifact]) -> None:
-    shutil.copytree(trained[0].work, ring / "tuning-1.work")  # on whom it is measured is no part of the recipe
+@pytest.fixture(scope="module")
+def of_one_item(ring: Path) -> tuple[Artifact, str]:
+    """Reads histories of one item and is measured on a sample of the validation set, and what the command said."""
+    changes = ("model.history_length=1", "stage1.epochs=2", "stage2.epochs=2")
+    Run(ring / "data", ring / "tuning-1", config_for(ring, *changes)).stage2()
     arguments = ["run", "--data", str(ring / "data"), "--preset", "quickstart", "--out", str(ring / "tuning-1")]
-    settings = [*ring_settings(ring / "text.npy"), "measured_users=30"]
+    # On whom it is measured is no part of the recipe.
+    settings = [*ring_settings(ring / "text.npy"), *changes, "measured_users=30"]
     result = CliRunner().invoke(
         app, [*arguments, *(part for each in settings for part in ("--set", each)), "--no-test"]
     )
+    return Artifact.open(ring / "tuning-1"), result.output
+
+
+def test_on_whom_an_artifact_is_measured_is_chosen_and_said(
+    of_one_item: tuple[Artifact, str], trained: tuple[Run, Artifact]
+) -> None:
     said = "validation set, a fixed sample of 30 of its 120 users"
-    assert f"data: {said}, through the exported graph" in result.output
-    manifest, split = Artifact.open(ring / "tuning-1").manifest, trained[0].split
+    assert f"data: {said}, through the exported graph" in of_one_item[1]
+    manifest, split = of_one_item[0].manifest, trained[0].split
     assert manifest.metrics_of == said
     assert trained[1].manifest.metrics_of is None
     sample, counts = sampled(split.valid, 30), split.train.counts(ITEMS)
@@ -231,11 +240,8 @@ def test_users_who_take_an_item_again_are_found_again(tmp_path: Path, ring: Path
     assert metrics["PRORec, rescored"]["recall@5"] > 0.9
 
 
-def test_a_history_of_one_item_is_enough(ring: Path, tmp_path: Path) -> None:
-    artifact = Run(
-        ring / "data", tmp_path / "v1", config_for(ring, "model.history_length=1", "stage1.epochs=2")
-    ).export()
-    assert artifact.manifest.history_buckets == (1,)
+def test_a_history_of_one_item_is_enough(of_one_item: tuple[Artifact, str]) -> None:
+    assert of_one_item[0].manifest.history_buckets == (1,)
 
 
 def test_a_loss_that_diverges_is_said(ring: Path, tmp_path: Path) -> None:
