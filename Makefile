@@ -20,7 +20,7 @@ quickstart: $(VENV)/.training ## train on MovieLens-100k and serve it on http://
 TEST_PROCESSES ?= 2
 
 test: $(VENV)/.dev ## every test, on a real Redis
-	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev ## formatting, lint, types
 	$(BIN)/ruff format --check .

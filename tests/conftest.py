@@ -23,6 +23,25 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 BuildOnce = Callable[..., Artifact]
 
+# Files that take longest, which come first: no process is to begin one when the others have nothing left to do.
+LONGEST = (
+    "e2e/test_service.py",
+    "training/test_pipeline.py",
+    "deploy/test_bench_gpu.py",
+    "training/test_study.py",
+    "service/engine/test_million.py",
+    "deploy/test_load_scenarios.py",
+    "training/test_loop.py",
+    "training/test_refit.py",
+    "e2e/test_versions.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    ranks = {Path(__file__).parent / name: rank for rank, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in ranks)
+    items.sort(key=lambda item: ranks.get(item.path, len(LONGEST)))
+
 
 @pytest.fixture(scope="session")
 def build_once(tmp_path_factory: pytest.TempPathFactory) -> BuildOnce:

@@ -54,6 +54,8 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
     wanted = {"data": source, "measured": plan.model_dump(mode="json", include=_MEASURED) | {"figures": _FIGURES}}
     done = {job.key: result for job in jobs if (result := _finished(job, folder, wanted)) is not None}
     _LOG.info("%d of %d runs are done", len(done), len(jobs))
+    if done:
+        _show(done, jobs, plan, folder, title)
     failed: dict[str, str] = {}
     for job, outcome in _outcomes([job for job in jobs if job.key not in done], plan, data, folder, devices):
         if isinstance(outcome, str):
@@ -64,8 +66,6 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
         _keep(done[job.key], _result_path(job, folder))
         _show(done, jobs, plan, folder, title)
         _LOG.info("run %s is done (%d of %d)", job.key, len(done), len(jobs))
-    if done:
-        _show(done, jobs, plan, folder, title)
     if failed:
         raise TrainingError(f"{len(failed)} of {len(jobs)} runs failed: {', '.join(failed)}; the log above says why")
     return folder / "report.html"
