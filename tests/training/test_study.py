@@ -341,6 +341,11 @@ def test_the_packaged_plans_can_be_used(name: str) -> None:
     assert len({job.key for job in jobs}) == len(jobs)
 
 
+@pytest.mark.parametrize("name", ["final", "beauty-variants"])
+def test_what_is_published_is_compared_with_prorec(name: str) -> None:
+    assert read_plan(name).compared_with == "prorec"
+
+
 def test_seeds_and_orders_multiply() -> None:
     plan = Plan.model_validate(
         {"seeds": [0, 1], "orders": ["file", "shuffled"], "run": [{"name": "a"}, {"name": "p", "kind": "popularity"}]}
