@@ -22,9 +22,11 @@ class Server:
         self.connections = self.requests = 0
         self.connections_at_first = 0
         self._ends_at = ends_at
+        self._open: list[asyncio.Task[None] | None] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self._open.append(asyncio.current_task())
         with suppress(asyncio.IncompleteReadError, OSError):  # the client has gone
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -39,12 +41,16 @@ class Server:
         with suppress(OSError):
             await writer.wait_closed()
 
+    async def all_ended(self) -> None:
+        await asyncio.gather(*(task for task in self._open if task))
+
 
 async def test_all_clients_are_connected_before_any_of_them_asks() -> None:
     server = Server()
     async with await asyncio.start_server(server, "127.0.0.1", 0, backlog=1000) as listening:
         address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         seen = await asyncio.to_thread(apply, address, BODIES, CLIENTS, 1.0, None)
+        await server.all_ended()
     assert server.connections_at_first == CLIENTS * CONNECTIONS
     assert len(seen.latencies) == server.requests
     # Of each connection one request is on its way at the end, and is answered after it.
@@ -52,7 +58,9 @@ async def test_all_clients_are_connected_before_any_of_them_asks() -> None:
 
 
 async def test_the_end_of_the_server_ends_the_block() -> None:
-    async with await asyncio.start_server(Server(ends_at=200), "127.0.0.1", 0, backlog=1000) as listening:
+    server = Server(ends_at=200)
+    async with await asyncio.start_server(server, "127.0.0.1", 0, backlog=1000) as listening:
         address = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
         with pytest.raises(BenchError, match="not answered by a recommendation"):
             await asyncio.to_thread(apply, address, BODIES, CLIENTS, 3600.0, None)
+        await server.all_ended()
