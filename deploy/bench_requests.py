@@ -44,12 +44,11 @@ from service.cores import confine, parse
 
 from .bench.errors import BenchError
 from .bench.findings import Finding
-from .cluster import cluster
+from .cluster import cluster, golden_bodies
 from .lean_client import Ask, EngineConnection, HttpPool, engine_queries, http_requests
 from .lean_load import Answers, arrive, keep_busy
 from .process_costs import Processes, Spent, find
 
-_K: Final = 10
 _CONNECTIONS: Final = 256
 _WARM_REQUESTS: Final = 500
 _PART_OF_SATURATION: Final = 0.7
@@ -83,7 +82,7 @@ def bench_requests(
             started.store.publish(opened)
             replica = started.replicas[0]
             version = opened.manifest.model_version
-            bodies = [{"history": row["history"], "k": _K} for row in opened.golden()]
+            bodies = golden_bodies(opened)
             _on_loop(started.activate(version))
             bench = Bench(replica.process.pid, replica.address, bodies)
             try:

@@ -19,10 +19,9 @@ import typer
 
 from models.artifact import Artifact
 
-from .cluster import Cluster, cluster
+from .cluster import Cluster, cluster, golden_bodies
 from .load import Load, Phase
 
-_K: Final = 10
 _SETTLE_S: Final = 1.0
 _READY_LIMIT: Final = 600
 _LOOK_S: Final = 0.1
@@ -40,7 +39,7 @@ def bench_shadow(
         artifacts = [Artifact.open(active), Artifact.open(shadow)]
         for artifact in artifacts:
             started.store.publish(artifact)
-        bodies = [{"history": row["history"], "k": _K} for row in artifacts[0].golden()]
+        bodies = golden_bodies(artifacts[0])
         load = Load([started.replicas[0].address], bodies)
         names = [artifact.manifest.model_version for artifact in artifacts]
         report, flawless = asyncio.run(_run(started, load, names, blocks, block_s, rate))

@@ -25,10 +25,9 @@ import typer
 
 from models.artifact import Artifact
 
-from .cluster import Cluster, cluster
+from .cluster import Cluster, cluster, golden_bodies
 from .load import Load, Phase
 
-_K: Final = 10
 _HISTORIES: Final = 100
 _LAG_LIMIT_S: Final = "0.01"
 _PROBES: Final = 20
@@ -65,8 +64,7 @@ def _mode(
         artifacts = [Artifact.open(first), Artifact.open(second)]
         for artifact in artifacts:
             started.store.publish(artifact)
-        histories = [row["history"] for artifact in artifacts for row in artifact.golden()][:_HISTORIES]
-        bodies = [{"history": history, "k": _K} for history in histories]
+        bodies = golden_bodies(*artifacts)[:_HISTORIES]
         versions = [artifact.manifest.model_version for artifact in artifacts]
         return asyncio.run(
             _run(

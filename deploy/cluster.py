@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import httpx
 
+from models.artifact import Artifact
 from service.embedded_redis import embedded_redis
 from service.settings import PREFIX
 from service.store import Store
@@ -22,6 +23,7 @@ from .load.memory import tree_bytes
 TOKEN: Final = "a token for this run"
 _SWITCH_LIMIT_S: Final = 120
 _NAMESPACE: Final = "bench"
+_K: Final = 10
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,12 @@ def cluster(folder: Path, count: int, settings: Mapping[str, Any]) -> Iterator[C
         for replica in replicas:
             stack.callback(_end, replica)
         yield Cluster([Replica(process, _address(process)) for process in replicas], store)
+
+
+def golden_bodies(*artifacts: Artifact) -> list[dict[str, Any]]:
+    """Bodies of POST /recommend: the artifacts' golden histories, and ten items or as many as each of them can find."""
+    k = min(_K, *(max(artifact.manifest.beam_widths) for artifact in artifacts))
+    return [{"history": row["history"], "k": k} for artifact in artifacts for row in artifact.golden()]
 
 
 def _start(data_dir: Path, url: str, settings: Mapping[str, Any]) -> "subprocess.Popen[str]":

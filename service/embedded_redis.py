@@ -1,8 +1,8 @@
 """A real Redis server for those who name none: one for each data folder, shared by all processes that use the folder.
 
 The first user starts it, further ones join, and it ends with the last one, however they end. Its data stays in
-`DATA_DIR/redis` (append-only file, on disk within a second). Where what keeps it is killed, its users start it again,
-at the same address.
+`DATA_DIR/redis` (append-only file, on disk before a change is acknowledged). Where what keeps it is killed, its users
+start it again, at the same address.
 """
 
 import importlib.util

@@ -156,6 +156,7 @@ class Keeper:
             "unixsocketperm": "700",
             "dir": str(self.folder),
             "appendonly": "yes",
+            "appendfsync": "always",  # else what was acknowledged last is lost where Redis or the machine stops
             "save": "",
             "maxmemory-policy": "noeviction",
             "daemonize": "no",

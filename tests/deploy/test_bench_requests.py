@@ -11,7 +11,9 @@ import pytest
 import typer
 
 from deploy.bench_requests import _cores, findings
+from deploy.cluster import golden_bodies
 from deploy.process_costs import _listens
+from models.artifact import Artifact
 
 REPORT: dict[str, Any] = {
     "one_at_a_time": {"http_p50_ms": 2.5, "engine_p50_ms": 1.0, "difference_ms": 1.5},
@@ -39,6 +41,14 @@ def test_cores_of_the_client_are_some_of_those_there_are() -> None:
     for wrong in ("x", ",".join(map(str, usable)), "9999"):
         with pytest.raises(typer.BadParameter):
             _cores(wrong)
+
+
+def test_no_more_items_are_asked_for_than_every_artifact_can_find(
+    open_to_new_items: Artifact, another_artifact: Artifact
+) -> None:
+    bodies = golden_bodies(open_to_new_items, another_artifact)
+    assert len(bodies) == len(open_to_new_items.golden()) + len(another_artifact.golden())
+    assert {body["k"] for body in bodies} == {8}
 
 
 def test_who_listens_on_a_port_is_known() -> None:

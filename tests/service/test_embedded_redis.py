@@ -93,6 +93,7 @@ def test_the_server_has_ended_when_the_block_has(tmp_path: Path) -> None:
 def test_it_writes_to_disk_and_never_evicts(tmp_path: Path) -> None:
     with embedded_redis(tmp_path) as url, closing(redis.Redis.from_url(url)) as client:
         assert client.config_get("appendonly") == {"appendonly": "yes"}
+        assert client.config_get("appendfsync") == {"appendfsync": "always"}
         assert client.config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
         assert client.config_get("port") == {"port": "0"}, "nobody reaches it from outside"
 
