@@ -4,20 +4,15 @@ Changes go first: however many filters wait, one that hides an item waits for th
 """
 
 import asyncio
-import math
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
 
 from service.catalog.records import ItemRecord
 from service.errors import Draining
 from service.frames import Condition
+from service.one_thread import OneThread
 
 from .batcher import Action, Batcher
 from .live import LiveSearch
-
-Result = TypeVar("Result")
 
 
 class Changes:
@@ -26,55 +21,41 @@ class Changes:
     def __init__(self, search: LiveSearch, batcher: Batcher) -> None:
         self._search = search
         self._batcher = batcher
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="catalog")
+        self._thread = OneThread("catalog")
         self._compiling = asyncio.Lock()  # of filters only one is in the thread's own queue
         self._closed = False
-        self._began = math.inf  # what the thread does now, in monotonic seconds; inf: it waits
-        search.newcomers.on_text = self._begin
+        search.newcomers.on_text = self._thread.begin
 
     @property
     def busy_s(self) -> float:
         """For how long the catalog thread has been at one filter, change or text; 0 where it waits for work."""
-        return max(0.0, time.monotonic() - self._began)
+        return self._thread.busy_s
 
     async def compile(self, slot: int, *, conditions: Sequence[Condition], include_items: Sequence[str] | None) -> None:
         """Puts a filter into a slot; raises BadFilter, and Draining where the thread has ended."""
         async with self._compiling:
             if self._closed:
                 raise Draining("the engine is stopping")
-            await self._do(self._search.compile, slot, conditions, include_items)
+            await self._thread.do(self._search.compile, slot, conditions, include_items)
 
     async def apply(self, revision: int, records: Sequence[ItemRecord], codes: dict[str, list[int]]) -> list[str]:
         """Returns ids of added items that are not in the model yet."""
-        return await self._do(self._search.apply, revision, records, codes, self._between)
+        return await self._thread.do(self._search.apply, revision, records, codes, self._between)
 
     async def propose(
         self, records: Sequence[ItemRecord], taken: Sequence[Sequence[int]]
     ) -> tuple[dict[str, list[int]], dict[str, str]]:
         """(codes by item id, none of them `taken`; reasons by the id of an item that can have none)"""
-        return await self._do(self._search.propose, records, taken)
+        return await self._thread.do(self._search.propose, records, taken)
 
     def after_all(self, action: Action) -> None:
         """Runs `action` on the search thread, once this one has done what it was asked for."""
-        self._thread.submit(self._between, action)
+        self._thread.after_all(self._between, action)
 
     def close(self) -> None:
         """Lets the thread end; what waits for it is dropped."""
         self._closed = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    async def _do(self, call: Callable[..., Result], *args: object) -> Result:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._timed, call, *args)
-
-    def _timed(self, call: Callable[..., Result], *args: object) -> Result:
-        self._begin()
-        try:
-            return call(*args)
-        finally:
-            self._began = math.inf
-
-    def _begin(self) -> None:
-        self._began = time.monotonic()
+        self._thread.close()
 
     def _between(self, action: Action) -> None:
         self._batcher.between(action).result()

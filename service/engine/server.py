@@ -1,7 +1,6 @@
 """The engine's socket: any number of connections, any number of queries in flight on each, one reply to each query."""
 
 import asyncio
-import logging
 import math
 import time
 from collections.abc import Awaitable
@@ -11,12 +10,12 @@ import msgspec
 
 from service import metrics
 from service.catalog.filters import filter_key
+from service.connection import Connection
 from service.errors import DeadlineExceeded, EngineFailed
 from service.frames import (
     Answer,
     Applied,
     Apply,
-    Cancel,
     EngineInfo,
     Failure,
     Ping,
@@ -29,20 +28,16 @@ from service.frames import (
 )
 from service.garbage import spare_the_old
 from service.lifetime import BACKLOG
+from service.one_thread import LONGEST_STEP_S
 
 from .batcher import Batcher
 from .catalog import NO_FILTER, Catalog, FoundRow, Ticket
 from .changes import Changes
-from .connection import Connection
 from .slots import Slot, Slots
 
 _CANCELLED = "cancelled"  # code of a failure that nobody reads: who asked has gone
-_LONGEST_STEP_S = 120.0  # of a run, a filter or a change of the catalog, which take milliseconds, and seconds at worst
 _EARLY_S = 0.01  # by how much a worker's timer may be ahead of a deadline
 _SETTLE_S = 0.05
-_FLUSH_S = 5.0
-
-logger = logging.getLogger(__name__)
 
 
 class Server:
@@ -60,7 +55,7 @@ class Server:
         """Accepts connections on the Unix socket `path` from now on."""
         spare_the_old()
         loop = asyncio.get_running_loop()
-        connection = partial(Connection, self._connections, self._receive)
+        connection = partial(Connection, self._connections, self._receive, _count)
         self._server = await loop.create_unix_server(connection, path, backlog=BACKLOG)
 
     async def drain(self, timeout_s: float) -> None:
@@ -71,7 +66,7 @@ class Server:
         while self.in_flight and time.monotonic() < give_up:
             await asyncio.sleep(_SETTLE_S)
         self._batcher.close()
-        await asyncio.gather(*(_flush(connection) for connection in [*self._connections]))
+        await asyncio.gather(*(connection.flush() for connection in [*self._connections]))
 
     @property
     def in_flight(self) -> int:
@@ -82,9 +77,6 @@ class Server:
         match message:
             case Query():
                 self._ask(connection, message)
-            case Cancel(query_id):
-                if future := connection.in_flight.get(query_id):
-                    future.cancel()
             case Ping():
                 self._answer_ping(connection, message)
             case Apply():
@@ -97,14 +89,13 @@ class Server:
     def _answer_ping(self, connection: Connection, ping: Ping) -> None:
         """At once; where a thread seems to hang, when it goes on, for which the supervisor does not wait long."""
         answer = partial(connection.send, msgspec.structs.replace(self._info, query_id=ping.query_id))
-        if max(self._batcher.busy_s, self._changes.busy_s) < _LONGEST_STEP_S:
+        if max(self._batcher.busy_s, self._changes.busy_s) < LONGEST_STEP_S:
             answer()
         else:
             self._changes.after_all(partial(asyncio.get_running_loop().call_soon_threadsafe, answer))
 
     def _ask(self, connection: Connection, query: Query) -> None:
         """Answers at once where no search is needed or possible, else hands the query to the batcher."""
-        _refuse_twin(connection, query.query_id)
         slot: Slot | None = None
         try:
             self._batcher.admit(query.deadline)
@@ -193,11 +184,6 @@ def _finish(connection: Connection, message: Query | Apply | Place, task: "async
         connection.send(reply)
 
 
-def _refuse_twin(connection: Connection, query_id: int) -> None:
-    if query_id in connection.in_flight:
-        raise ValueError(f"query id {query_id} is in flight already")
-
-
 def _nothing() -> None:
     pass
 
@@ -208,10 +194,8 @@ def _cancelled(message: Query | Apply | Place) -> Failure:
     return Failure(message.query_id, DeadlineExceeded.code if late else _CANCELLED, "the query was cancelled")
 
 
-async def _flush(connection: Connection) -> None:
-    """Closing flushes what was written; a peer that does not read is not waited for long."""
-    try:
-        async with asyncio.timeout(_FLUSH_S):
-            await connection.flush()
-    except TimeoutError:
-        logger.warning("a connection closed before all its answers were read")
+def _count(reply: Reply) -> None:
+    if isinstance(reply, Failure):
+        metrics.REJECTED.labels(reply.code).inc()
+    elif isinstance(reply, Answer) and reply.exhausted:
+        metrics.EXHAUSTED.inc()

@@ -6,21 +6,19 @@ they are made in the order in which they came.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeVar
 
 import msgspec
 
 from service.catalog.items import LiveItems
+from service.connection import Connection
 from service.errors import EngineFailed
 from service.frames import (
     Applied,
     Apply,
-    Cancel,
     Checked,
     CheckPatch,
     Children,
@@ -35,10 +33,9 @@ from service.frames import (
     Reply,
     Request,
     failure,
-    pack_reply,
-    read_frame,
 )
 from service.lifetime import BACKLOG
+from service.one_thread import LONGEST_STEP_S, OneThread
 
 from .documents import found_document, item_document
 from .newcomers import Newcomers, check_patches
@@ -46,23 +43,7 @@ from .prefixes import children_document
 from .text_search import TextSearch
 
 _SETTLE_S = 0.05
-_FLUSH_S = 5.0
 _Result = TypeVar("_Result")
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass(eq=False)
-class Connection:
-    """One peer and the questions it waits for, by query id."""
-
-    writer: asyncio.StreamWriter
-    encoder: msgspec.msgpack.Encoder = field(default_factory=msgspec.msgpack.Encoder)
-    tasks: "dict[int, asyncio.Task[Reply]]" = field(default_factory=dict)
-
-    def send(self, reply: Reply) -> None:
-        if not self.writer.is_closing():
-            self.writer.write(pack_reply(reply, self.encoder))
 
 
 class Server:
@@ -74,56 +55,42 @@ class Server:
         self._texts = TextSearch(items)
         self._newcomers = Newcomers(items)
         self._connections: set[Connection] = set()
-        self._decoder = msgspec.msgpack.Decoder(Request)
-        self._changing, self._checking, self._encoding = (
-            ThreadPoolExecutor(1, name) for name in ("changes", "checks", "encoder")
-        )
+        self._changing = OneThread("changes")
+        self._checking, self._encoding = (ThreadPoolExecutor(1, name) for name in ("checks", "encoder"))
         self._reading = ThreadPoolExecutor(2, "reading")
 
     async def listen(self, path: str) -> None:
         """Accepts connections on the Unix socket `path` from now on."""
-        self._server = await asyncio.start_unix_server(self._serve, path, backlog=BACKLOG)
+        connection = partial(Connection, self._connections, self._receive)
+        self._server = await asyncio.get_running_loop().create_unix_server(connection, path, backlog=BACKLOG)
 
     async def drain(self, timeout_s: float) -> None:
         """Stops accepting connections, answers what is in flight, closes; gives up after `timeout_s`."""
         self._server.close()
         await asyncio.sleep(_SETTLE_S)  # questions that are in the sockets' buffers already
-        waiting = [task for connection in self._connections for task in connection.tasks.values()]
+        waiting = [task for connection in self._connections for task in connection.in_flight.values()]
         if waiting:
             await asyncio.wait(waiting, timeout=timeout_s)
-        for pool in (self._changing, self._checking, self._encoding, self._reading):
+        self._changing.close()
+        for pool in (self._checking, self._encoding, self._reading):
             pool.shutdown(wait=False, cancel_futures=True)
-        await asyncio.gather(*(_close(connection) for connection in self._connections))
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Reads questions until the peer goes, then drops what it no longer waits for."""
-        connection = Connection(writer)
-        self._connections.add(connection)
-        try:
-            while (body := await read_frame(reader)) is not None:
-                self._receive(connection, self._decoder.decode(body))
-                await writer.drain()  # a peer that does not read its answers gets no more questions in
-        except (ValueError, msgspec.MsgspecError, asyncio.IncompleteReadError, ConnectionError) as error:
-            logger.warning("a connection broke off: %s", error)
-        finally:
-            self._connections.discard(connection)
-            for task in list(connection.tasks.values()):
-                task.cancel()
-            writer.close()
+        await asyncio.gather(*(connection.flush() for connection in [*self._connections]))
 
     def _receive(self, connection: Connection, message: Request) -> None:
-        if message.query_id in connection.tasks and not isinstance(message, Cancel):
-            raise ValueError(f"query id {message.query_id} is in flight already")
-        match message:
-            case Ping(query_id):
-                connection.send(msgspec.structs.replace(self._info, query_id=query_id))
-            case Cancel(query_id):
-                if task := connection.tasks.get(query_id):
-                    task.cancel()
-            case _:
-                task = asyncio.create_task(self._reply(message))
-                connection.tasks[message.query_id] = task
-                task.add_done_callback(partial(_settle, connection, message.query_id))
+        if isinstance(message, Ping):
+            self._answer_ping(connection, message)
+            return
+        task = asyncio.create_task(self._reply(message))
+        connection.in_flight[message.query_id] = task
+        task.add_done_callback(partial(_settle, connection, message.query_id))
+
+    def _answer_ping(self, connection: Connection, ping: Ping) -> None:
+        """At once; where a change seems to hang, when it has been made, for which the supervisor does not wait long."""
+        answer = partial(connection.send, msgspec.structs.replace(self._info, query_id=ping.query_id))
+        if self._changing.busy_s < LONGEST_STEP_S:
+            answer()
+        else:
+            self._changing.after_all(asyncio.get_running_loop().call_soon_threadsafe, answer)
 
     async def _reply(self, message: Request) -> Reply:
         match message:
@@ -135,7 +102,7 @@ class Server:
                 children = partial(children_document, self._items, prefix, limit)
                 return self._document(query_id, await _on(self._reading, children))
             case Apply():
-                return await _on(self._changing, partial(self._apply, message))
+                return await self._changing.do(self._apply, message)
             case Prepare():
                 return await self._prepare(message)
             case CheckPatch(query_id, item_ids, attributes):
@@ -170,20 +137,10 @@ async def _on(pool: ThreadPoolExecutor, call: Callable[[], _Result]) -> _Result:
 
 def _settle(connection: Connection, query_id: int, task: "asyncio.Task[Reply]") -> None:
     """Exactly one reply, also to a question that failed, or was cancelled before anything was done about it."""
-    connection.tasks.pop(query_id, None)
+    connection.in_flight.pop(query_id, None)
     if task.cancelled():
         connection.send(Failure(query_id, EngineFailed.code, "the question was cancelled"))
     elif error := task.exception():
         connection.send(failure(query_id, error))
     else:
         connection.send(task.result())
-
-
-async def _close(connection: Connection) -> None:
-    """Closing flushes what was written; a peer that does not read is not waited for long."""
-    connection.writer.close()
-    try:
-        async with asyncio.timeout(_FLUSH_S):
-            await connection.writer.wait_closed()
-    except (TimeoutError, ConnectionError):
-        logger.warning("a connection closed before all its answers were read")

@@ -75,11 +75,11 @@ def test_what_the_thread_does_begins_anew_with_every_text() -> None:
         changes = changes_of(search)
         assert changes.busy_s == 0
         (one,) = await started(changes, range(1))
-        while changes._began == math.inf:
+        while changes._thread._began == math.inf:
             await asyncio.sleep(0.001)
-        began = changes._began
+        began = changes._thread._began
         search.newcomers.on_text()
-        assert began < changes._began < math.inf
+        assert began < changes._thread._began < math.inf
         search.gate.set()
         await one
         assert changes.busy_s == 0

@@ -109,7 +109,7 @@ def test_an_engine_whose_search_hangs_answers_no_ping_until_it_goes_on(
     async def story() -> None:
         async with while_it_searches(catalog, search, gated, socket_path) as (reader, writer):
             assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a run may take its time"
-            monkeypatch.setattr(engine_server, "_LONGEST_STEP_S", 1e-9)
+            monkeypatch.setattr(engine_server, "LONGEST_STEP_S", 1e-9)
             writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
             popular = await answer_of(reader, writer, msgspec.structs.replace(query(4), history=[]))
             assert isinstance(popular, Answer), "the ping before it has no answer yet"
@@ -138,7 +138,7 @@ def test_an_engine_whose_change_of_the_catalog_hangs_answers_no_ping_until_it_go
             writer.write(pack(Apply(1, 0, [], {}), msgspec.msgpack.Encoder()))
             await asyncio.to_thread(begun.wait)
             assert isinstance(await answer_of(reader, writer, Ping(2)), EngineInfo), "a change may take its time"
-            monkeypatch.setattr(engine_server, "_LONGEST_STEP_S", 1e-9)
+            monkeypatch.setattr(engine_server, "LONGEST_STEP_S", 1e-9)
             writer.write(pack(Ping(3), msgspec.msgpack.Encoder()))
             assert isinstance(await answer_of(reader, writer, query(4)), Answer), "the ping before it has no answer yet"
             gate.set()

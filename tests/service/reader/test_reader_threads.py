@@ -10,7 +10,20 @@ import pytest
 from service.api.control import Route
 from service.api.engine_link import EngineClient
 from service.catalog.items import LiveItems
-from service.frames import Checked, CheckPatch, Document, Find, Prepare, Prepared
+from service.frames import (
+    Applied,
+    Apply,
+    Checked,
+    CheckPatch,
+    Document,
+    EngineInfo,
+    Find,
+    Lookup,
+    Ping,
+    Prepare,
+    Prepared,
+)
+from service.reader import server as reader_server
 from service.reader.process import reader_info
 from service.reader.server import Server
 from service.reader.text_search import TextSearch
@@ -51,5 +64,41 @@ async def test_checks_of_changes_do_not_wait_for_searches(
     finally:
         go_on.set()
     assert {type(reply) for reply in await asyncio.gather(*searches)} == {Document}
+    await client.close()
+    await server.drain(60.0)
+
+
+@pytest.mark.anyio
+async def test_a_reader_whose_change_hangs_answers_no_ping_until_it_goes_on(
+    tmp_path: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, begun, go_on = LiveItems.stage, threading.Event(), threading.Event()
+
+    def held_up(*arguments: Any) -> Any:
+        begun.set()
+        go_on.wait()
+        return stage(*arguments)
+
+    monkeypatch.setattr(LiveItems, "stage", held_up)
+    items = LiveItems(catalog_artifact(tmp_path, [{"title": "Red tent"}], semantic_width=3), spare_items=2)
+    info = reader_info(items, 0.0)
+    server = Server(items, info)
+    await server.listen(str(socket_path))
+    client = await EngineClient.connect(Route(str(socket_path), info))
+    try:
+        async with asyncio.timeout(60):
+            change = asyncio.create_task(client.request(Apply(1, 1, [], {})))
+            await asyncio.to_thread(begun.wait)
+            assert isinstance(await client.request(Ping(2)), EngineInfo), "a change may take its time"
+            monkeypatch.setattr(reader_server, "LONGEST_STEP_S", 1e-9)
+            ping = asyncio.create_task(client.request(Ping(3)))
+            assert isinstance(await client.request(Lookup(4, "item-0")), Document)
+            assert not ping.done()
+            go_on.set()
+            assert await change == Applied(1, 1, [])
+            assert isinstance(await ping, EngineInfo)
+            assert isinstance(await client.request(Ping(5)), EngineInfo)
+    finally:
+        go_on.set()
     await client.close()
     await server.drain(60.0)
