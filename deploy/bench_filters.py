@@ -29,6 +29,7 @@ from service.engine.startup import Engine, assemble
 from service.frames import Condition, Query
 from service.settings import Settings
 
+from .commands import run
 from .synthetic import random_codes, write_synthetic
 
 FILTERS: Final[dict[str, Sequence[Condition]]] = {
@@ -50,8 +51,8 @@ _MOST_CHANGES: Final = 1000
 
 def bench(
     items: Annotated[int, typer.Option(min=_MOST_CHANGES, help="Items of the catalog.")] = 1_000_000,
-    rounds: Annotated[int, typer.Option(help="Interleaved rounds.")] = 15,
-    threads: Annotated[int, typer.Option(help="Threads of ONNX Runtime.")] = 2,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds.")] = 15,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 2,
 ) -> None:
     """Prints a line for every figure."""
     with tempfile.TemporaryDirectory() as folder:
@@ -159,4 +160,4 @@ def _report(name: str, times: Sequence[float]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(bench)
+    run(bench)

@@ -28,6 +28,7 @@ from service.quiet import at_once
 from service.settings import Settings
 from service.store import Store
 
+from .commands import run
 from .synthetic import write_synthetic
 
 _CHANGES: Final = (1, 1000)
@@ -36,8 +37,8 @@ T = TypeVar("T")
 
 
 def bench_publish(
-    items: Annotated[list[int], typer.Option(help="Items of the catalog.")] = [10_000],  # noqa: B006
-    width: Annotated[int, typer.Option(help="D of the network, and so of two rows of floats an item.")] = 64,
+    items: Annotated[list[int], typer.Option(min=1, help="Items of the catalog.")] = [10_000],  # noqa: B006
+    width: Annotated[int, typer.Option(min=1, help="D of the network, and so of two rows of floats an item.")] = 64,
 ) -> None:
     """Prints one JSON object for each size."""
     for count in items:
@@ -95,4 +96,4 @@ def _megabytes(size: int) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(bench_publish)
+    run(bench_publish)

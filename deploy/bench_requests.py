@@ -35,16 +35,15 @@ from urllib.parse import urlsplit
 
 import httpx
 import numpy as np
-import psutil
 import typer
 import uvloop
 
 from models.artifact import Artifact
 from service.cores import confine, parse
 
-from .bench.errors import BenchError
 from .bench.findings import Finding
 from .cluster import cluster, golden_bodies
+from .commands import run
 from .lean_client import Ask, EngineConnection, HttpPool, engine_queries, http_requests
 from .lean_load import Answers, arrive, keep_busy
 from .process_costs import Processes, Spent, find
@@ -85,11 +84,7 @@ def bench_requests(
             bodies = golden_bodies(opened)
             _on_loop(started.activate(version))
             bench = Bench(replica.process.pid, replica.address, bodies)
-            try:
-                report = bench.report(rounds, requests, seconds, in_flight)
-            except (BenchError, OSError, httpx.HTTPError, psutil.Error) as error:  # something of the replica has ended
-                print(f"bench_requests: {str(error) or type(error).__name__}", file=sys.stderr)
-                sys.exit(1)
+            report = bench.report(rounds, requests, seconds, in_flight)
     wanted = findings(report, own_cores=bool(alone))
     print("\n".join(finding.line() for finding in wanted), file=sys.stderr)
     of_what = {"artifact": version, "items": opened.manifest.item_count, "workers": workers, "threads": threads}
@@ -247,4 +242,4 @@ def _ms(seconds: float) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(bench_requests)
+    run(bench_requests)

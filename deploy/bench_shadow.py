@@ -20,6 +20,7 @@ import typer
 from models.artifact import Artifact
 
 from .cluster import Cluster, cluster, golden_bodies
+from .commands import run
 from .load import Load, Phase
 
 _SETTLE_S: Final = 1.0
@@ -35,8 +36,8 @@ def bench_shadow(
     rate: Annotated[float, typer.Option(help="Requests a second; 0: half of saturation.")] = 0.0,
 ) -> None:
     """Prints one JSON object."""
+    artifacts = [Artifact.open(active), Artifact.open(shadow)]
     with tempfile.TemporaryDirectory(prefix="shadow-") as folder, cluster(Path(folder), 1, {}) as started:
-        artifacts = [Artifact.open(active), Artifact.open(shadow)]
         for artifact in artifacts:
             started.store.publish(artifact)
         bodies = golden_bodies(artifacts[0])
@@ -99,4 +100,4 @@ async def _work(client: httpx.AsyncClient, address: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(bench_shadow)
+    run(bench_shadow)

@@ -26,6 +26,7 @@ import typer
 from models.artifact import Artifact
 
 from .cluster import Cluster, cluster, golden_bodies
+from .commands import run
 from .load import Load, Phase
 
 _HISTORIES: Final = 100
@@ -47,21 +48,21 @@ def bench_swaps(
 ) -> None:
     """Runs the modes one after the other and prints one JSON object."""
     report: dict[str, Any] = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "replicas": replicas}
+    artifacts = [Artifact.open(first), Artifact.open(second)]
     modes = {f"{count} earlier versions kept warm": int(count) for count in warm.split(",")}
     for mode, count in modes.items():
         print(f"{mode} …", file=sys.stderr, flush=True)
-        report[mode] = _mode(first, second, swaps, replicas, steady_s, pause_s, rate, count)
+        report[mode] = _mode(artifacts, swaps, replicas, steady_s, pause_s, rate, count)
     print(json.dumps(report, indent=2))
     phases = [report[mode][phase] for mode in modes for phase in ("steady", "swapping")]
     sys.exit(any(phase["failed"] or phase["mixed"] for phase in phases))
 
 
 def _mode(
-    first: Path, second: Path, swaps: int, replicas: int, steady_s: float, pause_s: float, rate: float, warm: int
+    artifacts: list[Artifact], swaps: int, replicas: int, steady_s: float, pause_s: float, rate: float, warm: int
 ) -> dict[str, Any]:
     settings = {"warm_previous": warm, "warm_memory_percent": 0}
     with tempfile.TemporaryDirectory(prefix="swaps-") as folder, cluster(Path(folder), replicas, settings) as started:
-        artifacts = [Artifact.open(first), Artifact.open(second)]
         for artifact in artifacts:
             started.store.publish(artifact)
         bodies = golden_bodies(*artifacts)[:_HISTORIES]
@@ -185,4 +186,4 @@ def _spread(values: Sequence[float]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    typer.run(bench_swaps)
+    run(bench_swaps)

@@ -22,6 +22,8 @@ from training.config import load_config
 from training.interactions import leave_one_out, read_dataset
 from training.machine import Machine
 
+from .commands import run
+
 _SEMANTIC_WIDTH = 384
 
 
@@ -65,4 +67,4 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -41,6 +41,8 @@ from training.package import search_row
 from training.pipeline import Run
 from training.ranking import masked_items
 
+from .commands import run
+
 _K = 50
 _SPLIT = "split.json"
 _ROWS = 64
@@ -111,11 +113,11 @@ def main(
     changes = [*(change or []), f"beam_widths={beams}", f"default_beam_width={beams.split(',')[0]}"]
     config = load_config(preset, changes)
     split = Split(share, seed, config.tie_seed, config.skip_wrong_rows)
+    whole, cold = split.read(data)
     try:
         split.keep(work)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--work") from None
-    whole, cold = split.read(data)
     if not (work / "data").exists():
         write_without(whole, cold, work / "data")
     added = [item for item, is_cold in zip(whole.items, cold.tolist(), strict=True) if is_cold]
@@ -281,4 +283,4 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -22,6 +22,7 @@ from models.artifact import Artifact
 
 from .cluster import Cluster, cluster
 from .cold_items import Ask, Split, last_events
+from .commands import run
 
 _K: Final = 50
 _ITEMS_PER_CHANGE: Final = 500
@@ -105,4 +106,4 @@ def _pieces(values: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    run(main)

@@ -1,43 +1,50 @@
 """Two artifacts of one catalog, searched in turn by the engine's own search: which graph is faster.
 
-    python -m deploy.graph_ab FOLDER_A FOLDER_B --batches 1 8 32 128 --history 20 --width 20 --threads 1
+    python -m deploy.graph_ab FOLDER_A FOLDER_B --batch 1 --batch 8 --batch 32 --history 20 --width 20 --threads 1
 
 They may come from different versions of the exporter. Random histories, their items excluded; runs alternate, medians
 and the median of the pairs' ratios are printed, and how many items of the first ten both agree on.
 """
 
-import argparse
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 
 from models.artifact import Artifact
 from models.graph import SearchRow
 from service.engine.search import GraphSearch, Shape
 
 from .bench.gpu_folder import random_histories, unseen_rows
+from .commands import run
 
 _WARM_RUNS = 3
 _FEWEST_PAIRS = 5
 
 
-def main() -> None:
+def graph_ab(
+    first: Annotated[Path, typer.Argument(metavar="FOLDER_A", help="One artifact.")],
+    second: Annotated[Path, typer.Argument(metavar="FOLDER_B", help="Another one.")],
+    batch: Annotated[list[int], typer.Option(min=1, help="Rows of a batch.")] = [1, 8, 32],  # noqa: B006
+    history: Annotated[int, typer.Option(min=1, help="Items of a history.")] = 20,
+    width: Annotated[int, typer.Option(help="Beams, one of both artifacts' widths.")] = 20,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime.")] = 1,
+    seconds: Annotated[float, typer.Option(help="For each batch.")] = 5.0,
+) -> None:
     """Prints one line a batch size."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs=2, type=Path, metavar="FOLDER")
-    parser.add_argument("--batches", nargs="+", type=int, default=[1, 8, 32])
-    parser.add_argument("--history", type=int, default=20, help="items")
-    parser.add_argument("--width", type=int, default=20, help="beams, one of both artifacts' widths")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=5.0, help="for each batch size")
-    args = parser.parse_args()
-    artifacts = [Artifact.open(folder) for folder in args.folders]
-    searches = [GraphSearch(artifact, args.threads) for artifact in artifacts]
-    for batch in args.batches:
-        rows = unseen_rows(artifacts[0], random_histories(artifacts[0], batch, args.history))
-        print(f"batch {batch:4d}: {compare(searches, rows, Shape(args.width, args.history), args.seconds)}", flush=True)
+    artifacts = [Artifact.open(folder) for folder in (first, second)]
+    for artifact in artifacts:
+        if width not in (widths := artifact.manifest.beam_widths):
+            raise typer.BadParameter(
+                f"{artifact.folder} has beams of {', '.join(map(str, widths))}", param_hint="--width"
+            )
+    searches = [GraphSearch(artifact, threads) for artifact in artifacts]
+    for count in batch:
+        rows = unseen_rows(artifacts[0], random_histories(artifacts[0], count, history))
+        print(f"batch {count:4d}: {compare(searches, rows, Shape(width, history), seconds)}", flush=True)
 
 
 def compare(searches: Sequence[GraphSearch], rows: Sequence[SearchRow], shape: Shape, seconds: float) -> str:
@@ -59,4 +66,4 @@ def compare(searches: Sequence[GraphSearch], rows: Sequence[SearchRow], shape: S
 
 
 if __name__ == "__main__":
-    main()
+    run(graph_ab)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from .bench.errors import BenchError
+from .errors import BenchError
 from .lean_client import Ask
 
 

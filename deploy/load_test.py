@@ -26,10 +26,10 @@ import httpx
 import typer
 from rich.console import Console
 
+from .errors import BenchError, MisuseError
 from .load.changes import Canary, Swap
 from .load.churn import Churn
 from .load.circumstances import service
-from .load.errors import MisuseError
 from .load.histories import bodies
 from .load.options import TOKEN_VARIABLE, Options, admin_token
 from .load.plot import plot
@@ -81,7 +81,7 @@ async def _session(scenario: Scenario, options: Options) -> Session:
                 await running
             except asyncio.CancelledError:
                 pass  # by a signal, which the session knows
-            except (MisuseError, httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
+            except (MisuseError, BenchError, httpx.HTTPError, RuntimeError, TimeoutError, ValueError) as error:
                 if isinstance(error, MisuseError) and not session.record.counted:
                     raise
                 session.trouble.append(f"the test could not go on: {str(error) or type(error).__name__}")

@@ -11,39 +11,48 @@ What HTTP adds is measured by `python -m deploy.bench_requests ARTIFACT` (make b
 import json
 import platform
 import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import typer
 
+from models.artifact import Artifact
+
+from ..commands import run
+from ..errors import BenchError
 from .catalogs import BenchCatalog
 from .cells import Cell, grid
-from .errors import BenchError
 from .findings import Finding, unmet
 from .goals import ROWS, Bench
 from .grid import Results, measure_cells, run_grid
-from .networks import NETWORKS, prepare
+from .histories import RealHistories
+from .networks import BEAM_WIDTHS, NETWORKS, prepare
 from .roofline import roofline
 from .table import markdown
 
 app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=True)
 
 Work = Annotated[Path, typer.Option(help="Folder of exported networks and results; may be deleted.")]
-Threads = Annotated[int, typer.Option(help="Threads of ONNX Runtime and torch.")]
-Rounds = Annotated[int, typer.Option(help="Interleaved rounds.")]
+Threads = Annotated[int, typer.Option(min=1, help="Threads of ONNX Runtime and torch.")]
+Rounds = Annotated[int, typer.Option(min=1, help="Interleaved rounds.")]
 _WORK = Path("var/bench")
+_TRAINED = Path("artifacts/movielens-100k-1")
+_TRAINED_DATA = Path("data/movielens-100k")
+
+T = TypeVar("T")
 
 
 @app.command()
 def goals(
     row: Annotated[list[str] | None, typer.Option(help=f"Only these: {', '.join(ROWS)}.")] = None,
     data: Annotated[Path | None, typer.Option(help="Dataset folder with real histories (row histories).")] = None,
-    trained: Annotated[Path, typer.Option(help="Trained artifact (rows trained, free and precision).")] = Path(
-        "artifacts/movielens-100k-1"
-    ),
-    trained_data: Annotated[Path, typer.Option(help="What it was trained on.")] = Path("data/movielens-100k"),
+    trained: Annotated[
+        Path | None, typer.Option(help=f"Trained artifact (rows trained, free and precision); else {_TRAINED}.")
+    ] = None,
+    trained_data: Annotated[Path | None, typer.Option(help=f"What it was trained on; else {_TRAINED_DATA}.")] = None,
     threads: Threads = 2,
     rounds: Rounds = 5,
     work: Work = _WORK,
@@ -53,7 +62,14 @@ def goals(
     chosen = row or list(ROWS)
     if strangers := sorted(set(chosen) - ROWS.keys()):
         raise typer.BadParameter(f"no such row: {', '.join(strangers)}")
-    bench = Bench(work, threads, rounds, data, _if_there(trained), _if_there(trained_data))
+    bench = Bench(
+        work,
+        threads,
+        rounds,
+        histories=RealHistories.read(data) if data else None,
+        trained=_given_or_usual(trained, _TRAINED, Artifact.open),
+        trained_on=_given_or_usual(trained_data, _TRAINED_DATA, RealHistories.read),
+    )
     print(_machine(threads), flush=True)
     found: list[Finding] = []
     failed: dict[str, str] = {}
@@ -88,6 +104,7 @@ def grid_command(
 
     A cell that failed is tried again by the next call; exit code 1: some have failed.
     """
+    _check_networks(network)
     wanted = {"network": network, "items": items, "beams": beams, "batch": batch, "history": history}
     cells = [c for c in grid() if all(not v or c.as_row()[name] in v for name, v in wanted.items())]
     failed = run_grid(cells, work, threads, rounds, limit_s)
@@ -118,15 +135,18 @@ def cells(
 @app.command(name="roofline")
 def roofline_command(
     network: Annotated[list[str], typer.Option(help="Networks.")] = list(NETWORKS),  # noqa: B006
-    items: Annotated[int, typer.Option(help="Items of the catalog.")] = 10_000,
+    items: Annotated[int, typer.Option(min=1, help="Items of the catalog.")] = 10_000,
     beams: Annotated[int, typer.Option(help="20, 50, 128 or 256.")] = 20,
-    batch: Annotated[list[int], typer.Option(help="Rows of a batch.")] = [1, 32],  # noqa: B006
-    history: Annotated[int, typer.Option(help="Items of a history.")] = 20,
+    batch: Annotated[list[int], typer.Option(min=1, help="Rows of a batch.")] = [1, 32],  # noqa: B006
+    history: Annotated[int, typer.Option(min=1, help="Items of a history.")] = 20,
     threads: Threads = 2,
     rounds: Rounds = 9,
     work: Work = _WORK,
 ) -> None:
     """The graph against its matrix products alone, and trie and selection by difference: a JSON line a shape."""
+    _check_networks(network)
+    if beams not in BEAM_WIDTHS:
+        raise typer.BadParameter(f"{beams} beams were not exported: {', '.join(map(str, BEAM_WIDTHS))}")
     torch.set_num_threads(threads)
     for name in network:
         prepared = prepare(name, work)
@@ -135,8 +155,15 @@ def roofline_command(
             _print(roofline(prepared, catalog, beams, rows, history, threads, rounds).as_row())
 
 
-def _if_there(path: Path) -> Path | None:
-    return path if path.exists() else None
+def _given_or_usual(given: Path | None, usual: Path, read: Callable[[Path], T]) -> T | None:
+    """What was named must be there, what usually lies there need not."""
+    path = given or usual
+    return read(path) if given or usual.exists() else None
+
+
+def _check_networks(names: Sequence[str]) -> None:
+    if strangers := sorted(set(names) - NETWORKS.keys()):
+        raise typer.BadParameter(f"no such network: {', '.join(strangers)}; there are {', '.join(NETWORKS)}")
 
 
 def _machine(threads: int) -> str:
@@ -161,4 +188,4 @@ def _print(row: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    app()
+    run(app)

@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from models.network import EncoderDecoderGenerator
 
+from ..errors import BenchError
 from .catalogs import BenchCatalog
 from .eager import EagerSearch
 from .engine import EngineSearch
-from .errors import BenchError
 from .generate import GenerateSearch
 from .networks import NETWORKS, Prepared
 from .post_filter import CodeIndex, PostFilterSearch

@@ -36,16 +36,16 @@ _SIZES: Final = (ITEMS, 1_000_000, _MANY_ITEMS)
 class Bench:
     """Where things are, how long to measure, and what was loaded already.
 
-    data     dataset folder whose users' histories are real; None: rows that want it are left out
-    trained  an artifact, trained on `trained_data`; None likewise
+    histories  of real users; None: rows that want them are left out
+    trained    an artifact, trained on the users of `trained_on`; None likewise
     """
 
     work: Path
     threads: int
     rounds: int
-    data: Path | None = None
-    trained: Path | None = None
-    trained_data: Path | None = None
+    histories: RealHistories | None = None
+    trained: Artifact | None = None
+    trained_on: RealHistories | None = None
     _prepared: dict[str, Prepared] = field(default_factory=dict)
     _catalogs: dict[int, BenchCatalog] = field(default_factory=dict)
 
@@ -68,9 +68,9 @@ class Bench:
 
     def known_histories(self) -> tuple[Artifact, list[NDArray[np.int32]]] | None:
         """The trained artifact and real histories as its item indices; None without one of them."""
-        if self.trained is None or self.trained_data is None:
+        artifact, real = self.trained, self.trained_on
+        if artifact is None or real is None:
             return None
-        artifact, real = Artifact.open(self.trained), RealHistories.read(self.trained_data)
         found = (artifact.item_ids.indices([real.item_ids[item] for item in h.tolist()]) for h in real.histories)
         known = [history[history >= 0] for history in found]
         return artifact, [history for history in known if len(history)]
@@ -139,9 +139,9 @@ def in_8_bits(bench: Bench) -> Iterator[Finding]:
 
 
 def real_histories(bench: Bench) -> Iterator[Finding]:
-    if bench.data is not None:
-        real = RealHistories.read(bench.data)
-        yield from padding_findings(bench.prepared("encoder_decoder"), real, BEAMS, bench.threads, bench.rounds)
+    if bench.histories is not None:
+        network = bench.prepared("encoder_decoder")
+        yield from padding_findings(network, bench.histories, BEAMS, bench.threads, bench.rounds)
 
 
 def many_items(bench: Bench) -> Iterator[Finding]:
@@ -174,7 +174,7 @@ def open_beams(bench: Bench) -> Iterator[Finding]:
 
 def trained_model(bench: Bench) -> Iterator[Finding]:
     if bench.trained is not None:
-        yield from random_history_findings(Artifact.open(bench.trained), bench.threads)
+        yield from random_history_findings(bench.trained, bench.threads)
 
 
 def tries(_: Bench) -> Iterator[Finding]:

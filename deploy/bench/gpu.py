@@ -25,7 +25,7 @@ from service.engine.devices import CUDA, SearchError, choose_provider
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Found, GraphSearch
 
-from .errors import BenchError
+from ..errors import BenchError
 from .findings import Finding, unmet
 from .gpu_folder import (
     BEAMS,

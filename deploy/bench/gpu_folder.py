@@ -20,7 +20,7 @@ from models.artifact import MANIFEST, Artifact
 from models.config import ModelConfig
 from models.graph import Inputs, SearchRow
 
-from .errors import BenchError
+from ..errors import BenchError
 
 NETWORKS: Final = ("temporal", "encoder_decoder", "small")
 BEAMS: Final = (20, 50)

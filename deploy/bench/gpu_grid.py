@@ -13,8 +13,8 @@ from service.engine.devices import CPU, CUDA, placement
 from service.engine.gpu_search import GpuSearch
 from service.engine.search import Shape
 
+from ..errors import BenchError
 from .bound_graph import BoundGraph
-from .errors import BenchError
 from .findings import Finding
 from .gpu_folder import NETWORKS, Candidate, random_choices, random_rows
 from .timing import interleaved, whole

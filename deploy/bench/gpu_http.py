@@ -22,10 +22,10 @@ import numpy as np
 from service.engine.devices import CUDA
 
 from ..cluster import cluster
+from ..errors import BenchError
 from ..lean_client import Done, HttpPool, http_requests
 from ..lean_load import Answers, arrive, keep_busy
 from ..load.arrivals import Segment, arrivals
-from .errors import BenchError
 from .findings import Finding
 from .gpu_folder import Candidate, random_rows
 

@@ -12,7 +12,7 @@ from models.artifact import Artifact
 from service.engine.half_precision import half_precision
 from training.interactions import leave_one_out, read_dataset
 
-from .errors import BenchError
+from ..errors import BenchError
 from .gpu_folder import BEAMS, HISTORIES, NETWORK_ONLY, TRAINED, half_file, write_histories
 from .networks import HISTORY_BUCKETS, NETWORKS, Prepared, prepare_network
 from .variants import NetworkOnly

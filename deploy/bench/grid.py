@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from ..errors import BenchError
 from .cells import NAMES, Cell, load_peers, measure
-from .errors import BenchError
 from .networks import prepare
 
 _POLL_S: Final = 0.2

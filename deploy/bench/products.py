@@ -18,7 +18,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import helper
 
-from .errors import BenchError
+from ..errors import BenchError
 
 Feed = Mapping[str, NDArray[Any]]
 

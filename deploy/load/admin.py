@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import httpx
 
-from .errors import MisuseError, RefusedError
+from ..errors import MisuseError, RefusedError
 
 _SWITCH_LIMIT_S: Final = 120
 _LOOK_S: Final = 0.1

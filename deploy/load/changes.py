@@ -14,9 +14,9 @@ from typing import Annotated, Any, ClassVar, Final
 
 import typer
 
+from ..errors import MisuseError
 from .admin import put_back
 from .arrivals import Segment
-from .errors import MisuseError
 from .lanes import Lanes
 from .scenarios import Rate, Seconds
 from .session import Session

@@ -6,6 +6,8 @@ from typing import Final, Protocol
 
 import msgspec
 
+from ..errors import BenchError
+
 
 class RecommendedItem(msgspec.Struct):
     item_id: str
@@ -52,10 +54,10 @@ class KnownAnswers:
     by_version: dict[tuple[str, int], list[list[str]]] = field(default_factory=dict)  # (version, revision) → body → ids
 
     def keep(self, answers: Sequence[Answer]) -> None:
-        """Answers of one version to all bodies, in order. Raises ValueError where they are of several."""
+        """Answers of one version to all bodies, in order. Raises BenchError where they are of several."""
         named = {(answer.model_version, answer.catalog_revision) for answer in answers}
         if len(named) != 1:
-            raise ValueError(f"answers that should be of one version and one catalog are of {sorted(named)}")
+            raise BenchError(f"answers that should be of one version and one catalog are of {sorted(named)}")
         self.by_version[named.pop()] = [answer.item_ids() for answer in answers]
 
     def __call__(self, asked: Asked, answer: Answer) -> str | None:

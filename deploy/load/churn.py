@@ -11,10 +11,10 @@ from typing import Annotated, ClassVar, Final
 
 import typer
 
+from ..errors import MisuseError, RefusedError
 from .admin import Admin, put_back
 from .arrivals import Segment
 from .checks import Sighting
-from .errors import MisuseError, RefusedError
 from .lanes import Lanes
 from .scenarios import Rate, Seconds
 from .session import Session

@@ -9,7 +9,7 @@ from typing import Any, Final
 import httpx
 import numpy as np
 
-from .errors import MisuseError
+from ..errors import MisuseError
 from .options import Options
 
 _PAGE: Final = 1000

@@ -10,7 +10,7 @@ from typing import Annotated, Final
 import httpx
 import typer
 
-from .errors import MisuseError
+from ..errors import MisuseError
 
 TOKEN_VARIABLE: Final = "PROREC_ADMIN_TOKEN"
 _HERE: Final = f"http://127.0.0.1:{os.environ.get('PROREC_PORT', '8000')}"

@@ -16,6 +16,7 @@ import httpx
 import msgspec
 import numpy as np
 
+from ..errors import BenchError
 from .arrivals import Segment, arrivals
 from .checks import Answer, Asked, Check, KnownAnswers
 from .phase import Phase
@@ -60,10 +61,10 @@ class Load:
         self._answers = msgspec.json.Decoder(Answer)
 
     async def learn(self, client: Sender, version: str) -> None:
-        """Keeps what `version` answers; it serves now, or the bodies name it. Raises httpx.HTTPError, ValueError."""
+        """Keeps what `version` answers; it serves now, or the bodies name it. Raises httpx.HTTPError, BenchError."""
         answers = await self.answers(client)
         if answers[0].model_version != version:
-            raise ValueError(f"{answers[0].model_version} answered where {version} should have")
+            raise BenchError(f"{answers[0].model_version} answered where {version} should have")
         self.known.keep(answers)
 
     async def answers(self, client: Sender) -> list[Answer]:
@@ -77,7 +78,7 @@ class Load:
         return await asyncio.gather(*map(one, self._bodies))
 
     async def saturate(self, client: Sender, seconds: float = 6.0) -> float:
-        """Answers a second within `seconds`, a fixed number in flight. Raises httpx.HTTPError, ValueError."""
+        """Answers a second within `seconds`, a fixed number in flight. Raises httpx.HTTPError, BenchError."""
         asked, done, until = itertools.count(), 0, time.monotonic() + seconds
 
         async def keep_asking() -> None:
@@ -121,10 +122,10 @@ class Load:
             await arriving
 
     async def _good(self, client: Sender, body: bytes) -> bytes:
-        """The content of an answer that is a recommendation; raises httpx.HTTPError, ValueError."""
+        """The content of an answer that is a recommendation; raises httpx.HTTPError, BenchError."""
         response = await client.send(self._request(body))
         if response.status_code != 200:
-            raise ValueError(f"{response.status_code} instead of a recommendation: {response.text[:300]}")
+            raise BenchError(f"{response.status_code} instead of a recommendation: {response.text[:300]}")
         return response.content
 
     async def _ask(self, client: Sender, intended: float, phase: Callable[[], Phase]) -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from deploy.bench import gpu
-from deploy.bench.errors import BenchError
 from deploy.bench.gpu_folder import HISTORIES, NETWORKS, Candidate, candidate, read_histories, write_histories
 from deploy.bench.gpu_grid import Cell, rate_findings
 from deploy.bench.gpu_parity import answers, compare, parity_finding
 from deploy.bench.gpu_prepare import user_histories, write_network
 from deploy.bench.networks import NETWORKS as NETWORKS_AS_SERVED
 from deploy.bench.networks import prepare_network
+from deploy.errors import BenchError
 from models.artifact import Artifact
 from models.config import ModelConfig
 from models.graph import SearchRow

@@ -5,8 +5,8 @@ from contextlib import suppress
 
 import pytest
 
-from deploy.bench.errors import BenchError
 from deploy.bench.gpu_http import CONNECTIONS, apply
+from deploy.errors import BenchError
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(180)]  # the clients import what they need, on busy machines
 

@@ -10,9 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from deploy.bench.cells import Cell, differing_rows, grid
-from deploy.bench.errors import BenchError
 from deploy.bench.grid import Results, watch
 from deploy.bench.table import markdown
+from deploy.errors import BenchError
 
 CELLS = [Cell("temporal", 10, 4, batch, 5) for batch in (1, 2, 3)]
 SETTING = {"threads": 1, "graph": "a"}

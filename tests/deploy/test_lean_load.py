@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from deploy.bench.errors import BenchError
+from deploy.errors import BenchError
 from deploy.lean_client import Done
 from deploy.lean_load import arrive, keep_busy
 

@@ -8,6 +8,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 
+from deploy.errors import BenchError
 from deploy.load import Load, Phase
 
 BODIES = [{"history": ["a"], "k": 1}, {"history": ["b"], "k": 1}]
@@ -90,5 +91,5 @@ def test_what_comes_after_the_end_saturates_nothing() -> None:
 
 
 def test_refusals_are_no_rate() -> None:
-    with pytest.raises(ValueError, match="503 instead of a recommendation"):
+    with pytest.raises(BenchError, match="503 instead of a recommendation"):
         saturation(60.0, status=503)

@@ -8,6 +8,7 @@ import httpx
 import numpy as np
 import pytest
 
+from deploy.errors import BenchError
 from deploy.load.checks import (
     FICKLE,
     OTHER,
@@ -43,7 +44,7 @@ def test_known_answers_are_known_by_version_and_catalog() -> None:
 
 
 def test_answers_of_two_versions_cannot_be_learned_as_one() -> None:
-    with pytest.raises(ValueError, match="one version and one catalog"):
+    with pytest.raises(BenchError, match="one version and one catalog"):
         KnownAnswers().keep([answer("a"), answer("a", version="two")])
 
 

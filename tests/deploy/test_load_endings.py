@@ -10,9 +10,9 @@ from typing import ClassVar
 
 import pytest
 
+from deploy.errors import MisuseError
 from deploy.load.admin import put_back
 from deploy.load.arrivals import WARM_UP
-from deploy.load.errors import MisuseError
 from deploy.load.options import Options
 from deploy.load.session import Session
 from deploy.load_test import perform

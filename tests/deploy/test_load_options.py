@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from deploy.load.errors import MisuseError
+from deploy.errors import MisuseError
 from deploy.load.options import Options
 from deploy.load_test import SCENARIOS, app
 

@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.bench.errors import BenchError
 from deploy.bench.products import Products, bound_run, is_unknown, products_of
+from deploy.errors import BenchError
 
 B, D, V = 3, 4, 5
 

@@ -1,4 +1,4 @@
-"""What a load test cannot do; before it has measured anything it ends as wrong use, and later with its report."""
+"""What load tests and benchmarks cannot do."""
 
 
 class MisuseError(Exception):
@@ -7,3 +7,7 @@ class MisuseError(Exception):
 
 class RefusedError(MisuseError):
     """The service refused a change, and made none."""
+
+
+class BenchError(Exception):
+    """Something cannot be measured: what was compared is not equal, or a service does not answer as it should."""

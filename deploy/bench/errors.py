@@ -1,5 +1,0 @@
-"""Errors of the benchmarks."""
-
-
-class BenchError(Exception):
-    """Something cannot be measured, or what was compared is not equal."""
