@@ -99,15 +99,13 @@ class Beams:
     token       int32, the newest
     parent      int64, the beam of the level before that each continues
     code_score  float32, log-probability of the tokens so far
-    value       float32, what the item head gives the prefix, times the weight
-    score       float32, the sum of both; `_ILLEGAL` for a place that nothing fills
+    score       float32, that and what the item head gives the prefix, times the weight; `_ILLEGAL` where nothing is
     """
 
     state: Tensor
     token: Tensor
     parent: Tensor
     code_score: Tensor
-    value: Tensor
     score: Tensor
 
 
@@ -162,13 +160,12 @@ def _first(logits: Tensor, width: int, guide: Guide, inputs: dict[str, Tensor]) 
     child = torch.where(exists, offset, 0)
     legal = F.embedding(inputs["slot"], inputs["alive_0"]).index_select(1, child) > 0
     code = _among_siblings(logits.index_select(1, tokens.index_select(0, child)), exists)
-    value = guide.of_all(0, child)
-    total = torch.where(exists & legal, code + value, _ILLEGAL)
+    total = torch.where(exists & legal, code + guide.of_all(0, child), _ILLEGAL)
     dead = torch.where(inputs["dead_parent_0"] == 0, inputs["dead_offset_0"], offset.shape[0]).long()
     score, place = _best(total, dead, width)
     code = _where_filled(score, code.gather(1, place))
     state = place.to(torch.int32)
-    return Beams(state, _pick(tokens, state), torch.zeros_like(place), code, value.gather(1, place), score)
+    return Beams(state, _pick(tokens, state), torch.zeros_like(place), code, score)
 
 
 def children_of(level: int, beams: Beams, inputs: dict[str, Tensor]) -> Children:
@@ -221,10 +218,9 @@ def _next(
     parent = F.embedding(near, beam[:, None]).squeeze(-1)
     state = child.flatten(1).gather(1, near).to(torch.int32)
     code = _where_filled(rough, beams.code_score.gather(1, parent) + step.flatten(1).gather(1, near))
-    value = guide.of_each(level, state)
-    score, place = torch.topk(code + value, width, dim=1)
-    state, parent, code, value = (part.gather(1, place) for part in (state, parent, code, value))
-    return Beams(state, _pick(tokens, state), parent, code, value, score)
+    score, place = torch.topk(code + guide.of_each(level, state), width, dim=1)
+    state, parent, code = (part.gather(1, place) for part in (state, parent, code))
+    return Beams(state, _pick(tokens, state), parent, code, score)
 
 
 def _log_probs(logits: Tensor, tokens: Tensor, child: Tensor, exists: Tensor) -> Tensor:

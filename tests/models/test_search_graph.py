@@ -268,7 +268,7 @@ def test_a_beam_is_open_while_several_items_are_left_to_it() -> None:
     inputs = {name: torch.from_numpy(np.array(array)) for name, array in trie_inputs(trie).items()}
     state = torch.tensor([[0, 1, 2, 0]], dtype=torch.int32)
     score = torch.tensor([[-1.0, -1.0, -2.0, float("-inf")]])
-    beams = Beams(state, state, state.long(), score, score, score)
+    beams = Beams(state, state, state.long(), score, score)
     children = children_of(2, beams, inputs)
     assert is_open(beams, children, [inputs["child_start_3"]]).tolist() == [True, False, False, False]
 
