@@ -21,6 +21,7 @@ LOWEST: Final = 19
 _SESSION: Final = Path("/proc/self/autogroup")
 _TRIES: Final = 100  # the kernel takes such a wish from an ordinary user at most ten times a second
 _RETRY_S: Final = 0.1
+_PATIENCE_S: Final = 20.0
 
 Result = TypeVar("Result")
 
@@ -43,26 +44,40 @@ def lower_process(priority: int) -> None:
 
 
 @contextmanager
-def quiet_thread(afterwards: int = NORMAL) -> Iterator[Quietly]:
-    """One thread of lowest priority for as long as the context lasts; what it starts has that priority for good.
+def quiet_thread(afterwards: int = NORMAL, patience_s: float = _PATIENCE_S) -> Iterator[Quietly]:
+    """A thread of lowest priority for as long as the context lasts; what it starts has that priority for good.
 
-    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end.
+    Meanwhile the whole process gives way to other sessions, and has priority `afterwards` among them in the end. Where
+    no core is ever free, the lowest priority gets a hundredth of one: what is not done after `patience_s` goes on with
+    a low one, unless it is to have the lowest for good.
     """
-    with ThreadPoolExecutor(1, "quiet", initializer=_lower) as thread:
+    haste = threading.Event()
+
+    def hurry() -> None:
+        _give_session(LOW)
+        haste.set()
+
+    with _thread(LOWEST) as lowest, _thread(LOW) as low:
 
         def quietly(call: Callable[[], Result], /) -> Result:
-            return thread.submit(call).result()
+            return (low if haste.is_set() else lowest).submit(call).result()
 
         _give_session(LOWEST)
+        timer = threading.Timer(patience_s, hurry)
+        if afterwards < LOWEST:
+            timer.start()
         try:
             yield quietly
         finally:
+            timer.cancel()
+            if timer.ident:
+                timer.join()
             _give_session(afterwards)
 
 
-def _lower() -> None:
+def _thread(priority: int) -> ThreadPoolExecutor:
     """Priorities are those of threads; no other thread of the process is touched."""
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
+    return ThreadPoolExecutor(1, "quiet", lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority))
 
 
 def _give_session(priority: int) -> None:
