@@ -52,6 +52,14 @@ class Small(BaseModel):
         return value
 
 
+def only_known_parameters(request: Request) -> None:
+    """Raises BadRequest for a parameter behind the `?` that the route does not have, and would pass by."""
+    known = [field.alias for field in request.scope["route"].dependant.query_params]
+    sentence = f"is not a parameter of this path, which takes {', '.join(known)}"
+    if wrong := [name for name in request.query_params if name not in known]:
+        raise bad_request([FieldError(pointer=pointer(name), detail=sentence) for name in wrong[:MOST_ERRORS]])
+
+
 async def read_body(request: Request, limit_bytes: int) -> bytes:
     """The whole body; raises BodyTooLarge as soon as it is known to be longer than `limit_bytes`."""
     declared = request.headers.get("content-length", "0")

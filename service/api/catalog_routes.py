@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.store import CatalogPage
 
 from .access import token_check
-from .body import parse, read_body
+from .body import only_known_parameters, parse, read_body
 from .catalog_editor import CatalogEditor
 from .catalog_schemas import (
     CATALOG_EXAMPLE,
@@ -76,7 +76,10 @@ def create_catalog_routes(settings: Settings, router: Router, library: Library) 
     api.patch(_PATH, openapi_extra=request_body(PatchItems), responses=plain)(patch_items)
     api.post(_PATH, openapi_extra=request_body(AddItems), responses=adding)(add_items)
     api.get(
-        "/catalog/changes", response_model=ChangedItems, responses=errors(*ADMIN, BadRequest) | answer(CHANGES_EXAMPLE)
+        "/catalog/changes",
+        response_model=ChangedItems,
+        responses=errors(*ADMIN, BadRequest) | answer(CHANGES_EXAMPLE),
+        dependencies=[Depends(only_known_parameters)],
     )(changes)
     api.delete(_PATH, openapi_extra=request_body(RemoveItems), responses=plain)(remove_items)
     return api

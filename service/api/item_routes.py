@@ -3,13 +3,13 @@
 import re
 from typing import Annotated, Final
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Depends, Query, Response
 
 from service.errors import FieldError, UnknownItem, UnknownPrefix
 from service.frames import Children, Document, Find, Lookup
 from service.settings import Settings
 
-from .body import bad_request
+from .body import bad_request, only_known_parameters
 from .engine_client import Router
 from .item_schemas import ItemAnswer, ItemsAnswer, TrieAnswer
 from .operations import READING, errors
@@ -28,7 +28,7 @@ Prefix = Annotated[
 
 
 def create_item_routes(settings: Settings, router: Router) -> APIRouter:
-    api = APIRouter(tags=["items"])
+    api, checked = APIRouter(tags=["items"]), [Depends(only_known_parameters)]
     timeout_s = settings.default_timeout_ms / 1000
 
     async def item(item_id: str) -> Response:
@@ -44,9 +44,9 @@ def create_item_routes(settings: Settings, router: Router) -> APIRouter:
         tokens = parse_prefix(prefix)
         return _send(await ask_reader(router, lambda query_id: Children(query_id, tokens, limit), Document, timeout_s))
 
-    api.get("/items", response_model=ItemsAnswer, responses=errors(*READING))(items)
+    api.get("/items", response_model=ItemsAnswer, responses=errors(*READING), dependencies=checked)(items)
     api.get("/items/{item_id:path}", response_model=ItemAnswer, responses=errors(UnknownItem, *READING))(item)
-    api.get("/trie", response_model=TrieAnswer, responses=errors(UnknownPrefix, *READING))(trie)
+    api.get("/trie", response_model=TrieAnswer, responses=errors(UnknownPrefix, *READING), dependencies=checked)(trie)
     return api
 
 

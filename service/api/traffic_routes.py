@@ -9,7 +9,7 @@ from service.settings import Settings
 from service.store import Canary
 
 from .access import token_check
-from .body import parse, read_body
+from .body import only_known_parameters, parse, read_body
 from .engine_client import Router
 from .library import Library
 from .model_answers import deployed, describe_event, describe_replica
@@ -60,5 +60,6 @@ def create_traffic_routes(settings: Settings, router: Router, library: Library) 
         responses=errors(*ADMIN, *BODY, UnknownVersion) | deployment_example,
     )(set_traffic)
     api.get("/replicas", responses=errors(*ADMIN) | answer(REPLICAS_EXAMPLE))(replicas)
-    api.get("/events", responses=errors(*ADMIN, BODY[-1]) | answer(EVENTS_EXAMPLE))(events)
+    checked = [Depends(only_known_parameters)]
+    api.get("/events", responses=errors(*ADMIN, BODY[-1]) | answer(EVENTS_EXAMPLE), dependencies=checked)(events)
     return api

@@ -9,7 +9,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby, pairwise
+from itertools import groupby, islice, pairwise
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from service.catalog.items import LiveItems
 
 _CHUNK_BYTES: Final = 1 << 20
+_CHUNK_ITEMS: Final = 1 << 14  # whose ids are put beside their metadata between two looks at the clock
 _KEPT_BYTES: Final = 1 << 29
 _ID_FIRST: Final = b'{"item_id": '
 _SYNTAX: Final = frozenset('{}[]:,"')
@@ -61,7 +62,7 @@ class TextSearch:
         self._bounds = items.artifact.array("metadata_bounds")
         chunks = 1 + int(self._bounds[-1]) // chunk_bytes
         cuts = np.searchsorted(self._bounds, np.arange(1, chunks) * chunk_bytes)
-        self._cuts = np.unique([0, *cuts.tolist(), items.trained]).tolist()
+        self._cuts = np.unique([*range(0, items.trained, _CHUNK_ITEMS), *cuts.tolist(), items.trained]).tolist()
         self._kept: dict[int, Chunk] = {}
         self._plain: set[int] = set()  # chunks that are ASCII and hold their items' ids
         self._kept_bytes = 0
@@ -84,8 +85,12 @@ class TextSearch:
         return Found(ranked[offset : offset + limit], None if stopped else len(ranked))
 
     def _everything(self, limit: int, offset: int) -> Found:
-        items = np.setdiff1d(np.arange(self._items.count), self._items.removed_items(), assume_unique=True)
-        return Found(items[offset : offset + limit].tolist(), len(items))
+        removed = sorted(self._items.removed_items())
+        first = offset + _places_before(removed, offset)
+        last = min(first + limit + len(removed), self._items.count)
+        gone = set(removed)
+        page = islice((item for item in range(first, last) if item not in gone), limit)
+        return Found(list(page), self._items.count - len(removed))
 
     def _exact(self, item_id: str) -> list[int]:
         index = int(self._items.indices([item_id])[0])
@@ -139,6 +144,11 @@ class TextSearch:
         if _ids_inside(raw, len(rows)):
             return rows
         return [_with_id(self._items.item_id(item), row) for item, row in zip(items, rows, strict=True)]
+
+
+def _places_before(removed: Sequence[int], offset: int) -> int:
+    """How many of `removed`, ascending, stand before the item that has `offset` others before it."""
+    return sum(1 for place, item in enumerate(removed) if item - place <= offset)
 
 
 def _ids_inside(raw: bytes, rows: int) -> bool:

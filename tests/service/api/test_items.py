@@ -97,6 +97,20 @@ async def test_a_wrong_parameter_is_422_and_asks_nobody(router: Router, folder: 
     assert not reader.asked
 
 
+@pytest.mark.parametrize(
+    ("path", "detail"),
+    [
+        ("/items?q=tent&limit=3", "/q is not a parameter of this path, which takes query, limit, offset"),
+        ("/trie?prefix=&limt=5", "/limt is not a parameter of this path, which takes prefix, limit"),
+    ],
+)
+async def test_a_parameter_that_would_be_passed_by_is_422(router: Router, folder: Path, path: str, detail: str) -> None:
+    async with reading(router, folder) as (client, reader):
+        got = await client.get(path)
+    assert (got.status_code, got.json()["detail"]) == (422, detail)
+    assert not reader.asked
+
+
 @pytest.mark.parametrize("path", ["/items/a", "/items", "/trie"])
 async def test_without_a_reader_the_answer_is_503(router: Router, path: str) -> None:
     async with client_of(router) as client:

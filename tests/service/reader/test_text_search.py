@@ -1,3 +1,4 @@
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -64,6 +65,16 @@ def test_no_words_find_everything(items: LiveItems) -> None:
     assert found(items, "", limit=2, offset=2) == ([3], 3)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.sets(st.integers(0, 19)), st.integers(0, 21), st.integers(1, 21))
+def test_pages_of_everything_leave_removed_items_out(removed: set[int], offset: int, limit: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        items = LiveItems(catalog_artifact(Path(folder), [{"title": "x"}] * 20), spare_items=0)
+        items.commit(items.stage([ItemRecord(f"item-{item}", 1, removed=True) for item in removed], {}))
+        left = [item for item in range(20) if item not in removed]
+        assert found(items, "", limit, offset) == (left[offset : offset + limit], len(left))
+
+
 def test_pages_follow_each_other(items: LiveItems) -> None:
     pages = [found(items, "tent", limit=3, offset=offset) for offset in (0, 3, 6)]
     assert pages == [([0, 1, 3], 4), ([2], 4), ([], 4)]
@@ -113,6 +124,17 @@ def test_ids_are_found_where_metadata_does_not_hold_them(tmp_path: Path) -> None
     items = LiveItems(plain_artifact(tmp_path), spare_items=0)
     assert found(items, "ITEM-3") == ([3], 1)
     assert found(items, "item 5") == ([5], 1)
+
+
+def test_the_clock_is_looked_at_however_little_is_known_of_the_items(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items = LiveItems(plain_artifact(tmp_path), spare_items=0)
+    monkeypatch.setattr("service.reader.text_search._CHUNK_ITEMS", 1)
+    search = TextSearch(items, budget_s=4.0)
+    seconds = itertools.count()
+    monkeypatch.setattr("time.monotonic", lambda: next(seconds))
+    assert search.find("nothing", 10).total is None
 
 
 def test_without_time_it_stops_and_says_so(items: LiveItems) -> None:
