@@ -17,6 +17,7 @@ from service.embedded_redis import embedded_redis
 from service.settings import PREFIX
 from service.store import Store
 
+from .errors import BenchError
 from .load.lanes import Lanes
 from .load.memory import tree_bytes
 
@@ -81,7 +82,13 @@ def cluster(folder: Path, count: int, settings: Mapping[str, Any]) -> Iterator[C
 
 
 def golden_bodies(*artifacts: Artifact) -> list[dict[str, Any]]:
-    """Bodies of POST /recommend: the artifacts' golden histories, and ten items or as many as each of them can find."""
+    """Bodies of POST /recommend: the artifacts' golden histories, and ten items or as many as each of them can find.
+
+    Raises BenchError where an artifact has none, as one of `deploy.synthetic`.
+    """
+    for artifact in artifacts:
+        if not artifact.golden():
+            raise BenchError(f"{artifact.folder} has no golden requests; ask it with `deploy.load_test --synthetic`")
     k = min(_K, *(max(artifact.manifest.beam_widths) for artifact in artifacts))
     return [{"history": row["history"], "k": k} for artifact in artifacts for row in artifact.golden()]
 

@@ -1,4 +1,8 @@
-"""An artifact of any size in seconds: random codes, an untrained network, and attributes to filter by.
+"""An artifact of any size: random codes, an untrained network, and attributes to filter by.
+
+    python -m deploy.synthetic var/ten-million --items 10000000 --width 128
+
+shows what a catalog of that size costs before there is a model of it: publish it, serve it, load it.
 
 Everything is built in columns, so that ten million items need no Python object each. Items are called 00000000,
 00000001, …; they have a `genre` (keyword, 20 values), a `shelf` (keyword, one for every 10 items), a `price` (number)
@@ -7,9 +11,11 @@ and `new` (boolean, every tenth).
 
 from hashlib import blake2b
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
+import typer
 from numpy.typing import NDArray
 
 from models.artifact import Artifact, ArtifactWriter
@@ -23,10 +29,27 @@ from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from training.export import export_graphs
 
+from .commands import run
+
 GENRES = 20
 SHELF_ITEMS = 10
 _DIGITS = 8
 _TRACED_ITEMS = 100
+
+
+def synthetic(
+    target: Annotated[Path, typer.Argument(metavar="DIR", help="Artifact to be written; its name is the version.")],
+    items: Annotated[int, typer.Option(min=1, max=10**_DIGITS, help="Items of the catalog.")] = 1_000_000,
+    width: Annotated[int, typer.Option(min=2, help="D of the network, and so of two rows of floats an item.")] = 128,
+    beams: Annotated[list[int], typer.Option(min=1, help="Beam widths; the first is the default.")] = [50],  # noqa: B006
+    seed: Annotated[int, typer.Option(min=0, help="Of codes and weights.")] = 0,
+) -> None:
+    """Writes an artifact that can be served, and recommends anything."""
+    if target.exists():
+        raise typer.BadParameter(f"{target} is there already", param_hint="DIR")
+    if width % 2:
+        raise typer.BadParameter("must be even, as two heads share it", param_hint="--width")
+    write_synthetic(target, items, width=width, beam_widths=tuple(beams), seed=seed)
 
 
 def write_synthetic(
@@ -173,3 +196,7 @@ def _export(folder: Path, network: Generator, codes: CodeTable, beam_widths: tup
     trie = CodeTrie.build(codes)
     prefixes = PrefixOutput.of_first_items(trie, network.config.width)
     export_graphs(network, trie_inputs(trie) | prefixes.inputs() | tables, folder, beam_widths)
+
+
+if __name__ == "__main__":
+    run(synthetic)

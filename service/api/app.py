@@ -12,6 +12,7 @@ from service.settings import Settings
 
 from .catalog_routes import create_catalog_routes
 from .direct import METHOD, Direct
+from .documentation import add_documentation
 from .edge import RECOMMEND, Edge
 from .engine_client import Router
 from .health_routes import create_health_routes
@@ -47,6 +48,8 @@ def create_app(settings: Settings, router: Router, tracing: Tracing | None = Non
         version=version("prorec-serve"),
         description=_DESCRIPTION,
         redirect_slashes=False,
+        docs_url=None,  # the framework's pages load from the internet
+        redoc_url=None,
         generate_unique_id_function=operation_id,
     )
     library = Library(settings)
@@ -58,6 +61,7 @@ def create_app(settings: Settings, router: Router, tracing: Tracing | None = Non
     app.include_router(create_traffic_routes(settings, router, library))
     app.include_router(create_catalog_routes(settings, router, library))
     app.include_router(create_health_routes(settings, router))
+    add_documentation(app)
     app.add_exception_handler(ServiceError, on_service_error)
     app.add_exception_handler(HTTPException, on_http_error)
     app.add_exception_handler(RequestValidationError, on_validation_error)

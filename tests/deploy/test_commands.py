@@ -9,7 +9,16 @@ import httpx
 import pytest
 import typer
 
-from deploy import bench_publish, bench_requests, bench_shadow, bench_swaps, bench_training, cold_items, graph_ab
+from deploy import (
+    bench_publish,
+    bench_requests,
+    bench_shadow,
+    bench_swaps,
+    bench_training,
+    cold_items,
+    graph_ab,
+    synthetic,
+)
 from deploy.bench.__main__ import app
 from deploy.commands import run
 from deploy.errors import BenchError
@@ -32,6 +41,8 @@ MISUSES = [
     (app, ["roofline", "--beams", "21"]),
     (app, ["roofline", "--batch", "0"]),
     (bench_publish.bench_publish, ["--items", "0"]),
+    (synthetic.synthetic, ["new", "--width", "7"]),
+    (synthetic.synthetic, ["."]),
 ]
 Command = Callable[..., Any]
 
