@@ -77,8 +77,9 @@ def publish(
     """Write a model to Redis under its version; it serves once it is activated."""
     if wait and not activate:
         raise typer.BadParameter("--wait needs --activate")
-    with _store() as store:
+    with _one_sentence():
         artifact = Artifact.open(folder)
+    with _store(begins=True) as store:
         upload = _Upload()
         size = megabytes(store.publish(artifact, upload))
         version = artifact.manifest.model_version
@@ -196,9 +197,17 @@ def events(
 
 
 @contextmanager
-def _store() -> Iterator[Store]:
-    with _one_sentence(), open_store(_settings()) as store:
-        yield store
+def _store(*, begins: bool = False) -> Iterator[Store]:
+    """`begins` is for the command that may be the first ever; others would look into a Redis that they have made."""
+    with _one_sentence():
+        settings = _settings()
+        if settings.redis_url is None and not (begins or (settings.data_dir / "redis").exists()):
+            raise SettingsError(
+                f"{settings.data_dir.absolute()} holds no Redis data: give PROREC_REDIS_URL, or the PROREC_DATA_DIR"
+                " that a replica has or `publish` had"
+            )
+        with open_store(settings) as store:
+            yield store
 
 
 @app.command()

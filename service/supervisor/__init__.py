@@ -20,7 +20,7 @@ from service.settings import Settings
 from service.store import Store
 
 from .announce import Announce
-from .last import last_folder
+from .last import last_folder, only_replica
 from .replica import Replica
 from .scratch import scratch_folder
 from .unfit import refuse_unfit
@@ -58,7 +58,7 @@ def _serve(settings: Settings, listener: socket.socket, shares: Shares | None, *
     with closing(Store.connect(settings.redis_url, settings.namespace)) as store:
         where = f"embedded in {settings.data_dir}" if embedded else f"at {store.redis}"
         last = last_folder(settings.data_dir, None if embedded else store.redis, settings.namespace)
-        with scratch_folder() as folder:
+        with only_replica(last, settings.data_dir), scratch_folder() as folder:
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 replica = partial(Replica, settings, listener, store, folder, last, shares)
                 runner.run(_live(replica, Announce(_address(listener), where)))

@@ -3,10 +3,11 @@
 Each namespace of each Redis has a folder of its own, so that a URL that is mistaken never serves another one's model.
 """
 
+import fcntl
 import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Final
@@ -14,11 +15,12 @@ from typing import Final
 import msgspec
 
 from service.catalog.records import ItemRecord
-from service.errors import ServiceError
+from service.errors import ServiceError, SettingsError
 from service.store import Connection, Deployment
 
 FILE: Final = "last.json"
 CATALOG_FILE: Final = "last-catalog.msgpack"
+_LOCK: Final = "lock"
 _PART_RECORDS: Final = 2000
 _LENGTH_BYTES: Final = 4
 _DIGEST_BYTES: Final = 16
@@ -38,6 +40,21 @@ class LastCatalog(msgspec.Struct, frozen=True):
 def last_folder(data_dir: Path, redis: Connection | None, namespace: str) -> Path:
     """Where it is kept what was served from a namespace of a Redis; None is the embedded one, wherever it listens."""
     return data_dir / "last" / blake2b(f"{redis or 'embedded'} {namespace}".encode(), digest_size=6).hexdigest()
+
+
+@contextmanager
+def only_replica(folder: Path, data_dir: Path) -> Iterator[None]:
+    """Raises SettingsError where a replica that runs keeps what it serves in this folder: each would write over what
+    the other has served, and clear away what it is fetching."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / _LOCK).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise SettingsError(
+                f"a replica runs on the data folder {data_dir}: give this one its own PROREC_DATA_DIR"
+            ) from None
+        yield
 
 
 def remembered(folder: Path) -> Deployment | None:

@@ -105,6 +105,17 @@ def test_cores_that_are_not_there_are_refused_in_one_sentence(store: Store, tmp_
     assert one.errors == [f"the service could not start: {refusal}\n"]
 
 
+def test_two_replicas_on_one_data_folder_are_refused(store: Store, tmp_path: Path) -> None:
+    with replica(redis_url=store.redis.url, data_dir=tmp_path) as one:
+        wait_until(lambda: bool(one.children("service.api")))
+        with replica(redis_url=store.redis.url, data_dir=tmp_path) as other:
+            assert other.process.wait() == 2
+            wait_until(lambda: bool(other.errors))
+        assert one.end() == 0
+    refusal = f"a replica runs on the data folder {tmp_path}: give this one its own PROREC_DATA_DIR"
+    assert other.errors == [f"the service could not start: {refusal}\n"]
+
+
 def test_a_worker_takes_more_connections_than_a_shell_allows_open_files(store: Store, tmp_path: Path) -> None:
     limits = soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as opened:

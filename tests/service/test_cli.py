@@ -169,6 +169,15 @@ def test_an_empty_store_is_told(store: Store) -> None:
     assert json.loads(run(store, "models", "--json").stdout) == {"active": None, "versions": []}
 
 
+@pytest.mark.parametrize("words", [["models"], ["events"], ["activate", "v1"], ["publish", "nowhere"]])
+def test_where_nothing_was_ever_published_no_redis_is_made(words: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, words, env={"PROREC_DATA_DIR": str(tmp_path), "PROREC_REDIS_URL": None})
+    assert result.exit_code == (1 if "publish" in words else 2)
+    assert result.stderr.startswith(f"error: {words[-1] if 'publish' in words else tmp_path} ")
+    assert result.stderr.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
