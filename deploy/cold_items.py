@@ -46,6 +46,7 @@ from .commands import run
 _K = 50
 _SPLIT = "split.json"
 _ROWS = 64
+_RANKED_BY = ("codes alone", "guided")
 _MODELS = {"prorec": (), "semantic": ("integrated=semantic",)}
 _SHARED = ("text.npz", "text_encoder", "stage1.safetensors")  # of a working folder, the same for both models
 
@@ -231,7 +232,7 @@ def measure(
             "beam": width,
             "events": {kind: len(asked) for kind, asked in asks.items()},
         }
-        for weight, ranked_by in ((0.0, "codes only"), (artifact.manifest.rescore_weight, "rescored")):
+        for weight, ranked_by in zip((0.0, artifact.manifest.rescore_weight), _RANKED_BY, strict=True):
             for presence, catalog in catalogs.items():
                 search = GraphSearch(
                     artifact.cpu_graph_path(width),
@@ -267,11 +268,9 @@ def show(rows: list[dict[str, Any]], title: str) -> None:
         ("known items, none added", "known, without"),
         ("known items, some added", "known, with"),
     ]
-    table = Table(
-        "model", "beam", *(f"{name}: {by}" for name, _ in shown for by in ("codes only", "rescored")), title=title
-    )
+    table = Table("model", "beam", *(f"{name}: {by}" for name, _ in shown for by in _RANKED_BY), title=title)
     for row in rows:
-        cells = [row[f"{key}, {by}"] for _, key in shown for by in ("codes only", "rescored")]
+        cells = [row[f"{key}, {by}"] for _, key in shown for by in _RANKED_BY]
         table.add_row(row["model"], str(row["beam"]), *(f"{cell:.4f}" for cell in cells))
     console = Console(width=max(140, Console().width))
     console.print(table)

@@ -170,7 +170,7 @@ def _context(model: GeneratorModel, tables: Inputs, holdout: Holdout, rows: NDAr
 def beam_recall(
     task: GeneratorTask, tables: Inputs, config: TrainingConfig, weight: float, widths: Sequence[int], users: int
 ) -> list[dict[str, float]]:
-    """Recall of validation targets by beam width: codes only and rescored in the first 10, and anywhere in the beam."""
+    """Recall of validation targets by beam width: codes alone and guided in the first 10, and anywhere in the beam."""
     targets = task.split.valid.target[sampled_rows(task.split.valid, users)]
     found = []
     for width in widths:

@@ -11,19 +11,29 @@ from .metrics import gains_at, paired_bootstrap
 from .plan import Job
 
 K: Final = 10
-_KNOWN_FOR: Final = ("prorec, rescored", "sasrec", "popularity")
+_SCORES: Final = {None: "", False: ", codes alone", True: ", guided"}
+_STORED_SCORES: Final = {None: "", False: ", codes only", True: ", rescored"}  # in files, which outlive a name
+_KNOWN_FOR: Final = ("prorec, guided", "sasrec", "popularity")
 Ranks = Mapping[str, NDArray[np.int64]]
 Row = dict[str, Any]
 
 
 def ranking_name(method: str, *, rescored: bool | None) -> str:
-    """What ranks, and with which scores where there are several: "prorec, rescored"."""
-    return method + {None: "", False: ", codes only", True: ", rescored"}[rescored]
+    """What ranks, and with which scores where there are several: "prorec, guided"."""
+    return method + _SCORES[rescored]
 
 
 def rank_key(holdout: str, method: str, *, rescored: bool | None) -> str:
-    """Name of a ranking among the ranks of a run."""
-    return f"{holdout}: {ranking_name(method, rescored=rescored)}"
+    """Name of a ranking among the stored ranks of a run."""
+    return f"{holdout}: {method}{_STORED_SCORES[rescored]}"
+
+
+def _of_key(key: str) -> tuple[str, str]:
+    """(held-out set, ranking) of a `rank_key`."""
+    holdout, stored = key.split(": ")
+    method, comma, scores = stored.partition(", ")
+    rescored = {stored: rescored for rescored, stored in _STORED_SCORES.items()}[comma + scores]
+    return holdout, ranking_name(method, rescored=rescored)
 
 
 def differences(found: Iterable[tuple[Job, Ranks]], reference: str) -> list[Row]:
@@ -56,7 +66,7 @@ def _by_set_and_order(found: Iterable[tuple[Job, Ranks]]) -> dict[tuple[str, str
     groups: dict[tuple[str, str], dict[tuple[str, str], Seeds]] = defaultdict(lambda: defaultdict(dict))
     for job, ranks in found:
         for key, places in ranks.items():
-            holdout, method = key.split(": ")
+            holdout, method = _of_key(key)
             groups[holdout, job.order][job.run.name, method][job.seed] = places
     return groups
 

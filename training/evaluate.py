@@ -72,9 +72,9 @@ def measured_on(split: Split, users: int | None = None, *, test: bool = True) ->
 
 
 def prorec_metrics(holdout: Holdout, search: GraphSearch, trie: CodeTrie, weight: float) -> tuple[Metrics, Ranked]:
-    """PRORec with and without rescoring, through the graph; and the rescored ranks, for paired comparison."""
-    by_code, rescored = (rank_by_search(holdout, search, trie, each) for each in (0.0, weight))
-    return by_code.metrics("PRORec, codes only") | rescored.metrics("PRORec, rescored"), rescored
+    """PRORec by codes alone and guided, through the graph; and the guided ranks, for paired comparison."""
+    by_code, guided = (rank_by_search(holdout, search, trie, each) for each in (0.0, weight))
+    return by_code.metrics("PRORec, codes alone") | guided.metrics("PRORec, guided"), guided
 
 
 def compare(a: Ranked, b: Ranked, k: int = 10) -> dict[str, float]:

@@ -80,12 +80,12 @@ class Finish:
         holdout, _ = self._measured_on()
         metrics = rank_by_popularity(holdout, self.counts).metrics("popularity")
         search = searches[run.config.default_beam_width]
-        of_prorec, rescored = prorec_metrics(holdout, search, self.task.trie, self.weight)
+        of_prorec, guided = prorec_metrics(holdout, search, self.task.trie, self.weight)
         baseline = run.sasrec()
         if baseline is None:
             return metrics | of_prorec
         sasrec = rank_by_scores(holdout, baseline[1].rank_scores())
-        versus = {"PRORec, rescored − SASRec": compare(rescored, sasrec)}
+        versus = {"PRORec, guided − SASRec": compare(guided, sasrec)}
         return metrics | sasrec.metrics("SASRec") | of_prorec | versus
 
     def _measured_on(self) -> tuple[Holdout, str]:

@@ -172,7 +172,7 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
     from . import figures
 
     use = {name: result["code_use"] for name, result in first.items()}
-    kinds = (("codes only", "codes"), ("rescored", "rescored"))
+    kinds = (("codes alone", "codes"), ("guided", "rescored"))
     regret = {
         title: {name: {part: [result["beam_regret"][kind][part]] for part in ("beam", "exhaustive", "overlap")}
                 for name, result in first.items()}
@@ -202,7 +202,7 @@ def _code_figures(first: Mapping[str, dict[str, Any]]) -> list[tuple[str, str, s
         ("Beam width", "Recall@10, and how often the target is anywhere in the beam.",
          figures.lines({title: {name: ([at["width"] for at in result["beam_recall"]],
                                        [at[part] for at in result["beam_recall"]]) for name, result in first.items()}
-                        for title, part in (("codes only", "codes"), ("rescored", "rescored"),
+                        for title, part in (("codes alone", "codes"), ("guided", "rescored"),
                                             ("anywhere in the beam", "anywhere"))}, "beam width", "recall")),
         ("Beam regret", "Recall@10 of the beam and of scoring the whole catalog through the same network, and how much "
          "of the exhaustive first 10 the beam has. Regret: the best of all scores minus the beam's best.",

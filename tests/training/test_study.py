@@ -72,7 +72,7 @@ def rows(study: Path, **wanted: str) -> list[dict[str, str]]:
 
 def test_the_table_has_a_row_for_each_ranking(studied: Path) -> None:
     everything = rows(studied, items="all", split="test")
-    assert len(everything) == 2 + 2 + 2 * (4 + 2)  # masked and not; prorec: codes, rescored, and stage I's ranking
+    assert len(everything) == 2 + 2 + 2 * (4 + 2)  # masked and not; prorec: codes alone, guided, and stage I's ranking
     methods = {(row["run"], row["method"], row["rescored"]) for row in everything}
     assert ("without-ikd", "prorec", "True") in methods
     assert ("sasrec", "sasrec", "") in methods
@@ -85,10 +85,15 @@ def test_every_ranking_is_compared_with_its_like_of_the_first_prorec_over_the_sa
     with (studied / "differences.csv").open() as stream:
         compared = list(csv.DictReader(stream))
     rankings = {(row["run"], row["ranking"], row["against"]) for row in compared}
-    kinds = ("prorec, codes only", "prorec, rescored", "stage1")
+    kinds = ("prorec, codes alone", "prorec, guided", "stage1")
     alike = {("without-ikd", kind, kind) for kind in kinds}
-    known = {("prorec", "prorec, codes only"), ("prorec", "stage1"), ("popularity", "popularity"), ("sasrec", "sasrec")}
-    assert rankings == alike | {(*name, "prorec, rescored") for name in known}
+    known = {
+        ("prorec", "prorec, codes alone"),
+        ("prorec", "stage1"),
+        ("popularity", "popularity"),
+        ("sasrec", "sasrec"),
+    }
+    assert rankings == alike | {(*name, "prorec, guided") for name in known}
     assert len(compared) == 2 * 2 * len(rankings)  # validation and test, recall and NDCG
     for metric in ("recall@10", "ndcg@10"):
         worse, than = (
@@ -111,7 +116,7 @@ def test_every_ranking_is_compared_with_its_like_of_the_first_prorec_over_the_sa
             row
             for row in compared
             if (row["run"], row["ranking"], row["split"], row["metric"])
-            == ("without-ikd", "prorec, codes only", "test", metric)
+            == ("without-ikd", "prorec, codes alone", "test", metric)
         )
         assert float(found["difference"]) == pytest.approx(of_codes[0] - of_codes[1])
 
@@ -125,6 +130,14 @@ def test_seeds_are_averaged_for_each_user_and_their_spread_stands_beside() -> No
     assert (recall["run"], recall["seeds"], recall["least"], recall["greatest"]) == ("a", 2, -0.5, -0.25)
     assert recall["difference"] == pytest.approx(-0.375)
     assert differences([], "b") == []
+
+
+def test_ranks_that_an_earlier_version_stored_are_read_under_the_names_of_today() -> None:
+    jobs = Plan.model_validate({"run": [{"name": "a"}, {"name": "b"}]}).jobs()
+    stored = ("valid: prorec, codes only", "valid: prorec, rescored", "valid: stage1")
+    found = differences([(job, {key: np.array([0, -1]) for key in stored}) for job in jobs], "b")
+    rankings = {row["ranking"] for row in found if row["run"] == "a"}
+    assert rankings == {"prorec, codes alone", "prorec, guided", "stage1"}
 
 
 def test_only_seeds_that_both_have_are_compared_and_popularity_stands_for_each() -> None:
