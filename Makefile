@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?=
 SOURCE ?= recbole
 
-.PHONY: quickstart test check format openapi bench bench-full bench-gpu bench-http clean help
+.PHONY: quickstart test check format openapi bench bench-full bench-gpu bench-http clean distclean help
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
@@ -73,5 +73,9 @@ $(VENV)/.dev: $(VENV)/.training
 	$(BIN)/python -m pip install --quiet --editable '.[training,dev]'
 	@touch $@
 
-clean: ## remove the environment, trained models, fetched MovieLens data and the embedded Redis' data
-	rm -rf $(VENV) artifacts data/movielens-100k var
+clean: ## remove the environment and caches; models and data stay
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find models training service deploy tests -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## remove them and all trained models, fetched MovieLens data and the embedded Redis' data
+	rm -rf artifacts data/movielens-100k var
