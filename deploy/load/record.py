@@ -63,13 +63,15 @@ class Record:
 
     def line(self) -> str:
         """How it stands, for whoever watches."""
+        last = f", {self.moments[-1].text}" if self.moments else ""
+        if not self.timeline.windows:
+            return f"{self.now_s:.0f} s{last}: preparing"
         recent = Phase.merged(
             phase
             for number, phase in self.timeline.windows.items()
             if (number + 1) * self.timeline.window_s > self.now_s - _RECENT_S
         )
         whole = self.whole()
-        last = f", {self.moments[-1].text}" if self.moments else ""
         return (
             f"{self.now_s:.0f} s{last}: {whole.answered} answered, {whole.failed} failed, {whole.mixed} inconsistent; "
             f"now p50 {recent.percentile_ms(50)}, p99 {recent.percentile_ms(99)} ms"

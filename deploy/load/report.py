@@ -42,9 +42,10 @@ def report(scenario: str, given: dict[str, Any], session: Session, breaches: Seq
 def lines(found: dict[str, Any]) -> list[str]:
     """The report for people."""
     total, clients, machine = found["total"], found["clients"], found["machine"]
+    failed = f"{sum(total['failed'].values())} {total['failed'] or ''}".rstrip()
     shown = [
         f"{found['scenario']}{', interrupted' if found['interrupted'] else ''}: answered {total['answered']}, "
-        f"failed {sum(total['failed'].values())} {total['failed'] or ''}, inconsistent {total['mixed']}",
+        f"failed {failed}, inconsistent {total['mixed']}",
         "latency ms: " + ", ".join(f"{name} {total[f'{name}_ms']}" for name in PERCENTILES),
         f"answers by version: {total['by_version']}",
         f"clients: {clients['processes']} processes, busiest {clients['busiest']:.0%} of a core, "

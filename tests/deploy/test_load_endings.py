@@ -86,6 +86,13 @@ def test_what_is_refused_in_mid_run_leaves_its_report(tmp_path: Path) -> None:
     assert report["total"]["failed"] == {"503": 1}
 
 
+def test_failures_are_told_with_their_reasons_where_there_are_any(capsys: pytest.CaptureFixture[str]) -> None:
+    perform(Refused("load"), Options())
+    assert "answered 0, failed 1 {'503': 1}, inconsistent 0\n" in capsys.readouterr().out
+    perform(Tidy(), Options())
+    assert "answered 0, failed 0, inconsistent 0\n" in capsys.readouterr().out
+
+
 def test_what_is_refused_before_anything_was_measured_is_wrong_use(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

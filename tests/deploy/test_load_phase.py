@@ -6,7 +6,10 @@ import pickle
 import numpy as np
 import pytest
 
+from deploy.load.arrivals import WARM_UP
+from deploy.load.clients import Report
 from deploy.load.phase import Phase, Timeline
+from deploy.load.record import Record
 
 
 def phase_of(*latencies_s: float) -> Phase:
@@ -49,6 +52,15 @@ def test_nothing_answered_is_no_number() -> None:
     assert math.isnan(Phase().percentile_ms(99))
     assert Phase().summary()["p99_ms"] is None
     assert not Phase().flawless
+
+
+def test_until_something_comes_back_the_line_of_progress_says_that_it_prepares() -> None:
+    record = Record()
+    assert record.line().endswith(" s: preparing")
+    record.mark("activate shop-2")
+    assert record.line().endswith(" s, activate shop-2: preparing")
+    record.hear(Report({(0.0, WARM_UP): phase_of(0.5)}, [], cpu_s=0.0, done=False))
+    assert ": 0 answered, " in record.line()
 
 
 def test_memory_does_not_grow_with_requests() -> None:
