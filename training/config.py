@@ -3,6 +3,8 @@
 Sizes, temperatures, weights and schedules are ours: the paper's were not published (`docs/decisions.md`).
 """
 
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +18,7 @@ _OPTIONAL = {"tie_seed", "sasrec", "decoder_dropout", "gate_width", "gate_levels
 _OPTIONAL_STAGES = {"sasrec", "decoder"}
 NO_RECIPE = ("device", "checkpoint_every_s", "tensorboard", "measured_users", "skip_wrong_rows")
 """Settings that decide nothing about what is trained."""
+_LISTED = "'python -m training settings' lists all"
 
 Quantizer = Literal["kmeans", "balanced", "rqvae"]
 Integrated = Literal["concat", "collaborative", "gate", "semantic", "naive"]
@@ -181,19 +184,42 @@ def load_config(preset: str, overrides: list[str]) -> TrainingConfig:
     values = PRESETS[preset].model_dump()
     for override in overrides:
         name, equals, value = override.partition("=")
+        if not equals:
+            raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE, such as stage1.epochs=3")
         target = values
         *path, last = name.split(".")
         for part in path:
             if part in _OPTIONAL_STAGES and values[part] is None:
                 values[part] = StageConfig().model_dump()  # its first setting switches it on
             target = target.get(part, {}) if isinstance(target, dict) else {}
-        if not equals or not isinstance(target, dict) or last not in target:
-            raise ConfigError(f"{override!r} does not set anything; write NAME=VALUE with a name such as stage1.epochs")
+        if not isinstance(target, dict) or last not in target:
+            raise ConfigError(f"there is no setting {name!r}{_nearest(name, values)}; {_LISTED}")
+        if isinstance(target[last], dict) or last in _OPTIONAL_STAGES:
+            _refuse_group(name, value)
         if last in _OPTIONAL and not value:
             target[last] = None
         else:
             target[last] = value.strip("[]()").split(",") if isinstance(target[last], tuple | list) else value
     return validated(values)
+
+
+def _nearest(name: str, values: Mapping[str, Any]) -> str:
+    nearest = get_close_matches(name, list(_names(values)), n=1)
+    return f" (did you mean {nearest[0]}?)" if nearest else ""
+
+
+def _names(values: Mapping[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _names(value, f"{path}{name}.")
+        else:
+            yield f"{path}{name}"
+
+
+def _refuse_group(name: str, value: str) -> None:
+    """A group has no value; an empty one switches a stage off that a run can do without."""
+    if value or name not in _OPTIONAL_STAGES:
+        raise ConfigError(f"{name} is a group of settings; set one of them, as in {name}.NAME=VALUE; {_LISTED}")
 
 
 def validated(values: dict[str, Any]) -> TrainingConfig:

@@ -32,7 +32,7 @@ def _of_key(key: str) -> tuple[str, str]:
     """(held-out set, ranking) of a `rank_key`."""
     holdout, stored = key.split(": ")
     method, comma, scores = stored.partition(", ")
-    rescored = {stored: rescored for rescored, stored in _STORED_SCORES.items()}[comma + scores]
+    rescored = next(kind for kind, name in _STORED_SCORES.items() if name == comma + scores)
     return holdout, ranking_name(method, rescored=rescored)
 
 

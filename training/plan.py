@@ -147,6 +147,8 @@ def read_plan(name: str) -> Plan:
         raise ConfigError(f"{name}: {error}") from None
     except ValidationError as error:
         first = error.errors()[0]
+        if first["loc"] == ("run",):
+            raise ConfigError(f"{name}: a plan has [[run]] tables, one for each run, with its name") from None
         raise ConfigError(f"{name}: {'.'.join(str(part) for part in first['loc'])}: {first['msg']}") from None
 
 

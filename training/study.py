@@ -26,7 +26,8 @@ from .differences import differences
 from .errors import ConfigError, TrainingError
 from .interactions import find_dataset
 from .plan import Job, Plan
-from .report import write_report
+from .report import refuse_without_plots, write_report
+from .settings_list import told_changes
 from .study_job import run_job
 from .whole_files import written_whole
 from .work_folder import read_json, write_once
@@ -44,12 +45,14 @@ def run_study(plan: Plan, data: Path, folder: Path, devices: Sequence[str] = ("a
     What is done counts as done where the plan wants the same of it; where it wants other figures (the test set, other
     beam widths) the run is measured anew, its training being there.
 
-    Raises ConfigError before anything is written where `data` is no dataset folder or the plan cannot be used, and
-    TrainingError at the end, naming them, where runs have failed; the others are in the report.
+    Raises ConfigError before anything is written where `data` is no dataset folder, the plan cannot be used or figures
+    cannot be drawn, and TrainingError at the end, naming them, where runs have failed; the others are in the report.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ConfigError("a study does not run under torchrun; name its devices with --device")
-    source, jobs = _digest(find_dataset(data)), plan.jobs()
+    files, jobs = find_dataset(data), plan.jobs()
+    refuse_without_plots()
+    source = _digest(files)
     (folder / "results").mkdir(parents=True, exist_ok=True)
     wanted = {"data": source, "measured": plan.model_dump(mode="json", include=_MEASURED) | {"figures": _FIGURES}}
     done = {job.key: result for job in jobs if (result := _finished(job, folder, wanted)) is not None}
@@ -109,9 +112,9 @@ def _finished(job: Job, folder: Path, wanted: dict[str, Any]) -> Result | None:
     try:
         recipe = TrainingConfig.model_validate(result["recipe"]).recipe()  # settings added since have their default
     except ValidationError:
-        recipe = {}
-    if recipe != job.config.recipe():
-        raise ConfigError(f"{path} is of other settings than the plan's run {job.run.name}; rename the run")
+        raise ConfigError(f"{path} is of a version with other settings; rename the plan's run {job.run.name}") from None
+    if told := told_changes(recipe, job.config.recipe()):
+        raise ConfigError(f"{path} is of other settings than the plan's run {job.run.name} ({told}); rename the run")
     if result.get("data", wanted["data"]) != wanted["data"]:
         raise ConfigError(f"{path} is of other data; choose another --out")
     ranks = _ranks_path(path)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from .config import TrainingConfig
 from .errors import ConfigError
 from .interactions import Split
+from .settings_list import told_changes
 from .whole_files import REMEDY, intact, written_whole
 
 Arrays = dict[str, NDArray[Any]]
@@ -100,14 +101,15 @@ class WorkFolder:
         path = self.path / "config.json"
         if not path.exists():
             return
+        remedy = "remove it or choose another --out"
         try:
             begun = TrainingConfig.model_validate(read_json(path)).recipe()
-        except ValidationError:  # of a version with other settings
-            begun = {}
+        except ValidationError:
+            raise ConfigError(f"{self.path} was begun by a version with other settings; {remedy}") from None
         refit = self.path / "refit.json"
         chosen = read_json(refit, f"remove {self.path} and the same command begins anew") if refit.exists() else None
-        if begun != self.config.recipe() or chosen != self.chosen:
-            raise ConfigError(f"{self.path} was begun with other settings; remove it or choose another --out")
+        if told := told_changes(begun | {"refit": chosen}, self.config.recipe() | {"refit": self.chosen}):
+            raise ConfigError(f"{self.path} was begun with other settings ({told}); {remedy}")
 
 
 def lock(owner: object, path: Path) -> None:

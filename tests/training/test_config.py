@@ -4,6 +4,7 @@ from typer.testing import CliRunner
 from training.__main__ import app
 from training.config import PRESETS, TrainingConfig, load_config
 from training.errors import ConfigError
+from training.settings_list import told_changes
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS))
@@ -26,7 +27,16 @@ def test_a_list_is_written_with_commas() -> None:
     ("override", "sentence"),
     [
         ("stage1.epochs", "does not set anything"),
-        ("stage1.epoch=3", "does not set anything"),
+        (
+            "stage1.epoch=3",
+            r"no setting 'stage1\.epoch' \(did you mean stage1\.epochs\?\); 'python -m training settings' lists all",
+        ),
+        ("nonsense=1", "no setting 'nonsense'; 'python -m training settings' lists all"),
+        ("seed.epochs=3", r"no setting 'seed\.epochs'"),
+        ("stage1=", "stage1 is a group of settings; set one of them"),
+        ("stage1=3", "stage1 is a group of settings"),
+        ("sasrec=3", "sasrec is a group of settings"),
+        ("decoder.epoch=3", r"did you mean decoder\.epochs\?"),
         ("stage1.epochs=many", r"stage1.epochs='many'"),
         ("stage1.epochs=0", r"stage1.epochs='0'"),
         ("model.width=33", "not a multiple of heads"),
@@ -84,6 +94,16 @@ def test_the_choices_of_a_setting_are_listed() -> None:
 def test_help_says_how_settings_are_listed(command: str) -> None:
     words = CliRunner().invoke(app, [command, "--help"], terminal_width=200).stdout.split()
     assert "'python -m training settings' lists all, with defaults." in " ".join(words).replace(" │ │ ", " ")
+
+
+def test_of_settings_that_have_changed_the_first_are_told() -> None:
+    before = load_config("quickstart", ["tie_seed=7"]).recipe()
+    changes = ["seed=5", "tie_seed=", "stage1.epochs=3", "beam_widths=20,50", "sasrec="]
+    assert told_changes(before, before) == ""
+    assert told_changes(before, load_config("quickstart", [*changes[:1], "tie_seed=7"]).recipe()) == "seed=0, now 5"
+    told = told_changes(before, load_config("quickstart", changes).recipe())
+    assert told == "seed=0, now 5; tie_seed=7, now off; stage1.epochs=20, now 3; and 2 more"
+    assert told_changes({"sasrec": None}, {"sasrec": {"epochs": 3}}) == "sasrec=off, now on"
 
 
 def test_a_ranking_is_learned_only_from_an_item_head_that_is_trained() -> None:

@@ -189,7 +189,7 @@ def test_it_says_at_once_what_it_has_read(ring: Path, tmp_path: Path, caplog: py
 
 
 def test_other_settings_do_not_mix_with_a_begun_run(ring: Path, trained: tuple[Run, Artifact]) -> None:
-    with pytest.raises(ConfigError, match="begun with other settings"):
+    with pytest.raises(ConfigError, match=r"begun with other settings \(seed=0, now 5\); remove it"):
         Run(ring / "data", trained[0].out, config_for(ring, "seed=5"))
 
 

@@ -282,7 +282,7 @@ def test_a_plan_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
 
 def test_other_settings_under_the_same_name_are_refused(studied: Path, ring: Path) -> None:
     other = RUNS.replace("ikd_weight=0", "ikd_weight=0.5")
-    with pytest.raises(ConfigError, match="rename the run"):
+    with pytest.raises(ConfigError, match=r"run without-ikd \(ikd_weight=0\.0, now 0\.5\); rename the run"):
         run_study(read_plan(str(write_plan(ring, other))), ring / "data", studied)
 
 
@@ -395,7 +395,9 @@ def test_the_command_may_name_some_runs_and_one_order() -> None:
     [
         ('[[run]]\nname = "a"\n[[run]]\nname = "a"\n', "names a more than once"),
         ('[[run]]\nname = "A b"\n', "run.0.name"),
-        ('[[run]]\nname = "a"\nset = ["nothing=1"]\n', "does not set anything"),
+        ('[[run]]\nname = "a"\nset = ["nothing=1"]\n', "no setting 'nothing'"),
+        ('[runs.a]\nname = "a"\n', r"plan\.toml: a plan has \[\[run\]\] tables"),
+        ('[run.a]\nname = "a"\n', r"plan\.toml: a plan has \[\[run\]\] tables"),
         ('[[run]]\nname = "a"\nkind = "sasrec"\nset = ["sasrec="]\n', "switched off"),
         ("[[run]\n", "plan.toml"),
         ('reference = "c"\n[[run]]\nname = "a"\n', "no run c"),
@@ -409,6 +411,18 @@ def test_a_plan_that_cannot_be_used_is_refused(ring: Path, runs: str, message: s
 def test_an_unknown_plan_names_those_there_are() -> None:
     with pytest.raises(ConfigError, match="beauty-variants"):
         read_plan("nothing-of-this-name")
+
+
+def test_without_matplotlib_a_plan_that_can_be_used_is_refused_and_another_is_named(
+    ring: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # what Python itself does for a module that must not be there
+    twice = write_plan(ring, '[[run]]\nname = "a"\n' * 2)
+    for plan, sentence in (("final", "matplotlib"), ("finall", "no plan 'finall'"), (str(twice), "more than once")):
+        words = ["study", "--data", str(ring / "data"), "--plan", plan, "--out", str(tmp_path / "study")]
+        with pytest.raises(ConfigError, match=sentence):
+            CliRunner().invoke(app, words, catch_exceptions=False)
+    assert not (tmp_path / "study").exists()
 
 
 def test_groups_are_head_tail_and_cold() -> None:
