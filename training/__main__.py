@@ -133,6 +133,8 @@ def evaluate(
     from .evaluate import evaluate_artifact, measured_on, print_metrics
     from .interactions import leave_one_out, read_dataset
 
+    if not artifact.is_dir():
+        raise ConfigError(f"{artifact} is not a folder")
     split = leave_one_out(read_dataset(data, tie_seed=tie_seed, skip_wrong_rows=skip_wrong_rows))
     title = f"{artifact.name} on {data.name}: {measured_on(split, users)[1]}"
     print_metrics(evaluate_artifact(Artifact.open(artifact), split, users), title)

@@ -186,7 +186,7 @@ class EventLog:
 
 
 def read_dataset(folder: Path, *, tie_seed: int | None = None, skip_wrong_rows: int = 0) -> Interactions:
-    """Reads a dataset folder; raises ConfigError when a file is missing and DataError for wrong rows.
+    """Reads a dataset folder; raises ConfigError when a file is missing and DataError for the wrong rows of both.
 
     Of each of the two files, up to `skip_wrong_rows` lines of wrong rows are left out with warnings: what is read is
     then what would be read of files that never had them.
@@ -198,7 +198,10 @@ def read_dataset(folder: Path, *, tie_seed: int | None = None, skip_wrong_rows: 
     shuffled place depends on seed, user id and item id alone: neither the file's order nor other users matter.
     """
     items_path, events_path = find_dataset(folder)
-    items, whole_catalog = _read_items(items_path, skip_wrong_rows)
+    try:
+        items, whole_catalog = _read_items(items_path, skip_wrong_rows)
+    except DataError as wrong:
+        raise DataError(str(wrong), *_wrong_events(events_path, skip_wrong_rows)) from None
     log = EventLog(record["item_id"] for record in items)
     _read_events(events_path, log, skip_wrong_rows)
     unlisted = [{"item_id": item_id} for item_id in islice(log.items, len(items), None)]
@@ -211,7 +214,15 @@ def find_dataset(folder: Path) -> tuple[Path, Path]:
     """Paths of the items and of the interactions; raises ConfigError when one is missing. Reads nothing."""
     if not folder.is_dir():
         raise ConfigError(f"{folder} is not a folder.")
-    return _one_file(folder, ITEMS_NAME), _one_file(folder, INTERACTIONS_NAME)
+    names = ITEMS_NAME, INTERACTIONS_NAME
+    items, events = ([path for path in (folder / name, folder / f"{name}.gz") if path.is_file()] for name in names)
+    if missing := [name for name, found in zip(names, (items, events), strict=True) if not found]:
+        raise ConfigError(f"The folder {folder} holds {', and '.join(f'neither {n} nor {n}.gz' for n in missing)}.")
+    for found in (items, events):
+        if len(found) > 1:
+            both = " and ".join(path.name for path in found)
+            raise ConfigError(f"The folder {folder} holds both {both}, and it is unclear which one counts.")
+    return items[0], events[0]
 
 
 def leave_one_out(interactions: Interactions) -> Split:
@@ -279,15 +290,6 @@ def running_total(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
 def _progress(name: str, size_bytes: int) -> Any:
     # disable=None: only on a terminal.
     return tqdm(total=size_bytes, unit="B", unit_scale=True, desc=name, disable=None, delay=1, leave=False)
-
-
-def _one_file(folder: Path, name: str) -> Path:
-    found = [path for path in (folder / name, folder / f"{name}.gz") if path.is_file()]
-    if not found:
-        raise ConfigError(f"The folder {folder} holds neither {name} nor {name}.gz.")
-    if len(found) > 1:
-        raise ConfigError(f"The folder {folder} holds both {name} and {name}.gz, and it is unclear which one counts.")
-    return found[0]
 
 
 def _shown(text: str) -> str:
@@ -371,6 +373,15 @@ def _read_events(path: Path, log: EventLog, skip_wrong_rows: int) -> None:
                 at_end = True
             except (csv.Error, ValueError) as error:  # around the loop, which thus costs nothing where rows are right
                 wrong.add(line, _csv_sentence(error), lines=rows.line_num + 1 - line)
+
+
+def _wrong_events(path: Path, skip_wrong_rows: int) -> list[str]:
+    """What is wrong with the events, where nothing can come of them anyway."""
+    try:
+        _read_events(path, EventLog(), skip_wrong_rows)
+    except DataError as wrong:
+        return [str(wrong)]
+    return []
 
 
 def _read_header(path: Path, rows: Iterator[list[str]]) -> list[str]:

@@ -33,8 +33,8 @@ def refit_run(data: Path, source: Path, out: Path, changes: Sequence[str] = ()) 
     """
     if out.resolve() == source.resolve():
         raise ConfigError(f"--out {out} is the artifact to be refitted; choose another --out")
-    _LOG.info("what validation chose in the run of %s:", source)
     run, manifest = _finished_run(data, source, _apart(changes))
+    _LOG.info("what validation chose in the run of %s:", source)
     chosen = Chosen(
         version=manifest.model_version,
         epochs={name: _best_epoch(run.work / f"{name}.safetensors", stage) for name, stage in _stages(run.config)},
@@ -59,6 +59,8 @@ def _finished_run(data: Path, source: Path, apart: dict[str, str]) -> tuple[Run,
     work = source.with_name(f"{source.name}.work")
     if work.exists() and not source.exists():
         raise ConfigError(f"the run of {source} is not finished; finish it before it is refitted")
+    if not source.is_dir():
+        raise ConfigError(f"{source} is not a folder")
     manifest = Artifact.open(source).manifest
     if manifest.refitted_from:
         raise ConfigError(f"{source} is a refit itself; refit {manifest.refitted_from}, the run that it was made from")

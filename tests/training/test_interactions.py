@@ -156,7 +156,14 @@ def test_damaged_gzip_names_file_and_line(tmp_path: Path, damage: Callable[[byte
 
 
 def test_a_missing_or_ambiguous_file_is_a_config_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"holds neither items\.jsonl nor items\.jsonl\.gz"):
+    both = (
+        r"holds neither items\.jsonl nor items\.jsonl\.gz, and neither interactions\.csv nor interactions\.csv\.gz\.$"
+    )
+    with pytest.raises(ConfigError, match=both):
+        read_dataset(tmp_path)
+    write_folder(tmp_path)
+    (tmp_path / "items.jsonl").unlink()
+    with pytest.raises(ConfigError, match=r"holds neither items\.jsonl nor items\.jsonl\.gz\.$"):
         read_dataset(tmp_path)
     write_folder(tmp_path)
     (tmp_path / "items.jsonl.gz").write_bytes(gzip.compress(ITEMS.encode()))

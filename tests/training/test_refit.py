@@ -2,6 +2,7 @@
 
 import csv
 import json
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -161,19 +162,23 @@ def test_a_refit_and_a_run_do_not_mix(shop: Path, tmp_path: Path) -> None:
     out = tmp_path / "v1"
     refit = refit_run(shop / "data", shop / "plain", out)
     refit.prepare()
-    with pytest.raises(ConfigError, match="begun with other settings"):
+    with pytest.raises(ConfigError, match=r"begun with other settings \(refit=on, now off\)"):
         Run(shop / "data", out, refit.config)
     Run(shop / "data", tmp_path / "v2", refit.config).prepare()
     with pytest.raises(ConfigError, match="begun with other settings"):
         refit_run(shop / "data", shop / "plain", tmp_path / "v2")
 
 
-def test_what_cannot_be_refitted_is_refused_in_one_sentence(shop: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_refitted_is_refused_in_one_sentence(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     for name in ("plain", "plain.work"):
         shutil.copytree(shop / name, tmp_path / name)
     source, work = tmp_path / "plain", tmp_path / "plain.work"
 
-    def refused(match: str, data: Path = shop / "data", out: Path = tmp_path / "full") -> None:
+    def refused(
+        match: str, data: Path = shop / "data", out: Path = tmp_path / "full", source: Path = tmp_path / "plain"
+    ) -> None:
         with pytest.raises(ConfigError, match=match):
             refit_run(data, source, out)
 
@@ -181,6 +186,9 @@ def test_what_cannot_be_refitted_is_refused_in_one_sentence(shop: Path, tmp_path
     refused("is not what .* was trained on", data=write_ring(tmp_path / "other", seed=5))
     source.rename(tmp_path / "aside")
     refused("is not finished")
+    with caplog.at_level(logging.INFO):
+        refused("nowhere is not a folder", source=tmp_path / "nowhere")
+    assert caplog.messages == []
     (tmp_path / "aside").rename(source)
     (work / "stage2.safetensors").rename(tmp_path / "stage2.safetensors")
     refused(r"stage2\.safetensors is gone")

@@ -62,6 +62,14 @@ def test_wrong_items_are_told_together(tmp_path: Path) -> None:
     ]
 
 
+def test_wrong_rows_of_both_files_are_told_together(tmp_path: Path) -> None:
+    write_folder(tmp_path, EVENTS + "u,a\nu,z,3\n", items=ITEMS + "{}\n")
+    assert refusal(tmp_path) == [
+        "items.jsonl:4: The object has no item_id that is a string.",
+        "interactions.csv:4: The row has 2 columns where the header has 3.",
+    ]
+
+
 def test_the_first_twenty_are_named_and_the_others_counted(tmp_path: Path) -> None:
     write_folder(tmp_path, EVENTS + "u,a\n" * 1234)
     *named, last = refusal(tmp_path)
@@ -185,11 +193,13 @@ def test_the_command_line_tells_all_and_leaves_out_what_it_may(tmp_path: Path) -
     write_folder(tmp_path, EVENTS + "u,a\nu,b\n")
 
     def evaluate(*options: str) -> tuple[int, list[str]]:
-        words = ["evaluate", str(tmp_path / "nowhere"), "--data", str(tmp_path), *options]
+        words = ["evaluate", str(tmp_path / "v1"), "--data", str(tmp_path), *options]
         ended = subprocess.run([sys.executable, "-m", "training", *words], capture_output=True, text=True, check=False)
         return ended.returncode, ended.stderr.splitlines()
 
     path = tmp_path / "interactions.csv"
+    assert evaluate() == (2, [f"error: {tmp_path / 'v1'} is not a folder"])
+    (tmp_path / "v1").mkdir()
     code, lines = evaluate()
     assert code == 1
     assert lines == [
