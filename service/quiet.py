@@ -76,8 +76,13 @@ def quiet_thread(afterwards: int = NORMAL, patience_s: float = _PATIENCE_S) -> I
 
 
 def _thread(priority: int) -> ThreadPoolExecutor:
-    """Priorities are those of threads; no other thread of the process is touched."""
-    return ThreadPoolExecutor(1, "quiet", lambda: os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), priority))
+    """Priorities are those of threads; no other thread of the process is touched. None is raised, which not all may."""
+
+    def lower() -> None:
+        own = threading.get_native_id()
+        os.setpriority(os.PRIO_PROCESS, own, max(priority, os.getpriority(os.PRIO_PROCESS, own)))
+
+    return ThreadPoolExecutor(1, "quiet", lower)
 
 
 def _give_session(priority: int) -> None:

@@ -7,7 +7,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.staticfiles import StaticFiles
 from starlette.responses import HTMLResponse
 
-PATH: Final = "/docs"
+_PATH: Final = "/docs"
 _FILES: Final = "/docs-files"
 
 
@@ -24,5 +24,5 @@ def add_documentation(app: FastAPI) -> None:
             swagger_favicon_url=f"{files}/favicon-32x32.png",
         )
 
-    app.get(PATH, include_in_schema=False)(documentation)
+    app.get(_PATH, include_in_schema=False)(documentation)
     app.mount(_FILES, StaticFiles(packages=[("fastapi_swagger", "resources")]))
