@@ -105,6 +105,13 @@ class FieldFilter(Small):
     gte: float | None = Field(None, description="The item's number is at least this.")
     lte: float | None = Field(None, description="The item's number is at most this.")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_an_object(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            raise PydanticCustomError("no_filter", 'must be an object, such as {"any_of": ["…"]}')
+        return value
+
     @model_validator(mode="after")
     def _says_something(self) -> Self:
         if self.any_of is None and self.none_of is None and self.gte is None and self.lte is None:

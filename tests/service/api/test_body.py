@@ -55,6 +55,7 @@ WRONG: list[tuple[Any, dict[str, str]]] = [
     ({"history": [], "a/b~c": 1}, {"/a~1b~0c": "is not a field of this request"}),
     ({"k": 0, "filters": {}}, {"/history": "", "/k": "", "/filters": ""}),
     ({"history": [], "filter": []}, {"/filter": "must be an object"}),
+    ({"history": [], "filter": {"genre": "Drama"}}, {"/filter/genre": 'must be an object, such as {"any_of": ["…"]}'}),
     ({"history": [], "filter": {"color": {}}}, {"/filter/color": "must have at least one of any_of"}),
     ({"history": [], "filter": {"color": {"like": "r"}}}, {"/filter/color/like": "is not a field of this request"}),
     ({"history": [], "filter": {"color": {"any_of": []}}}, {"/filter/color/any_of": "must have at least 1 item"}),
