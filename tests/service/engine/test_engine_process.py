@@ -64,7 +64,7 @@ class Client:
     def send(self, *messages: Request) -> None:
         self.writer.write(b"".join(pack(message, self._encoder) for message in messages))
 
-    async def receive(self) -> Answer | Failure | EngineInfo | None:
+    async def receive(self) -> Reply | None:
         body = await read_frame(self.reader)
         return None if body is None else self._decoder.decode(body)
 
