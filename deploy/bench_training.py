@@ -30,7 +30,7 @@ _SEMANTIC_WIDTH = 384
 def samples_per_s(task: CollaborativeTask, batches: list[Batch], machine: Machine, threads: int) -> float:
     """Forward, backward and update over the batches."""
     torch.set_num_threads(threads)
-    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-4)
+    optimizer = torch.optim.AdamW(task.model.parameters(), lr=1e-4, fused=True)
     started = time.perf_counter()
     for batch in batches:
         optimizer.zero_grad(set_to_none=True)

@@ -132,7 +132,7 @@ class _Loop:
         self.average = Average(self.model, stage)
         self.loss = machine.shared(_TaskLoss(task))
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=stage.learning_rate, betas=_BETAS, weight_decay=stage.weight_decay
+            self.model.parameters(), stage.learning_rate, _BETAS, weight_decay=stage.weight_decay, fused=True
         )
         self.progress, self.best = Progress(), _copy(self.model)
         if self.path.exists():

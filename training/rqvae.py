@@ -81,7 +81,7 @@ def _fit(rows: Tensor, code_length: int, tokens_per_level: int, seed: int, steps
     with torch.no_grad():
         start = quantize(model.encoder(rows).numpy(), code_length, tokens_per_level, seed)
         model.codebooks.copy_(torch.from_numpy(start.codebooks))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-4, fused=True)
     used = torch.zeros(code_length, tokens_per_level, dtype=torch.bool)
     for step in range(steps):
         loss, tokens = model(rows[torch.randint(len(rows), (_BATCH,))])
