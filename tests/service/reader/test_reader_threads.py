@@ -2,6 +2,8 @@
 
 import asyncio
 import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,22 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@asynccontextmanager
+async def reading(folder: Path, socket: Path) -> AsyncIterator[EngineClient]:
+    """A connection to a reader of one item, item-0, a red tent."""
+    items = LiveItems(catalog_artifact(folder, [{"title": "Red tent"}], semantic_width=3), spare_items=2)
+    info = reader_info(items, 0.0)
+    server = Server(items, info)
+    await server.listen(str(socket))
+    client = await EngineClient.connect(Route(str(socket), info))
+    try:
+        async with asyncio.timeout(60):
+            yield client
+    finally:
+        await client.close()
+        await server.drain(60.0)
+
+
 @pytest.mark.anyio
 async def test_checks_of_changes_do_not_wait_for_searches(
     tmp_path: Path, socket_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -47,25 +65,18 @@ async def test_checks_of_changes_do_not_wait_for_searches(
         return find(*arguments)
 
     monkeypatch.setattr(TextSearch, "find", held_up)
-    items = LiveItems(catalog_artifact(tmp_path, [{"title": "Red tent"}], semantic_width=3), spare_items=2)
-    info = reader_info(items, 0.0)
-    server = Server(items, info)
-    await server.listen(str(socket_path))
-    client = await EngineClient.connect(Route(str(socket_path), info))
-    searches = [asyncio.create_task(client.request(Find(number, "tent", 1))) for number in range(1, 11)]
-    try:
-        async with asyncio.timeout(60):
+    async with reading(tmp_path, socket_path) as client:
+        searches = [asyncio.create_task(client.request(Find(number, "tent", 1))) for number in range(1, 11)]
+        try:
             await asyncio.to_thread(searching.acquire)
             checked = await client.request(CheckPatch(20, ["item-0", "none"], [None, None]))
             assert checked == Checked(20, ["none"])
             new = Prepare(21, [b'{"item_id": "new"}'], [[0.0, 1.0, 2.0]])
             assert isinstance(await client.request(new), Prepared)
-        assert not any(search.done() for search in searches)
-    finally:
-        go_on.set()
-    assert {type(reply) for reply in await asyncio.gather(*searches)} == {Document}
-    await client.close()
-    await server.drain(60.0)
+            assert not any(search.done() for search in searches)
+        finally:
+            go_on.set()
+        assert {type(reply) for reply in await asyncio.gather(*searches)} == {Document}
 
 
 @pytest.mark.anyio
@@ -80,13 +91,8 @@ async def test_a_reader_whose_change_hangs_answers_no_ping_until_it_goes_on(
         return stage(*arguments)
 
     monkeypatch.setattr(LiveItems, "stage", held_up)
-    items = LiveItems(catalog_artifact(tmp_path, [{"title": "Red tent"}], semantic_width=3), spare_items=2)
-    info = reader_info(items, 0.0)
-    server = Server(items, info)
-    await server.listen(str(socket_path))
-    client = await EngineClient.connect(Route(str(socket_path), info))
-    try:
-        async with asyncio.timeout(60):
+    async with reading(tmp_path, socket_path) as client:
+        try:
             change = asyncio.create_task(client.request(Apply(1, 1, [], {})))
             await asyncio.to_thread(begun.wait)
             assert isinstance(await client.request(Ping(2)), EngineInfo), "a change may take its time"
@@ -98,7 +104,5 @@ async def test_a_reader_whose_change_hangs_answers_no_ping_until_it_goes_on(
             assert await change == Applied(1, 1, [])
             assert isinstance(await ping, EngineInfo)
             assert isinstance(await client.request(Ping(5)), EngineInfo)
-    finally:
-        go_on.set()
-    await client.close()
-    await server.drain(60.0)
+        finally:
+            go_on.set()
