@@ -200,8 +200,10 @@ def fetch(
 def main() -> int:
     """Runs the command line; an expected error is one sentence on stderr and exit code 1, or 2 for wrong arguments."""
     # libgomp's threads spin for milliseconds at every barrier by default, and on a machine that is also busy with
-    # something else training then takes several times as long. Read when torch is first imported.
+    # something else training then takes several times as long. And an item table's gradient is memory that comes from
+    # the kernel anew at every step: in large pages, a small part of the faults. Both read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "sentence_transformers", "onnxscript", "onnx_ir"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

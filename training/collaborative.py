@@ -21,7 +21,7 @@ from models.network import TemporalEncoder
 from .batches import Batch, pad_histories
 from .config import Integrated, TrainingConfig
 from .interactions import Split
-from .losses import Rows, info_nce, item_loss, rows_of
+from .losses import Rows, draw_items, info_nce, item_loss, rows_among, rows_of
 from .metrics import ndcg_at
 from .ranking import Scores, full_ranks
 from .ridge import fit_ridge
@@ -156,37 +156,48 @@ class CollaborativeTask:
         return batch.windows if self.model.temporal is None else batch.targets
 
     def loss(self, batch: Batch) -> Tensor:
+        sample = self._drawn(batch)
+        rows = self._rows(batch, sample)
         loss_of = self._din_loss if self.model.temporal is None else self._temporal_loss
-        loss = loss_of(batch, self._rows()) / self.samples(batch)
+        loss = loss_of(batch, rows, sample) / self.samples(batch)
         if self.config.cka_weight:
-            loss = loss + self.config.cka_weight * self._alignment_loss(batch)
+            loss = loss + self.config.cka_weight * self._alignment_loss(batch, rows)
         return loss
 
-    def _rows(self) -> Rows:
-        """Item vectors: made once where the softmax needs them all, else those that are asked for."""
-        whole = self.model.temporal is not None and len(self.model.item) <= self.config.softmax_items
-        return rows_of(self.model.items()) if whole else self.model.items
+    def _drawn(self, batch: Batch) -> Tensor | None:
+        """Items that targets are compared with: int64 [S], for DIN [B, S]; None for all."""
+        item_count, device = len(self.model.item), batch.history.device
+        if self.model.temporal is None:
+            return torch.randint(item_count, (len(batch.history), _DIN_NEGATIVES), device=device)
+        return draw_items(item_count, self.config.softmax_items, self.config.sampled_items, device)
 
-    def _temporal_loss(self, batch: Batch, rows: Rows) -> Tensor:
+    def _rows(self, batch: Batch, sample: Tensor | None) -> Rows:
+        """Item vectors, made once: all where the softmax needs them, else those that the batch and its sample name."""
+        if sample is None:
+            return rows_of(self.model.items())
+        named = [batch.history, batch.target, batch.items, sample]
+        return rows_among(self.model.items, torch.cat([items.flatten() for items in named]).clamp(min=0))
+
+    def _temporal_loss(self, batch: Batch, rows: Rows, sample: Tensor | None) -> Tensor:
         assert self.model.temporal is not None
         real = batch.history >= 0
         states = self.model.temporal(history_input(rows(batch.history.clamp(min=0))), real)
-        limit, sampled = self.config.softmax_items, self.config.sampled_items
-        return item_loss(states[real], batch.target[real], rows, len(self.model.item), limit, sampled)
+        return item_loss(states[real], batch.target[real], rows, len(self.model.item), sample)
 
-    def _din_loss(self, batch: Batch, rows: Rows) -> Tensor:
+    def _din_loss(self, batch: Batch, rows: Rows, negatives: Tensor | None) -> Tensor:
         """The newest target of each window against items drawn evenly, as a softmax."""
         assert self.model.din is not None
+        assert negatives is not None
         real = batch.history >= 0
-        negatives = torch.randint(len(self.model.item), (len(real), _DIN_NEGATIVES), device=real.device)
         candidates = torch.cat([batch.target[:, -1:], negatives], dim=1)
         scores = self.model.din(rows(batch.history.clamp(min=0)), real, rows(candidates))
         scores[:, 1:] = scores[:, 1:].masked_fill(negatives == candidates[:, :1], -torch.inf)
         return F.cross_entropy(scores, scores.new_zeros(len(scores), dtype=torch.int64), reduction="sum")
 
-    def _alignment_loss(self, batch: Batch) -> Tensor:
+    def _alignment_loss(self, batch: Batch, rows: Rows) -> Tensor:
         items = batch.items[: self.config.sampled_items]
-        own, adapted = self.model.collaborative(items), self.model.adaptation(self.model.semantic[items])
+        own = rows(items) if self.model.gate is None else self.model.collaborative(items)
+        adapted = self.model.adaptation(self.model.semantic[items])
         return info_nce(own, adapted, self.config.cka_temperature, batch.piece, batch.pieces)
 
     def validate(self) -> float:

@@ -33,7 +33,7 @@ from .batches import Batch, pad_histories
 from .collaborative import VALIDATION_USERS, Collaborative, Embeddings, history_input
 from .config import TrainingConfig
 from .interactions import Holdout, Split
-from .losses import item_loss, rows_of
+from .losses import Rows, draw_items, item_loss, rows_among, rows_of
 from .metrics import ndcg_at, ranks_of_targets
 from .package import holdout_rows
 from .prefix_values import fit_prefix_output, user_state_count
@@ -84,23 +84,24 @@ class GeneratorModel(nn.Module):
         """Whether histories are read item by item, and not as codes alone."""
         return isinstance(self.generator, TemporalGenerator)
 
-    def item_input(self, items: Tensor) -> Tensor:
-        """What items int64 [...] add to a history, [..., D]: ID embedding, integrated embedding, code tokens."""
+    def item_input(self, items: Tensor, own: Rows | None = None) -> Tensor:
+        """What items int64 [...] add to a history, [..., D]: ID embedding (of `own`), integrated one, code tokens."""
         tokens = self.codes[items]
         levels = range(tokens.shape[-1])
         by_level = [F.embedding(tokens[..., level], self.token_input[level]) for level in levels]
-        mine = history_input(self.item[items]) + self.project(self.integrated[items])
+        own = own or rows_of(self.item)
+        mine = history_input(own(items)) + self.project(self.integrated[items])
         return mine + torch.stack(by_level).sum(dim=0)
 
-    def predict(self, batch: Batch) -> tuple[Context, Tensor]:
-        """(contexts of P positions, their target items int64 [P]).
+    def predict(self, batch: Batch, own: Rows) -> tuple[Context, Tensor]:
+        """(contexts of P positions, their target items int64 [P]), from ID embeddings `own`.
 
         The temporal generator learns from every position of a window; the encoder–decoder reads one random prefix of
         each, as every position would cost it an encoder pass of its own.
         """
         if isinstance(self.generator, TemporalGenerator):
             real = batch.history >= 0
-            states = self.generator.states(self.item_input(batch.history.clamp(min=0)), real)
+            states = self.generator.states(self.item_input(batch.history.clamp(min=0), own), real)
             return Context(states[real]), batch.target[real]
         history, target = _random_prefixes(batch)
         return self.generator.encode(history, {"item_code": self.codes}), target
@@ -202,20 +203,39 @@ class GeneratorTask:
         return batch.targets if self.model.temporal else batch.windows
 
     def loss(self, batch: Batch) -> Tensor:
-        context, target = self.model.predict(batch)
+        sample = self._drawn(batch)
+        rows = self._rows(batch, sample)
+        context, target = self.model.predict(batch, rows)
         likely = self._likely(context.user_state)
         if likely is not None and self.model.frozen and self.config.ranking_weight == 1:
             target = self._teacher(target.device).drawn(likely)
         logits, summary = self.model.generator.teacher_forced(context, self.model.codes[target])
         loss = self._code_loss(logits, likely, target)
-        limit, sampled = self.config.softmax_items, self.config.sampled_items
-        if self.config.item_weight and not self.model.frozen:
-            rows, item_count = rows_of(self.model.item), len(self.model.item)
-            head = item_loss(context.user_state, target, rows, item_count, limit, sampled)
+        if self._head_learns:
+            head = item_loss(context.user_state, target, rows, len(self.model.item), sample)
             loss = loss + self.config.item_weight * head
         if self.config.ikd_weight:
             loss = loss + self.config.ikd_weight * self._distillation(summary, target)
         return loss / self.samples(batch)
+
+    @property
+    def _head_learns(self) -> bool:
+        return self.config.item_weight > 0 and not self.model.frozen
+
+    def _drawn(self, batch: Batch) -> Tensor | None:
+        """Items that the item head compares targets with, int64 [S]; None for all, and where it does not learn."""
+        if not self._head_learns:
+            return None
+        limit, sampled = self.config.softmax_items, self.config.sampled_items
+        return draw_items(len(self.model.item), limit, sampled, batch.history.device)
+
+    def _rows(self, batch: Batch, sample: Tensor | None) -> Rows:
+        """ID embeddings: those that the batch and its sample name, looked up once, or of any items."""
+        rows = rows_of(self.model.item)
+        if sample is None:
+            return rows
+        named = [batch.target, sample, *([batch.history] if self.model.temporal else [])]
+        return rows_among(rows, torch.cat([items.flatten() for items in named]).clamp(min=0))
 
     def siblings(self, device: torch.device) -> Siblings:
         """Of the codes, on a device."""
@@ -263,10 +283,10 @@ class GeneratorTask:
     def _distillation(self, summary: Tensor, target: Tensor) -> Tensor:
         """InfoNCE of the summary token against the target's embedding, once per modality, summed."""
         sampled = self.config.sampled_items
-        losses = [
-            item_loss(mine / self.config.ikd_temperature, target, rows_of(items), len(items), sampled, sampled)
-            for mine, items in self.model.distilled(summary).values()
-        ]
+        losses = []
+        for mine, items in self.model.distilled(summary).values():
+            sample = draw_items(len(items), sampled, sampled, items.device)
+            losses.append(item_loss(mine / self.config.ikd_temperature, target, rows_of(items), len(items), sample))
         return torch.stack(losses).sum()
 
     def validate(self) -> float:

@@ -16,21 +16,32 @@ def rows_of(table: Tensor) -> Rows:
     return lambda items: table if items is None else F.embedding(items, table)
 
 
-def item_loss(states: Tensor, targets: Tensor, rows: Rows, item_count: int, full_up_to: int, sampled: int) -> Tensor:
+def rows_among(rows: Rows, items: Tensor) -> Rows:
+    """The same of `items` int64 [...], looked up and made once: every lookup in a table that learns has a gradient of
+    the size of the whole table."""
+    known = items.unique()
+    vectors = rows(known)
+    return lambda some: rows(None) if some is None else F.embedding(torch.searchsorted(known, some), vectors)
+
+
+def draw_items(item_count: int, full_up_to: int, sampled: int, device: torch.device) -> Tensor | None:
+    """What `item_loss` compares with: all of up to `full_up_to` items (None), of more int64 [S] drawn evenly."""
+    return None if item_count <= full_up_to else torch.randint(item_count, (sampled,), device=device)
+
+
+def item_loss(states: Tensor, targets: Tensor, rows: Rows, item_count: int, sample: Tensor | None) -> Tensor:
     """Next-item cross-entropy, summed: states [P, D], targets int64 [P], vectors of N items → scalar.
 
-    Over the whole catalog up to `full_up_to` items. Above, over the target and `sampled` items drawn evenly, their
-    scores raised by log(N / S) so that the sampled partition estimates the full one (Jean et al. 2015,
-    arXiv 1412.2007).
+    Over the whole catalog, or over the target and a `sample` of items as `draw_items` gives it, their scores raised by
+    log(N / S) so that the sampled partition estimates the full one (Jean et al. 2015, arXiv 1412.2007).
     """
-    if item_count <= full_up_to:
+    if sample is None:
         if torch.is_autocast_enabled(states.device.type):  # which torch's chunks do not know
             return F.cross_entropy(states @ rows(None).T, targets, reduction="sum")
         # In chunks of positions: scores of all of them at once would cost more to write and read than to compute.
         chunks = nn.LinearCrossEntropyOptions()
         return F.linear_cross_entropy(states, rows(None), targets, reduction="sum", options=chunks)
-    sample = torch.randint(item_count, (sampled,), device=states.device)
-    negatives = states @ rows(sample).T + math.log(item_count / sampled)
+    negatives = states @ rows(sample).T + math.log(item_count / len(sample))
     negatives = negatives.masked_fill(sample[None] == targets[:, None], float("-inf"))
     positives = (states * rows(targets)).sum(dim=-1, keepdim=True)
     logits = torch.cat([positives, negatives], dim=1)

@@ -22,20 +22,24 @@ from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 from service.engine.search import GraphSearch, Shape
 
+SPIN, LARGE_PAGES = {"GOMP_SPINCOUNT": "5000"}, {"THP_MEM_ALLOC_ENABLE": "1"}
 
-@pytest.mark.parametrize("module", ["deploy.bench.cells", "deploy.bench_training"])
-def test_torch_is_told_not_to_spin_before_it_is_loaded(module: str) -> None:
+
+@pytest.mark.parametrize(
+    ("module", "told"), [("deploy.bench.cells", SPIN), ("deploy.bench_training", SPIN | LARGE_PAGES)]
+)
+def test_torch_is_told_how_to_run_before_it_is_loaded(module: str, told: dict[str, str]) -> None:
     code = f"""
 import os, sys
 sys.modules["torch"] = None  # so that its import is where it ends
 try:
     import {module}
 except ImportError:
-    print(os.environ["GOMP_SPINCOUNT"])
+    print({{name: os.environ.get(name) for name in {list(told)}}})
 """
-    own = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    own = {name: value for name, value in os.environ.items() if name not in told}
     ended = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, check=True)
-    assert ended.stdout == "5000\n"
+    assert ended.stdout == f"{told}\n"
 
 
 def test_the_median_of_the_ratios_is_not_the_ratio_of_the_medians() -> None:

@@ -43,6 +43,8 @@ MISUSES = [
     (bench_publish.bench_publish, ["--items", "0"]),
     (synthetic.synthetic, ["new", "--width", "7"]),
     (synthetic.synthetic, ["."]),
+    (bench_training.main, []),
+    (bench_training.main, [".", "--items", "9"]),
 ]
 Command = Callable[..., Any]
 

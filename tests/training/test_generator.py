@@ -1,10 +1,13 @@
 """The generator as stage II trains it, with random embeddings and codes."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 
 from tests.tiny import random_codes
 from training.batches import Windows, epoch, pad_histories
@@ -12,6 +15,7 @@ from training.collaborative import Embeddings
 from training.config import load_config
 from training.generator import GeneratorModel, GeneratorTask
 from training.interactions import leave_one_out, read_dataset
+from training.losses import Rows
 
 from .ring import ITEMS, ring_settings
 
@@ -43,6 +47,30 @@ def test_a_piece_without_windows_has_no_loss(ring: Path, kind: str, ranking_weig
     assert all(not part.grad.any() for part in asked.model.parameters() if part.grad is not None)
 
 
+class Lookups(TorchFunctionMode):
+    """Counts those in one table."""
+
+    def __init__(self, table: torch.Tensor) -> None:
+        super().__init__()
+        self.table, self.count = table, 0
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        table = args[1] if function is F.embedding else args[0] if function is torch.Tensor.__getitem__ else None
+        self.count += table is self.table
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
+def test_with_sampled_negatives_a_step_looks_items_up_once(ring: Path, kind: str) -> None:
+    asked = task(ring, f"model.generator={kind}", "softmax_items=2", "sampled_items=3")
+    batch = next(epoch(Windows.cut(asked.split.train, 12), 16, seed=0, number=0))
+    with Lookups(asked.model.item) as lookups:
+        asked.loss(batch).backward()
+    assert lookups.count == 1
+    assert asked.model.item.grad is not None
+    assert asked.model.item.grad.any()
+
+
 @pytest.mark.parametrize("kind", ["temporal", "encoder_decoder"])
 def test_user_states_are_those_that_a_table_of_all_items_gives(ring: Path, kind: str) -> None:
     model = task(ring, f"model.generator={kind}").model.eval()
@@ -57,9 +85,9 @@ def test_user_states_look_at_no_item_but_those_of_the_histories(ring: Path) -> N
     model, asked = task(ring).model.eval(), []
     rows = model.item_input
 
-    def counting(items: torch.Tensor) -> torch.Tensor:
+    def counting(items: torch.Tensor, own: Rows | None = None) -> torch.Tensor:
         asked.append(items.tolist())
-        return rows(items)
+        return rows(items, own)
 
     model.item_input = counting  # type: ignore[method-assign]
     model.user_states([np.array([3, 19, 3], dtype=np.int32), np.array([19, 5], dtype=np.int32)])
