@@ -164,6 +164,17 @@ class Attributes:
             held |= posting[rows] == items
         return held
 
+    def unheld(self, name: str, values: Sequence[Scalar]) -> list[Scalar]:
+        """Those of `values`, which must be of the field's kind, that no item has."""
+        entry = self.by_name[name]
+        if entry.kind == "keyword":
+            held = (self._rows(entry, values) >= 0).tolist()
+        elif entry.kind == "number":
+            held = [equal.size > 0 for equal in self._equal(entry, values)]
+        else:
+            held = [bool((self.booleans[entry.row] == int(value)).any()) for value in values]
+        return [value for value, has in zip(values, held, strict=True) if not has]
+
     def within(
         self, name: str, gte: float | None, lte: float | None, items: NDArray[np.int32] | slice
     ) -> NDArray[np.bool_]:
@@ -174,9 +185,13 @@ class Attributes:
 
     def _found(self, entry: Field, values: Sequence[Scalar]) -> Iterator[NDArray[np.int32]]:
         """The items of every value that some item has; none of the arrays is empty."""
-        rows = self.keys.indices([f"{entry.row}\0{value}" for value in values])
+        rows = self._rows(entry, values)
         for row in rows[rows >= 0].tolist():
             yield self.posting_item[self.posting_bounds[row] : self.posting_bounds[row + 1]]
+
+    def _rows(self, entry: Field, values: Sequence[Scalar]) -> NDArray[np.int32]:
+        """Of each value in `keys`, -1: no item has it."""
+        return self.keys.indices([f"{entry.row}\0{value}" for value in values])
 
     def _equal(self, entry: Field, values: Sequence[Scalar]) -> Iterator[NDArray[np.int32]]:
         column, order = self.numbers[entry.row], self.number_order[entry.row][: entry.items]

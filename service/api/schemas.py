@@ -139,7 +139,9 @@ class RecommendRequest(Small):
     )
     exclude_seen: bool = Field(True, description="Whether the items of the history must not come back.")
     filter: Annotated[dict[str, FieldFilter], BeforeValidator(_few_attributes)] = Field(
-        {}, description="Attribute → what it must be like; only items for which all of it holds come back."
+        {},
+        description="Attribute → what it must be like; only items for which all of it holds come back. A warning names"
+        " values of any_of that no item has.",
     )
     include_items: list[str] | None = Field(None, fail_fast=True, description="Only these item ids may come back.")
     diversity: float = Field(

@@ -4,6 +4,7 @@ An item that lacks an attribute satisfies no `any_of`, `gte` or `lte` on it, and
 several values, `any_of` wants one of them among its own, and `none_of` none.
 """
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from .items import LiveItems
 
 _NAMED_FIELDS: Final = 50
+_NAMED_VALUES: Final = 3
+_SHOWN_CHARACTERS: Final = 40
 _KIND_NAMES: Final[Mapping[FieldKind, str]] = {
     "keyword": "a string",
     "number": "a finite number",
@@ -53,6 +56,8 @@ class Matcher:
         self._comparisons = tuple(comparisons)
         self._included: NDArray[np.int32] | None = None
         self._unknown: list[str] = []  # they may be added later
+        untrained = ((one, _untrained(items.attributes, one)) for one in comparisons if not one.negated)
+        self._strange = [(comparison, values) for comparison, values in untrained if values]  # a change may bring them
         if include_items is not None:
             wanted = list(dict.fromkeys(include_items))
             found = items.indices(wanted)
@@ -70,6 +75,16 @@ class Matcher:
             hits = self._hits(comparison, overlay, items)
             matches &= ~hits if comparison.negated else hits
         return matches
+
+    def warnings(self) -> list[str]:
+        """A sentence for each attribute of which no item, available or not, has some of the values in `any_of`.
+
+        Of values that trained items had and changes have taken away it says nothing: what is looked up at each change
+        are the few values that the artifact lacks.
+        """
+        overlay = self._items.overlay
+        left = ((one.field, overlay.unheld(one.field, one.kind, values)) for one, values in self._strange)
+        return [_nobody_has(field, values) for field, values in left if values]
 
     def _all_included(self, overlay: Overlay) -> NDArray[np.bool_]:
         if self._included is None:
@@ -210,6 +225,28 @@ def _mark_trained(attributes: Attributes, comparison: Comparison, hits: NDArray[
         hits[:] = attributes.within(comparison.field, comparison.gte, comparison.lte, slice(None))
     else:
         attributes.mark(comparison.field, comparison.values, hits)
+
+
+def _untrained(attributes: Attributes, comparison: Comparison) -> list[Scalar]:
+    """Values, each once, that no trained item has, as the artifact has them."""
+    values = list(dict.fromkeys(comparison.values or ()))
+    if attributes.fields.get(comparison.field) != comparison.kind:
+        return values
+    return attributes.unheld(comparison.field, values)
+
+
+def _nobody_has(field: str, values: Sequence[Scalar]) -> str:
+    named = [_shown(value) for value in values[:_NAMED_VALUES]]
+    if more := len(values) - len(named):
+        named.append(f"{more} more")
+    *others, last = named
+    return f"filter: no item has {', '.join(others)}{' or ' if others else ''}{last} in {field!r}"
+
+
+def _shown(value: Scalar) -> str:
+    if isinstance(value, str):
+        return repr(value if len(value) <= _SHOWN_CHARACTERS else f"{value[:_SHOWN_CHARACTERS]}…")
+    return json.dumps(value)
 
 
 def _trained_hits(attributes: Attributes, comparison: Comparison, items: NDArray[np.int32]) -> NDArray[np.bool_]:

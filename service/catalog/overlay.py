@@ -102,6 +102,14 @@ class Overlay:
             return np.array([self.codes[v] for v in values if isinstance(v, str) and v in self.codes], dtype=np.int32)
         return np.array(values, dtype=np.float64 if kind == "number" else np.int8)
 
+    def unheld(self, name: str, kind: FieldKind, values: Sequence[Scalar]) -> list[Scalar]:
+        """Those of `values` that no item of the overlay has."""
+        column = self.columns.get((name, kind))
+        if column is None:
+            return list(values)
+        held = set(np.unique(column.value[np.isin(column.value, self.encoded(kind, values))]).tolist())
+        return [v for v in values if (self.codes.get(v) if isinstance(v, str) else v) not in held]
+
     def knows(self, items: NDArray[np.int32]) -> NDArray[np.bool_]:
         """Whether each item's attributes come from here; bool [len(items)]."""
         if not len(self.items):

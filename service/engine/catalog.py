@@ -56,6 +56,7 @@ class Prepared:
 
     legal       how many items may come back
     generation  of the catalog; in another one all of this may be wrong
+    warnings    sentences for the client about the filter
     row, shape  for the search; a request may also turn `popular` in the queue, when all of its history is removed
     """
 
@@ -63,6 +64,7 @@ class Prepared:
     legal: int
     generation: int
     revision: int
+    warnings: Sequence[str]
     row: SearchRow
     shape: Shape
 
@@ -180,7 +182,7 @@ class Catalog:
         row = SearchRow(request.history, dead, slot)
         bucket = bucket_for(len(row.history), self._manifest.history_buckets)
         shape = Shape(request.width, bucket, dead_class(row), alone=query.alone)
-        return Prepared(request, legal, state.generation, state.revision, row, shape)
+        return Prepared(request, legal, state.generation, state.revision, state.warnings.get(slot, ()), row, shape)
 
     def _read(self, query: Query, state: State) -> Request:
         width = self._width(query)
@@ -261,6 +263,7 @@ class Catalog:
             warnings=[
                 *_strangers("exclude", request.strangers),
                 *_strangers("include_items", self._unknown_included(query)),
+                *prepared.warnings,
                 *selection.warnings,
             ],
         )

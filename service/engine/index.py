@@ -35,6 +35,7 @@ class State:
     totals      int64 [F]: legal items of each slot
     ranked      bool [F, P]: is the item at that place of the order of popularity legal; P is N + spare in whole blocks
     blocks      int32 [F, P / RANKED_BLOCK]: legal items of each block of `ranked`
+    warnings    slot → sentences for clients about its filter
     """
 
     generation: int
@@ -45,6 +46,7 @@ class State:
     totals: NDArray[np.int64]
     ranked: NDArray[np.bool_]
     blocks: NDArray[np.int32]
+    warnings: dict[int, list[str]]
 
     def slot_counts(self, slot: int) -> list[NDArray[np.int32]]:
         """The counts of one slot, as `CodeTrie.dead_states` takes them."""
@@ -112,7 +114,7 @@ class LiveIndex:
         ranked = np.zeros((self.slot_count, block_count * RANKED_BLOCK), dtype=np.bool_)
         blocks = np.zeros((self.slot_count, block_count), dtype=np.int32)
         totals = np.zeros(self.slot_count, dtype=np.int64)
-        self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked, blocks)
+        self.state = State(0, 0, trie, artifact.prefix_output, counts, totals, ranked, blocks, {})
         self.fill(_AVAILABLE, np.ones(trie.item_count, dtype=np.bool_))
 
     @property

@@ -63,6 +63,7 @@ class LiveSearch:
         else:
             items = self._known(include_items)
             self.index.fill_few(slot, items[self._legal(matcher, items)])
+        self.index.state.warnings[slot] = matcher.warnings()
         self._matchers[slot] = matcher
         self._graph.send_slots(self.index.state.counts, [slot])
         metrics.FILTER_COMPILE.observe(time.perf_counter() - started)
@@ -86,6 +87,8 @@ class LiveSearch:
             use = self._graph.bind(self.index.grown_inputs(state))
         self._items.commit(staged)  # as late as can be: items and trie are not to differ for long, nor after a failure
         patches = self._patches(state, staged.changed)
+        warnings = {slot: matcher.warnings() for slot, matcher in self._matchers.items()}
+        state = replace(state, warnings=warnings)
 
         def show() -> None:
             use()

@@ -131,6 +131,8 @@ def test_every_value_is_found_where_it_is_and_nowhere_else(rows: list[dict[str, 
         assert marked(attributes, name, wanted) == expected
         every = np.arange(len(rows), dtype=np.int32)[::-1]
         assert every[attributes.holds(name, wanted, every)].tolist() == expected[::-1]
+        held = {value for values in having for value in values or ()}
+        assert attributes.unheld(name, wanted) == [value for value in wanted if value not in held]
 
 
 def test_what_is_written_is_read_back_and_mapped(tmp_path: Path) -> None:

@@ -114,6 +114,14 @@ class Plain:
             return False
         return condition.lte is None or any(value <= condition.lte for value in values)
 
+    def unheld(self, condition: Condition) -> set[Any]:
+        """Values asked for that no item has, nor had as the artifact has it."""
+        name = condition.field
+        trained = [row[name] for row in self.base.values() if name in row and name in self.base_kinds]
+        held = [value for item_id in self.ids for value in self.values(item_id, name)]
+        held += [one for value in trained for one in (value if isinstance(value, list) else [value])]
+        return {value for value in condition.any_of or () if value not in held}
+
     def _base_fields(self) -> tuple[dict[str, str], set[str]]:
         seen: dict[str, set[str | None]] = {}
         for row in self.base.values():
@@ -168,6 +176,7 @@ def test_a_filter_means_what_it_says(
     expected = [i in allowed and all(plain.satisfies(i, condition) for condition in wanted) for i in plain.ids]
     matcher = items.matcher(wanted, included)
     assert matcher(None).tolist() == expected
+    assert len(matcher.warnings()) == sum(1 for condition in wanted if plain.unheld(condition))
     some = data.draw(st.lists(st.integers(0, items.count - 1), max_size=6))
     assert matcher(np.array(some, dtype=np.int32)).tolist() == [expected[item] for item in some]
     assert early(None).tolist() == [item_id in allowed for item_id in plain.ids]
@@ -245,6 +254,32 @@ def test_included_items_that_are_unknown_are_left_out() -> None:
     matcher = live_items(ITEMS).matcher([], ["item-2", "nothing", "item-2", "item-0"])
     assert matcher(None).tolist() == [True, False, True]
     assert not live_items(ITEMS).matcher([], [])(None).any()
+
+
+@pytest.mark.parametrize(
+    ("condition", "warnings"),
+    [
+        (Condition("color", any_of=["red", "Blue", "Blue"]), ["filter: no item has 'Blue' in 'color'"]),
+        (Condition("color", any_of=["Red", "Blue"]), ["filter: no item has 'Red' or 'Blue' in 'color'"]),
+        (Condition("color", any_of=[*"abcde", "red"]), ["filter: no item has 'a', 'b', 'c' or 2 more in 'color'"]),
+        (Condition("color", any_of=["x" * 41]), [f"filter: no item has '{'x' * 40}…' in 'color'"]),
+        (Condition("price", any_of=[3.0, 4.0]), ["filter: no item has 4.0 in 'price'"]),
+        (Condition("new", any_of=[True, False]), ["filter: no item has false in 'new'"]),
+        (Condition("color", any_of=["red", "blue"], none_of=["Red"]), []),
+        (Condition("price", gte=9.0), []),
+    ],
+)
+def test_values_that_no_item_has_are_a_warning(condition: Condition, warnings: list[str]) -> None:
+    assert live_items(ITEMS).matcher([condition]).warnings() == warnings
+
+
+@pytest.mark.parametrize(("name", "value"), [("color", "Red"), ("price", 4.0), ("new", False)])
+def test_a_value_is_unknown_until_an_item_gets_it_and_again_when_it_is_gone(name: str, value: Any) -> None:
+    items = live_items(ITEMS)
+    matcher = items.matcher([Condition(name, any_of=[value])])
+    for attributes, warned in (({}, 1), ({name: value}, 0), ({name: ITEMS[0][name]}, 1)):
+        items.commit(items.stage([ItemRecord("item-1", 1, available=False, attributes=attributes)], {}))
+        assert len(matcher.warnings()) == warned
 
 
 SAME = [

@@ -323,6 +323,34 @@ def test_a_filter_that_was_compiled_before_sees_what_comes_later(world: World) -
     assert world.ask(["item-1"], filter=red).item_ids == ["item-5"]
 
 
+def test_an_answer_warns_of_what_no_item_had_at_its_revision(world: World) -> None:
+    rare = [Condition("category", any_of=["odd", "rare"])]
+    warning = "filter: no item has 'rare' in 'category'"
+    assert [world.ask(history, filter=rare).warnings for history in (["item-1"], [])] == [[warning]] * 2
+    meanwhile: list[Answer] = []
+
+    def between(show: Callable[[], None]) -> None:
+        meanwhile.append(world.ask(["item-1"], filter=rare))
+        show()
+
+    world.search.apply(1, [ItemRecord("item-4", 1, attributes={"category": "rare"})], {}, between)
+    assert [(answer.warnings, answer.catalog_revision) for answer in meanwhile] == [([warning], 0)]
+    assert [world.ask(history, filter=rare).warnings for history in (["item-1"], [])] == [[]] * 2
+    world.apply(ItemRecord("item-4", 2))
+    assert world.ask(["item-1"], filter=rare).warnings == [warning]
+
+
+def test_a_slot_that_gets_another_filter_warns_of_that_one_alone(world: World) -> None:
+    query = Query(1, ["item-1"], 4, math.inf)
+    warnings = []
+    for value in ("rare", "odd", "none"):
+        world.search.compile(1, [Condition("category", any_of=[value])], None)
+        warnings.append(ask(world, query, 1).warnings)
+    assert warnings == [
+        [f"filter: no item has '{value}' in 'category'"] * (value != "odd") for value in ("rare", "odd", "none")
+    ]
+
+
 def test_an_unknown_attribute_is_refused_naming_the_known_ones(world: World) -> None:
     with pytest.raises(BadFilter, match="category") as caught:
         world.search.compile(1, [Condition("size", any_of=["big"])], None)
