@@ -181,9 +181,9 @@ def models(as_json: AsJson = False) -> None:
 
 @app.command()
 def replicas(as_json: AsJson = False) -> None:
-    """List the replicas that run, and what each of them serves."""
+    """List the replicas that run, what each of them answers with now, and how far it is with the active version."""
     with _store() as store:
-        typer.echo((listing.replicas_json if as_json else listing.replicas)(store.replicas()))
+        typer.echo((listing.replicas_json if as_json else listing.replicas)(store.replicas(), store.deployment()))
 
 
 @app.command()

@@ -46,15 +46,17 @@ def versions_json(infos: list[VersionInfo], deployment: Deployment | None) -> st
     return json.dumps(listed, default=str, indent=2)
 
 
-def replicas(reports: list[ReplicaReport]) -> str:
+def replicas(reports: list[ReplicaReport], deployment: Deployment | None) -> str:
     if not reports:
         return "no replica is running"
-    header = ("REPLICA", "ADDRESS", "SERVES", "READY FOR", "CHANGE", "CATALOG", "STATE")
-    return _table(header, [_replica(report) for report in reports])
+    header = ("REPLICA", "ADDRESS", "SERVES", "ROLE", "READY FOR", "CHANGE", "CATALOG", "STATE")
+    return _table(header, [_replica(report, deployment) for report in reports])
 
 
-def replicas_json(reports: list[ReplicaReport]) -> str:
-    return json.dumps(msgspec.to_builtins(reports), indent=2)
+def replicas_json(reports: list[ReplicaReport], deployment: Deployment | None) -> str:
+    roles = [deployment.roles_of(report.serving) if deployment else [] for report in reports]
+    rows = [msgspec.to_builtins(report) | {"roles": has} for report, has in zip(reports, roles, strict=True)]
+    return json.dumps(rows, indent=2)
 
 
 def events(found: list[Event]) -> str:
@@ -86,10 +88,21 @@ def _roles(version: str, deployment: Deployment) -> list[str]:
     return [role for role, has in roles.items() if has]
 
 
-def _replica(report: ReplicaReport) -> Row:
-    state = "draining" if report.draining else report.states.get(report.serving or "", "waiting")
+def _replica(report: ReplicaReport, deployment: Deployment | None) -> Row:
     serves, ready_for = report.serving or "-", " ".join(report.ready_for) or "-"
-    return report.replica, report.address, serves, ready_for, str(report.epoch), str(report.catalog_revision), state
+    role = ", ".join(_roles(report.serving, deployment) if deployment and report.serving else ()) or "-"
+    state = _state(report, deployment.version if deployment else None)
+    change, catalog = str(report.epoch), str(report.catalog_revision)
+    return report.replica, report.address, serves, role, ready_for, change, catalog, state
+
+
+def _state(report: ReplicaReport, active: str | None) -> str:
+    """Of what it answers with, or of the active version that it does not answer with yet."""
+    if report.draining:
+        return "draining"
+    if active is None or report.serving == active:
+        return report.states.get(report.serving or "", "waiting")
+    return f"{active}: {report.states.get(active, 'unknown')}"
 
 
 def _event(event: Event) -> Row:

@@ -1,12 +1,25 @@
 """What Redis holds about models, joined with what replicas do with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+
+import msgspec
 
 from service.frames import EngineInfo
 from service.store import Canary, Deployment, ReplicaReport, VersionInfo
 
 from .control import ModelState, Status
-from .model_schemas import CanaryShare, Deployed, Event, Model, ModelDetail, Models, Replica, ReplicaState, Step
+from .model_schemas import (
+    CanaryShare,
+    Deployed,
+    Event,
+    Model,
+    ModelDetail,
+    Models,
+    Replica,
+    Replicas,
+    ReplicaState,
+    Step,
+)
 from .readiness import engine_health, redis_health
 
 
@@ -36,7 +49,7 @@ def describe_model(
     version = model.model_version
     return ModelDetail(
         **dict(model),
-        roles=list(_roles(version, deployment)) if deployment else [],
+        roles=deployment.roles_of(version) if deployment else [],
         since=state.since if state else None,
         retry_at=state.retry_at if state else None,
         transitions=[
@@ -76,8 +89,14 @@ def describe_event(deployment: Deployment, from_version: str | None) -> Event:
     )
 
 
-def describe_replica(report: ReplicaReport) -> Replica:
-    return Replica.model_validate(report, from_attributes=True)
+def list_replicas(deployment: Deployment | None, reports: Sequence[ReplicaReport]) -> Replicas:
+    return Replicas(
+        active_version=deployment.version if deployment else None,
+        replicas=[
+            Replica(**msgspec.structs.asdict(report), roles=deployment.roles_of(report.serving) if deployment else [])
+            for report in reports
+        ],
+    )
 
 
 def _model(info: VersionInfo, state: ModelState | None) -> Model:
@@ -98,19 +117,6 @@ def _model(info: VersionInfo, state: ModelState | None) -> Model:
 def _unpublished(state: ModelState) -> Model:
     """Loaded here, though Redis does not list it (now)."""
     return Model(model_version=state.version, state=state.state, reason=state.reason)
-
-
-def _roles(version: str, deployment: Deployment) -> Iterator[str]:
-    if version == deployment.version:
-        yield "active"
-    if version in deployment.previous:
-        yield "previous"
-    if version in deployment.pinned:
-        yield "pinned"
-    if deployment.canary and version == deployment.canary.version:
-        yield "canary"
-    if version == deployment.shadow:
-        yield "shadow"
 
 
 def _replica_state(report: ReplicaReport, version: str) -> ReplicaState:

@@ -143,7 +143,10 @@ class Replica(BaseModel):
     replica: str
     address: str
     at: float = Field(description="Unix time of the report, seconds.")
-    serving: str | None
+    serving: str | None = Field(description="The version it answers with now; null: none, or two for a moment.")
+    roles: list[str] = Field(
+        description="Of the version it answers with: any of active, previous, pinned, canary and shadow."
+    )
     ready_for: list[str] = Field(description="Versions with a warm engine.")
     epoch: int = Field(description="Of the deployment that it follows.")
     catalog_revision: int = Field(description="That all its engines but a shadow's have applied.")
@@ -152,6 +155,7 @@ class Replica(BaseModel):
 
 
 class Replicas(BaseModel):
+    active_version: str | None = Field(description="What each of them is to answer with.")
     replicas: list[Replica]
 
 
@@ -190,10 +194,10 @@ _EVENT = {
 EVENTS_EXAMPLE: Final[dict[str, Any]] = {"events": [_EVENT]}
 _REPLICA = {
     "replica": "host-7f3a", "address": "http://127.0.0.1:8000", "at": 1790000001.2, "serving": "beauty-2",
-    "ready_for": ["beauty-2", "beauty-3"], "epoch": 5, "catalog_revision": 7,
+    "roles": ["active"], "ready_for": ["beauty-2", "beauty-3"], "epoch": 5, "catalog_revision": 7,
     "states": {"beauty-2": "active", "beauty-3": "ready"}, "draining": False,
 }  # fmt: skip
-REPLICAS_EXAMPLE: Final[dict[str, Any]] = {"replicas": [_REPLICA]}
+REPLICAS_EXAMPLE: Final[dict[str, Any]] = {"active_version": "beauty-2", "replicas": [_REPLICA]}
 _MODEL = {
     "model_version": "beauty-2", "state": "active", "reason": None, "created_at": "2026-01-02T03:04:05+00:00",
     "published_at": "2026-01-02T03:09:00+00:00", "bytes": 31457280, "item_count": 12101,

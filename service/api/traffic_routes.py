@@ -12,7 +12,7 @@ from .access import token_check
 from .body import only_known_parameters, parse, read_body
 from .engine_client import Router
 from .library import Library
-from .model_answers import deployed, describe_event, describe_replica
+from .model_answers import deployed, describe_event, list_replicas
 from .model_schemas import (
     DEPLOYED_EXAMPLE,
     EVENTS_EXAMPLE,
@@ -43,9 +43,8 @@ def create_traffic_routes(settings: Settings, router: Router, library: Library) 
         return deployed(deployment)
 
     async def replicas() -> Replicas:
-        """Replicas that reported within the last seconds."""
-        reports = await library.ask(lambda store: store.replicas())
-        return Replicas(replicas=[describe_replica(report) for report in reports])
+        """Replicas that reported within the last seconds, and what each of them answers with."""
+        return list_replicas(*await library.ask(lambda store: (store.deployment(), store.replicas())))
 
     async def events(limit: EventLimit = 100) -> Events:
         """What was changed about models and traffic, newest first."""

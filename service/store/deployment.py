@@ -61,6 +61,17 @@ class Deployment:
         named = {self.version, self.shadow, self.canary.version if self.canary else None, *self.pinned}
         return frozenset(name for name in named if name is not None)
 
+    def roles_of(self, version: str | None) -> list[str]:
+        """Any of active, previous, pinned, canary and shadow."""
+        has = {
+            "active": version == self.version,
+            "previous": version in self.previous,
+            "pinned": version in self.pinned,
+            "canary": self.canary is not None and version == self.canary.version,
+            "shadow": version == self.shadow,
+        }
+        return [role for role, holds in has.items() if holds and version is not None]
+
 
 @dataclass(frozen=True)
 class Event:

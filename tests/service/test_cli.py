@@ -120,10 +120,44 @@ def test_waiting_ends_when_the_replicas_follow(three: Store) -> None:
     late = run(three, "rollback", "--wait", "--timeout-s", "0.2")
     assert (late.exit_code, late.stdout) == (1, "active: v1 (change 3)\n")
     assert late.stderr == "error: 1 of 1 replicas do not serve version v1 yet: r-1 at http://a:1: unknown, v2 answers\n"
-    head, row = run(three, "replicas").stdout.splitlines()
-    assert head.split() == ["REPLICA", "ADDRESS", "SERVES", "READY", "FOR", "CHANGE", "CATALOG", "STATE"]
-    assert row.split() == ["r-1", "http://a:1", "v2", "v2", "v1", "9", "3", "waiting"]
-    assert json.loads(run(three, "replicas", "--json").stdout)[0]["serving"] == "v2"
+
+
+def test_replicas_show_what_they_answer_with_and_how_far_they_are(three: Store) -> None:
+    three.activate("v2")
+    three.set_traffic(Canary("v3", 5.0), None)
+    for replica, serving, states in (
+        ("a", "v1", {"v1": "active", "v2": "loading"}),
+        ("b", "v2", {"v2": "active"}),
+        ("c", "v3", {}),
+        ("d", None, {}),
+    ):
+        three.report(ReplicaReport(replica, f"http://{replica}", 9, serving, ("v2", "v1"), 3, states))
+    head, *rows = [line.split() for line in run(three, "replicas").stdout.splitlines()]
+    assert head == ["REPLICA", "ADDRESS", "SERVES", "ROLE", "READY", "FOR", "CHANGE", "CATALOG", "STATE"]
+    assert rows == [
+        ["a", "http://a", "v1", "served", "before", "v2", "v1", "9", "3", "v2:", "loading"],
+        ["b", "http://b", "v2", "active", "v2", "v1", "9", "3", "active"],
+        ["c", "http://c", "v3", "canary", "5", "%", "v2", "v1", "9", "3", "v2:", "unknown"],
+        ["d", "http://d", "-", "-", "v2", "v1", "9", "3", "v2:", "unknown"],
+    ]
+    listed = json.loads(run(three, "replicas", "--json").stdout)
+    assert [(row["serving"], row["roles"]) for row in listed] == [
+        ("v1", ["previous"]), ("v2", ["active"]), ("v3", ["canary"]), (None, []),
+    ]  # fmt: skip
+
+
+def test_replicas_that_run_before_a_version_is_active_wait(store: Store) -> None:
+    store.report(ReplicaReport("a", "http://a", 0))
+    assert run(store, "replicas").stdout.splitlines()[1].split() == [
+        "a",
+        "http://a",
+        "-",
+        "-",
+        "-",
+        "0",
+        "0",
+        "waiting",
+    ]
 
 
 def test_without_replicas_there_is_nobody_to_wait_for(store: Store, tmp_path: Path) -> None:

@@ -61,12 +61,35 @@ async def test_traffic_that_cannot_be_changes_nothing(
 async def test_replicas_are_told_as_they_told_themselves(router: Router, published: Store) -> None:
     published.report(ReplicaReport("r-1", "http://one", 3, "v1", ("v1", "v2"), 7, {"v1": "active"}, draining=True))
     async with admin_of(router, published) as client:
-        (replica,) = (await client.get("/replicas")).json()["replicas"]
+        body = (await client.get("/replicas")).json()
+    (replica,) = body["replicas"]
+    assert (body["active_version"], replica.pop("roles")) == ("v1", ["active"])
     assert replica.pop("at") > 0
     assert replica == {
         "replica": "r-1", "address": "http://one", "serving": "v1", "ready_for": ["v1", "v2"], "epoch": 3,
         "catalog_revision": 7, "states": {"v1": "active"}, "draining": True,
     }  # fmt: skip
+
+
+async def test_replicas_show_who_answers_with_another_version_than_the_active_one(
+    router: Router, published: Store
+) -> None:
+    published.activate("v2")
+    for replica, serving in (("r-1", "v1"), ("r-2", "v2"), ("r-3", None)):
+        published.report(ReplicaReport(replica, f"http://{replica}", 2, serving))
+    async with admin_of(router, published) as client:
+        body = (await client.get("/replicas")).json()
+    assert body["active_version"] == "v2"
+    assert [(row["serving"], row["roles"]) for row in body["replicas"]] == [
+        ("v1", ["previous"]), ("v2", ["active"]), (None, []),
+    ]  # fmt: skip
+
+
+async def test_replicas_of_an_empty_store_are_to_answer_with_nothing(router: Router, store: Store) -> None:
+    store.report(ReplicaReport("r-1", "http://one", 0))
+    async with admin_of(router, store) as client:
+        body = (await client.get("/replicas")).json()
+    assert (body["active_version"], body["replicas"][0]["roles"]) == (None, [])
 
 
 async def test_events_come_newest_first_and_no_more_than_wanted(router: Router, published: Store) -> None:
