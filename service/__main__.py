@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -32,11 +33,22 @@ IfActive = Annotated[
 ]
 Wait = Annotated[bool, typer.Option("--wait", help="Return when every running replica answers with it.")]
 TimeoutS = Annotated[float, typer.Option(min=0, help="How long --wait waits, in seconds.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("prorec-serve"))
+        raise typer.Exit
+
+
+ShowVersion = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON instead of a table.")]
 
 
 @app.callback(invoke_without_command=True, help=f"Serve recommendations. {_VARIABLES}")
-def main(context: typer.Context) -> None:
+def main(context: typer.Context, _version: ShowVersion = False) -> None:
     if context.invoked_subcommand is None:
         serve()
 

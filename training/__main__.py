@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
 
@@ -38,6 +39,22 @@ SkipWrongRows = Annotated[
     int, typer.Option(min=0, help="Leave up to so many lines of wrong rows out of each file, with warnings.")
 ]
 Force = Annotated[bool, typer.Option(help="Replace a dataset that is already there.")]
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(metadata.version("prorec-serve"))
+        raise typer.Exit
+
+
+ShowVersion = Annotated[
+    bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and end.")
+]
+
+
+@app.callback()
+def options(_version: ShowVersion = False) -> None:
+    pass
 
 
 @app.command()

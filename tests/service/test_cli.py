@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -272,6 +273,11 @@ def test_help_explains_itself(command: str, store: Store) -> None:
     result = run(store, *filter(None, [command]), "--help")
     assert result.exit_code == 0
     assert len(result.stdout.splitlines()) > 5
+
+
+def test_the_version_is_that_of_the_package_and_nothing_is_started() -> None:
+    result = CliRunner().invoke(app, ["--version"], env={"PROREC_REDIS_URL": "nonsense"})
+    assert (result.exit_code, result.output) == (0, f"{metadata.version('prorec-serve')}\n")
 
 
 def start(folder: Path, *words: str, **variables: str) -> "subprocess.CompletedProcess[str]":

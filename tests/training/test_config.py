@@ -1,3 +1,5 @@
+from importlib import metadata
+
 import pytest
 from typer.testing import CliRunner
 
@@ -110,3 +112,8 @@ def test_a_ranking_is_learned_only_from_an_item_head_that_is_trained() -> None:
     with pytest.raises(ConfigError, match=r"ranking_weight=0\.5 needs an item head"):
         load_config("quickstart", ["ranking_weight=0.5", "item_weight=0"])
     load_config("quickstart", ["ranking_weight=0.5", "item_weight=0", "freeze_stage1=true"])
+
+
+def test_the_version_is_that_of_the_package() -> None:
+    result = CliRunner().invoke(app, ["--version"])
+    assert (result.exit_code, result.output) == (0, f"{metadata.version('prorec-serve')}\n")
