@@ -31,7 +31,10 @@ Version = Annotated[str, typer.Argument(help="Name of a published model version.
 IfActive = Annotated[
     str | None, typer.Option(help=f"Change nothing unless this version is active; '{NOTHING}': unless no version is.")
 ]
-Wait = Annotated[bool, typer.Option("--wait", help="Return when every running replica answers with it.")]
+Wait = Annotated[
+    bool,
+    typer.Option("--wait", help="Return when every running replica answers with it; exit status 1 where none runs."),
+]
 TimeoutS = Annotated[float, typer.Option(min=0, help="How long --wait waits, in seconds.")]
 
 

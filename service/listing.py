@@ -19,8 +19,6 @@ def changed(deployment: Deployment) -> str:
 
 
 def followed(version: str, replicas: Sequence[ReplicaReport]) -> str:
-    if not replicas:
-        return f"no replica is running; those that start will serve {version}"
     return f"{len(replicas)} {'replicas serve' if len(replicas) > 1 else 'replica serves'} {version}"
 
 

@@ -130,7 +130,8 @@ class ModelRoutes:
             try:
                 return await self._library.ask(lambda store, look_s=look_s: store.wait_until_active(version, look_s))  # type: ignore[misc]
             except NotFollowed as error:
-                if left_s <= _LOOK_S or not error.laggards:  # without laggards something else became active
+                over = left_s <= _LOOK_S or not error.laggards  # nobody lives, or something else became active
+                if over and not self._router.status.draining:
                     raise
 
 

@@ -83,11 +83,11 @@ class Replicas:
         while True:
             live = [report for report in self.live() if not report.draining]
             behind = [report for report in live if not _follows(report, version, first)]
-            waited_s = time.monotonic() - began
-            if not behind and (live or waited_s >= min(timeout_s, _APPEAR_S)):
+            if live and not behind:
                 return live
+            waited_s = time.monotonic() - began
             _check_still_active(version, deployments.read())
-            if waited_s >= timeout_s:
+            if waited_s >= (timeout_s if live else min(timeout_s, _APPEAR_S)):
                 raise NotFollowed(_sentence(version, behind, len(live)), [report.replica for report in behind])
             time.sleep(min(_LOOK_EVERY_S, max(0.0, timeout_s - waited_s)))
 
@@ -113,6 +113,8 @@ def _check_still_active(version: str, now: Deployment | None) -> None:
 
 
 def _sentence(version: str, behind: list[ReplicaReport], count: int) -> str:
+    if not count:
+        return f"no replica is running, so none answers with version {version} yet; those that start will"
     named = "; ".join(f"{one.replica} at {one.address}: {_doing(version, one)}" for one in behind)
     return f"{len(behind)} of {count} replicas do not serve version {version} yet: {named}"
 

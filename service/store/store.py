@@ -150,8 +150,8 @@ class Store:
     def wait_until_active(self, version: str, timeout_s: float) -> list[ReplicaReport]:
         """Blocks until every live replica that is not draining serves `version`, and returns them.
 
-        Where none is live for 2 s, none is returned. A replica counts once it follows the deployment of the moment this
-        was called. Raises NotFollowed, at the end of the time or as soon as another version becomes the active one.
+        A replica counts once it follows the deployment of the moment this was called. Raises NotFollowed, at the end of
+        the time, after 2 s without any live replica, or as soon as another version becomes the active one.
         """
         return Replicas(self.redis, self.keys).wait_until_active(version, timeout_s)
 

@@ -161,11 +161,17 @@ def test_replicas_that_run_before_a_version_is_active_wait(store: Store) -> None
     ]
 
 
-def test_without_replicas_there_is_nobody_to_wait_for(store: Store, tmp_path: Path) -> None:
+def test_without_replicas_waiting_ends_with_one_sentence_and_the_activation_stands(
+    store: Store, tmp_path: Path
+) -> None:
     folder = str(plain_artifact(tmp_path).folder)
     assert run(store, "publish", folder, "--wait").exit_code == 2
-    told = run(store, "publish", folder, "--activate", "--wait", "--timeout-s", "0.1").stdout
-    assert told.splitlines()[-1] == "no replica is running; those that start will serve v1"
+    for words in (["publish", folder, "--activate"], ["activate", "v1"]):
+        told = run(store, *words, "--wait", "--timeout-s", "0.1")
+        assert (told.exit_code, told.stdout.splitlines()[-1]) == (1, "active: v1 (change 1)")
+        assert (
+            told.stderr == "error: no replica is running, so none answers with version v1 yet; those that start will\n"
+        )
     assert run(store, "replicas").stdout == "no replica is running\n"
 
 

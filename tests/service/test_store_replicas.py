@@ -136,8 +136,18 @@ def test_waiting_ends_when_the_version_is_not_active_any_more(active: Store) -> 
         waiting(active, "v2", lambda: active.rollback(if_active="v2", reason="automatic rollback: it fails"))
 
 
-def test_without_any_replica_there_is_nobody_to_wait_for(active: Store) -> None:
-    assert active.wait_until_active("v1", 0.1) == []
+@pytest.mark.parametrize("state", ["none", "draining"])
+def test_without_any_replica_nobody_follows(active: Store, state: str) -> None:
+    if state == "draining":
+        says(active, "a", "v1", 1, draining=True)
+    with pytest.raises(NotFollowed, match=r"^no replica is running, so none answers with version v1 yet") as alone:
+        active.wait_until_active("v1", 0.1)
+    assert alone.value.members == {"laggards": []}
+
+
+def test_who_waits_for_long_is_told_soon_that_nobody_is_there(active: Store) -> None:
+    with pytest.raises(NotFollowed, match="no replica is running"):
+        active.wait_until_active("v1", 3600.0)
 
 
 def test_a_replica_that_comes_back_in_time_is_waited_for(active: Store) -> None:

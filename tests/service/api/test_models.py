@@ -224,6 +224,26 @@ async def test_a_draining_replica_waits_for_nobody(router: Router, published: St
     assert active(published) == "v2"
 
 
+async def test_an_activation_that_no_replica_reports_to_follow_is_not_said_to_be_followed(
+    router: Router, published: Store
+) -> None:
+    async with admin_of(router, published) as client:
+        got = await client.post("/models/v2/activate", json={"wait_s": 0.05})
+    assert (got.status_code, got.json()["code"], got.json()["laggards"]) == (504, "not_followed", [])
+
+
+async def test_a_replica_that_begins_to_drain_stops_waiting(router: Router, published: Store) -> None:
+    report(published, "v1", "r-1")
+    async with admin_of(router, published) as client:
+        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 600}))
+        while active(published) != "v2":
+            await asyncio.sleep(0.01)
+        router.status = Status(draining=True)
+        report(published, "v1", "r-1", draining=True)
+        got = await waiting
+    assert (got.status_code, got.json()["code"]) == (503, "draining")
+
+
 async def test_a_rollback_returns_to_the_version_before(router: Router, published: Store) -> None:
     published.activate("v2")
     async with admin_of(router, published) as client:
