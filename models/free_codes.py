@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CodeError
-
 Taken = Callable[[NDArray[np.int32]], NDArray[np.bool_]]
 """Codes int32 [n, L] → which of them belong to an item already, bool [n]."""
 
@@ -24,11 +22,12 @@ def free_codes(embeddings: NDArray[np.float32], codebooks: NDArray[np.float32], 
     codebooks  float32 [L, V, D_I]
     taken      asked about every code before it is given out
 
-    An earlier row chooses before a later one. Raises CodeError when no code is free any more.
+    Rows for which no code is free any more are -1. Of rows whose nearest prefixes have room, an earlier one chooses
+    before a later one.
     """
     length, token_count, _ = codebooks.shape
     places = _Places(length, token_count, taken)
-    codes = np.zeros((len(embeddings), length), dtype=np.int32)
+    codes = np.full((len(embeddings), length), -1, dtype=np.int32)
     ranks = np.zeros((len(embeddings), length - 1), dtype=np.int64)
     pending = np.arange(len(embeddings))
     while len(pending):
@@ -36,10 +35,12 @@ def free_codes(embeddings: NDArray[np.float32], codebooks: NDArray[np.float32], 
         for rows in _pieces(pending, token_count):
             prefixes, distance = _descend(embeddings[rows], codebooks, ranks[rows])
             tokens = places.choose(prefixes, distance)
-            codes[rows] = np.concatenate([prefixes, tokens[:, None]], axis=1)
-            left += rows[tokens < 0].tolist()
+            found = tokens >= 0
+            codes[rows[found]] = np.concatenate([prefixes, tokens[:, None]], axis=1)[found]
+            left += rows[~found].tolist()
         pending = np.array(left, dtype=np.int64)
-        _advance(ranks, pending, token_count)
+        if not _advance(ranks, pending, token_count):
+            break
     return codes
 
 
@@ -99,15 +100,14 @@ def _distance(points: NDArray[np.float32], centroids: NDArray[np.float32]) -> ND
     return np.asarray(np.square(centroids).sum(axis=1) - 2 * (points @ centroids.T), dtype=np.float32)
 
 
-def _advance(ranks: NDArray[np.int64], rows: NDArray[np.int64], token_count: int) -> None:
-    """The next prefix of each row's order; raises CodeError after the last one."""
+def _advance(ranks: NDArray[np.int64], rows: NDArray[np.int64], token_count: int) -> bool:
+    """The next prefix of each row's order; False after the last one of any row, which has seen every prefix full."""
     carry = rows
     for level in range(ranks.shape[1] - 1, -1, -1):
         ranks[carry, level] += 1
         carry = carry[ranks[carry, level] == token_count]
         ranks[carry, level] = 0
-    if len(carry):
-        raise CodeError(f"all {token_count}^{ranks.shape[1] + 1} codes belong to items already")
+    return not len(carry)
 
 
 def _pieces(rows: NDArray[np.int64], token_count: int) -> Iterator[NDArray[np.int64]]:

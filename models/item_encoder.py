@@ -112,6 +112,6 @@ class ItemEncoder:
     def propose(self, integrated: NDArray[np.float32], taken: Taken) -> NDArray[np.int32]:
         """The free code nearest to each of M items float32 [M, D_I] (`free_codes`); int32 [M, L], all different.
 
-        Raises CodeError when no code is free any more.
+        Items for which no code is free any more have -1.
         """
         return free_codes(integrated, self.codebooks, taken)

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artifact import Artifact
-from models.errors import ModelError
 from models.free_codes import Taken
 from models.insertion import find
 from models.item_encoder import ItemEncoder
@@ -137,12 +136,12 @@ class Newcomers:
     ) -> None:
         if not wanted or self._encoder is None:
             return
-        try:
-            found = self._encoder.propose(np.stack(list(wanted.values())), taken)
-        except ModelError as error:
-            refused |= dict.fromkeys(wanted, f"{error}")
-            return
-        codes |= dict(zip(wanted, found.tolist(), strict=True))
+        found = self._encoder.propose(np.stack(list(wanted.values())), taken).tolist()
+        placed = {item_id: code for item_id, code in zip(wanted, found, strict=True) if self._is_code(code)}
+        codes |= placed
+        config = self._manifest.config
+        full = f"all {config.tokens_per_level}^{config.code_length} codes belong to items already"
+        refused |= {item_id: full for item_id in wanted if item_id not in placed}
 
     @property
     def _room(self) -> int:

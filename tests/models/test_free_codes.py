@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from models.errors import CodeError
 from models.free_codes import Taken, free_codes
 
 NOBODY: NDArray[np.int32] = np.empty((0, 2), dtype=np.int32)
@@ -80,8 +79,14 @@ def test_the_last_free_code_is_found_and_then_there_is_none(length: int) -> None
     codes = free_codes(points(3**length), books, owned(NOBODY))
     assert len(np.unique(codes, axis=0)) == 3**length
     assert free_codes(points(1), books, owned(codes[1:])).tolist() == codes[:1].tolist()
-    with pytest.raises(CodeError, match=rf"all 3\^{length} codes"):
-        free_codes(points(1), books, owned(codes))
+    assert free_codes(points(1), books, owned(codes)).tolist() == [[-1] * length]
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_where_codes_run_out_each_that_is_left_is_given_to_somebody(length: int) -> None:
+    every = np.array(list(np.ndindex((3,) * length)), dtype=np.int32)
+    found = free_codes(points(5), codebooks(length, 3), owned(every[2:]))
+    assert sorted(found.tolist()) == [*[[-1] * length] * 3, *every[:2].tolist()]
 
 
 def test_every_code_is_found_from_farther_away_than_a_distance_can_say() -> None:

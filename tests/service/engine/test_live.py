@@ -293,6 +293,15 @@ def test_where_there_is_no_room_an_item_is_refused(world: World) -> None:
     assert world.apply(added("one-more"), codes={"one-more": [0, 0, 0]}) == ["one-more"]
 
 
+def test_where_codes_run_out_as_many_items_as_can_be_have_one(world: World) -> None:
+    held = set(map(tuple, world.index.tables.codes[:60].tolist()))
+    free = [list(code) for code in np.ndindex(TOKENS, TOKENS, TOKENS) if code not in held]
+    codes, refused = world.search.propose([added(f"new-{number}") for number in range(5)], free[2:])
+    assert sorted(codes.values()) == free[:2]
+    assert codes.keys() | refused.keys() == {f"new-{number}" for number in range(5)}
+    assert list(refused.values()) == ["all 8^3 codes belong to items already"] * 3
+
+
 def test_a_removed_item_that_comes_back_has_its_code_and_its_new_embedding(world: World) -> None:
     codes, _ = world.search.propose([added("new-0")])
     world.apply(added("new-0"), codes=codes)
