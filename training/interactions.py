@@ -23,23 +23,27 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b, sha256
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from .errors import ConfigError, DataError, DatasetTooSmall
-from .wrong_rows import wrong_rows
+from .wrong_rows import UnitError, wrong_rows
 
 logger = logging.getLogger(__name__)
 
 INTERACTIONS_NAME = "interactions.csv"
 ITEMS_NAME = "items.jsonl"
 EVENT_COLUMNS = ("user_id", "item_id", "timestamp")
+TimeUnit = Literal["seconds", "milliseconds"]
 
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_LARGEST_TIME_S = 2**63 // 1_000_000 - 1
+_PER_SECOND = {"seconds": 1, "milliseconds": 10**3, "microseconds": 10**6, "nanoseconds": 10**9}
+_LONGEST_PLAIN = 11  # digits that are seconds before the year 10000, whichever they are
+_YEAR_10000_S = 253_402_300_800
+_YEAR_1978_S, _YEAR_2100_S = _YEAR_10000_S // 1000, 4_102_444_800  # milliseconds from 1978 on cannot be seconds
 _LONGEST_NUMBER = 64  # characters
 _LONGEST_SHOWN = 64  # characters
 _LINES_PER_PROGRESS = 8192
@@ -164,6 +168,9 @@ class EventLog:
         self._item.append(item)
         self._time_us.append(time_us)
 
+    def __len__(self) -> int:
+        return len(self._time_us)
+
     def _enter(self, user_id: str, item_id: str) -> tuple[int, int]:
         _refuse_bad_id(user_id, "user_id")
         _refuse_bad_id(item_id, "item_id")
@@ -270,21 +277,32 @@ def text_lines(path: Path | zipfile.Path, encoding: str = "utf-8") -> Generator[
         raise DataError.at(path, number + 1, "The compressed data is cut short or damaged here.") from None
 
 
-def parse_time_us(text: str) -> int:
-    """Seconds as text, with or without a fraction → microseconds; raises ValueError with a sentence."""
-    if len(text) <= 12 and text.isascii() and text.isdigit():
-        return int(text) * 1_000_000
+def parse_time_us(text: str, unit: TimeUnit = "seconds") -> int:
+    """A time as text, with or without a fraction, since or before 1970 → microseconds.
+
+    Raises ValueError with a sentence; UnitError, which is one, for what is beyond the year 9999.
+    """
+    if len(text) <= _LONGEST_PLAIN and text.isascii() and text.isdigit():
+        return int(text) * (1_000_000 // _PER_SECOND[unit])
     if len(text) > _LONGEST_NUMBER or not _NUMBER.fullmatch(text):
         raise ValueError(f"The timestamp {_shown(text)} is not a finite number.")
-    seconds = float(text)
-    if abs(seconds) > _LARGEST_TIME_S:
-        raise ValueError(f"The timestamp {text!r} is too large to be seconds.")
-    return round(seconds * 1_000_000)
+    time = float(text)
+    if abs(time) >= _YEAR_10000_S * _PER_SECOND[unit]:
+        raise UnitError(f"The timestamp {text!r} {_looks_like(time)}is too large to be {unit}.")
+    return round(time * (1_000_000 // _PER_SECOND[unit]))
 
 
 def running_total(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """Lengths int64 [U] → offsets int64 [U + 1]."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+
+
+def _looks_like(time: float) -> str:
+    """The unit in which it would be a time of our days, for a sentence; "" where there is none."""
+    for unit, per_second in _PER_SECOND.items():
+        if _YEAR_1978_S <= abs(time) / per_second < _YEAR_2100_S:
+            return f"looks like {unit} and "
+    return ""
 
 
 def _progress(name: str, size_bytes: int) -> Any:
@@ -372,7 +390,8 @@ def _read_events(path: Path, log: EventLog, skip_wrong_rows: int) -> None:
                     line = rows.line_num + 1
                 at_end = True
             except (csv.Error, ValueError) as error:  # around the loop, which thus costs nothing where rows are right
-                wrong.add(line, _csv_sentence(error), lines=rows.line_num + 1 - line)
+                wrong.add(line, _csv_sentence(error), rows.line_num + 1 - line, unit=isinstance(error, UnitError))
+        wrong.refuse_unit(len(log))
 
 
 def _wrong_events(path: Path, skip_wrong_rows: int) -> list[str]:

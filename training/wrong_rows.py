@@ -12,6 +12,10 @@ logger = logging.getLogger(__name__)
 _NAMED: Final = 20
 
 
+class UnitError(ValueError):
+    """A number that would be right in another unit; where most rows have one, the file is at fault and not they."""
+
+
 class WrongRows:
     """Those found in one file so far.
 
@@ -24,13 +28,26 @@ class WrongRows:
         self.rows = 0
         self.lines = 0
         self._named: list[str] = []
+        self._wrong_units = 0
+        self._first_unit = ""
 
-    def add(self, line: int, sentence: str, lines: int = 1) -> None:
-        """A row that begins in `line`, and what is wrong with it."""
+    def add(self, line: int, sentence: str, lines: int = 1, *, unit: bool = False) -> None:
+        """A row that begins in `line`, and what is wrong with it; `unit`: that is a `UnitError`."""
+        told = str(DataError.at(self.path, line, sentence))
         if self.rows < _NAMED:
-            self._named.append(str(DataError.at(self.path, line, sentence)))
+            self._named.append(told)
+        if unit:
+            self._wrong_units += 1
+            self._first_unit = self._first_unit or told
         self.rows += 1
         self.lines += lines
+
+    def refuse_unit(self, right: int) -> None:
+        """Raises DataError, one sentence for all of them, where more rows have a wrong unit than are `right`."""
+        if self._wrong_units > max(right, 1):
+            self.forgive()
+            more = f", as are those of {self._wrong_units - 1:,} more rows."
+            raise DataError(self._first_unit.removesuffix(".") + more)
 
     def forgive(self) -> int:
         """Forgets all that were found; returns how many lines they took up."""

@@ -325,6 +325,7 @@ def test_recbole_keeps_repeated_events_and_needs_no_item_file(tmp_path: Path) ->
         ("ml.inter", "rating:float", "rating", 1, "'rating' is not a field and one of"),
         ("ml.inter", "y\t1\t4", "y\t1", 3, "has 3 fields instead of 4"),
         ("ml.inter", "20.25", "late", 3, "'late' is not a finite number"),
+        ("ml.inter", "20.", "1700000000000.", 2, "milliseconds and is too large to be seconds, as are those of 1 more"),
         ("ml.item", "9.5", "nan", 2, "'nan' is not a finite number"),
         ("ml.item", "9.5", "cheap", 2, "'cheap' is not a finite number"),
     ],
@@ -470,6 +471,7 @@ def test_amazon_drops_repeats_before_the_core_and_says_how_many(
         ("reviews.json", '{"reviewerID": "U1", "unixReviewTime": 1}', "no text in asin"),
         ("reviews.json", '{"reviewerID": "U1", "asin": "B1"}', "no unixReviewTime"),
         ("reviews.json", '{"user_id": "U1", "asin": "B1", "timestamp": "noon"}', "'noon' is not a finite number"),
+        ("reviews.json", '{"user_id": "U1", "asin": "B1", "timestamp": 17e14}', "and is too large to be milliseconds"),
         ("meta.json", '{"title": "Hat"}', "no text in parent_asin or asin"),
     ],
 )

@@ -76,6 +76,13 @@ def test_fractions_of_a_second_are_not_ties(tmp_path: Path) -> None:
     assert set(data.timestamps.tolist()) == {1_700_000_000}
 
 
+def test_seconds_may_lie_anywhere_between_the_years_before_1970_and_9999(tmp_path: Path) -> None:
+    rows = [("u", "b", 253_402_300_799), ("u", "a", -86_400), ("u", "c", 99_999_999_999)]
+    data = read_dataset(write_rows(tmp_path, rows))
+    assert sequences(data)["u"] == ["a", "c", "b"]
+    assert data.timestamps.tolist() == [-86_400, 99_999_999_999, 253_402_300_799]
+
+
 def test_unlisted_items_follow_the_listed_ones_and_one_warning_counts_them(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -108,7 +115,12 @@ def test_unlisted_items_follow_the_listed_ones_and_one_warning_counts_them(
         (EVENTS + "u,a,٣\n", 4, "'٣' is not a finite number"),
         (EVENTS + f"u,a,{'9' * 100_000}x\n", 4, f"'{'9' * 64}…' is not a finite number"),
         (EVENTS + "u,a,1e999\n", 4, "too large to be seconds"),
-        (EVENTS + "u,a,1700000000000000000\n", 4, "too large to be seconds"),
+        (EVENTS + "u,a,20240131235959\n", 4, "The timestamp '20240131235959' is too large to be seconds."),
+        (EVENTS + "u,a,253402300800\n", 4, "'253402300800' looks like milliseconds and is too large to be seconds."),
+        (EVENTS + "u,a,-1700000000000\n", 4, "'-1700000000000' looks like milliseconds and is too large"),
+        (EVENTS + "u,a,1700000000000.5\n", 4, "'1700000000000.5' looks like milliseconds and is too large"),
+        (EVENTS + "u,a,1700000000000000\n", 4, "'1700000000000000' looks like microseconds and is too large"),
+        (EVENTS + "u,a,1700000000000000000\n", 4, "'1700000000000000000' looks like nanoseconds and is too large"),
         (EVENTS + 'u,"a\nu,b",1\n', 4, "holds a line break"),
         ('user_id,item_id,timestamp,note\nu,a,1,"x\ny"\nu,b\n', 4, "has 2 columns where the header has 4"),
         (EVENTS + 'u,"a,1\nu,b,2\n', 4, "not valid CSV"),

@@ -161,6 +161,31 @@ def test_what_a_quotation_mark_has_swallowed_is_not_all_shown(tmp_path: Path) ->
     assert len(sentence) < 200
 
 
+def in_milliseconds(rows: int) -> str:
+    return "".join(f"u,a,{1_700_000_000_000 + row}\n" for row in range(rows))
+
+
+def test_a_file_in_milliseconds_is_one_sentence_and_cannot_be_left_out(tmp_path: Path) -> None:
+    write_folder(tmp_path, EVENTS + "u,b\n" + in_milliseconds(1234))
+    said = "The timestamp '1700000000000' looks like milliseconds and is too large to be seconds"
+    for skip_wrong_rows in (0, 9999):
+        assert refusal(tmp_path, skip_wrong_rows=skip_wrong_rows) == [
+            f"interactions.csv:5: {said}, as are those of 1,233 more rows."
+        ]
+
+
+def test_rows_in_milliseconds_among_more_right_ones_are_wrong_rows(tmp_path: Path) -> None:
+    write_folder(tmp_path, RIGHT + in_milliseconds(4))
+    assert [row.split(":")[1] for row in refusal(tmp_path)] == ["6", "7", "8", "9"]
+    assert read_dataset(tmp_path, skip_wrong_rows=4).timestamps.tolist() == [1, 2, 3, 4]
+
+
+def test_a_single_row_in_milliseconds_is_named_as_it_is(tmp_path: Path) -> None:
+    write_folder(tmp_path, "user_id,item_id,timestamp\n" + in_milliseconds(1))
+    (sentence,) = refusal(tmp_path)
+    assert sentence.endswith("is too large to be seconds.")
+
+
 def test_items_left_out_do_not_move_embeddings_to_other_items(ring: Path, tmp_path: Path) -> None:
     data = write_ring(tmp_path / "data")
     items = data / "items.jsonl"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, DataError
-from ..interactions import parse_time_us, text_lines
+from ..interactions import TimeUnit, parse_time_us, text_lines
 from .core_filter import select_core
 from .dataset_folder import ImportCounts, refuse_unusable, write_dataset
 from .rows import Event, Record, Source, read_events, read_records
@@ -82,8 +82,8 @@ def _kind_of(text: str) -> str | None:
 def _parse_review(text: str) -> Event:
     record = _parse_record(text)
     if "reviewerID" in record:
-        return _text(record, "reviewerID"), _text(record, "asin"), _time_us(record, "unixReviewTime")
-    return _text(record, "user_id"), _text(record, "parent_asin", "asin"), _time_us(record, "timestamp") // 1000
+        return _text(record, "reviewerID"), _text(record, "asin"), _time_us(record, "unixReviewTime", "seconds")
+    return _text(record, "user_id"), _text(record, "parent_asin", "asin"), _time_us(record, "timestamp", "milliseconds")
 
 
 def _parse_metadata(text: str) -> Record:
@@ -128,10 +128,10 @@ def _text(record: dict[str, Any], *names: str) -> str:
     raise ValueError(f"The object has no text in {' or '.join(names)}.")
 
 
-def _time_us(record: dict[str, Any], name: str) -> int:
+def _time_us(record: dict[str, Any], name: str, unit: TimeUnit) -> int:
     if name not in record:
         raise ValueError(f"The object has no {name}.")
-    return parse_time_us(str(record[name]))
+    return parse_time_us(str(record[name]), unit)
 
 
 def _title(value: object) -> str | None:

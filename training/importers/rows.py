@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..interactions import EventLog, text_lines
-from ..wrong_rows import wrong_rows
+from ..wrong_rows import UnitError, wrong_rows
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +57,8 @@ def read_events(source: Source, parse: Callable[[str], Event]) -> EventLog:
             try:
                 log.add(*parse(text))
             except ValueError as error:
-                wrong.add(line, str(error))
+                wrong.add(line, str(error), unit=isinstance(error, UnitError))
+        wrong.refuse_unit(len(log))
     return log
 
 
