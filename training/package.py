@@ -1,7 +1,7 @@
 """The last step of training: a generator and its catalog become an artifact, after the graph has proved itself."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -18,6 +18,7 @@ from models.network import Generator
 from models.prefix_output import PrefixOutput
 from models.trie import CodeTrie
 
+from .errors import ExportError
 from .export import GraphSearch, export_graphs, prove_parity
 from .interactions import Holdout
 from .item_encoder import ItemEncoderPart, export_item_encoder
@@ -84,8 +85,10 @@ Evaluate = Callable[[dict[int, GraphSearch]], dict[str, dict[str, float]]]
 def write_artifact(target: Path, package: Package, evaluate: Evaluate | None = None) -> Artifact:
     """Exports, proves, evaluates through the graph, and only then writes the manifest and renames into place.
 
-    Raises ExportError when the graph does not answer like torch and the numpy reference.
+    Raises ExportError for a value that is not finite, and when the graph does not answer like torch and the numpy
+    reference.
     """
+    _refuse_not_finite(package)
     with ArtifactWriter(target) as writer:
         ids = ItemIds.build(package.item_ids)
         writer.catalog(package.codes, ids, package.metadata)
@@ -113,6 +116,24 @@ def write_artifact(target: Path, package: Package, evaluate: Evaluate | None = N
             metrics_of=package.metrics_of if evaluate else None,
             tools={name: version(name) for name in _TOOLS},
         )
+
+
+def _refuse_not_finite(package: Package) -> None:
+    """The proof would not see one value of an item that none of its searches comes to."""
+    for name, values in _learned(package):
+        if not np.isfinite(values).all():
+            raise ExportError(f"{name} holds a value that is not finite; train with a lower learning rate")
+
+
+def _learned(package: Package) -> Iterator[tuple[str, NDArray[Any]]]:
+    """Every array that came of training, and its name in a sentence."""
+    yield from ((name, getattr(package, name)) for name in ("item_output", "item_input"))
+    yield "prefix_output", package.prefix_output.vectors
+    yield from (("the generator", weights.numpy()) for weights in package.generator.state_dict().values())
+    if (part := package.item_encoder) is not None:
+        yield "codebooks", part.codebooks
+        yield from () if part.token_input is None else (("token_input", part.token_input),)
+        yield from (("the item encoder", weights.numpy()) for weights in part.network.state_dict().values())
 
 
 def _write_encoders(writer: ArtifactWriter, package: Package) -> None:

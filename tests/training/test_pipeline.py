@@ -249,6 +249,14 @@ def test_a_loss_that_diverges_is_said(ring: Path, tmp_path: Path) -> None:
         Run(ring / "data", tmp_path / "v1", config_for(ring, "stage1.learning_rate=1e30")).stage1()
 
 
+def test_a_stage_that_diverges_at_its_last_step_is_said(ring: Path, tmp_path: Path) -> None:
+    """Which no loss shows any more, and no validation by beam search."""
+    one_step = ("stage2.epochs=1", "stage2.batch_size=512", "stage2.learning_rate=1e39")
+    run = Run(ring / "data", tmp_path / "v1", config_for(ring, "stage1.epochs=1", *one_step))
+    with pytest.raises(TrainingError, match="the weights of stage2 are not finite; try a lower learning rate"):
+        run.stage2()
+
+
 def test_an_odd_version_name_is_refused_before_any_work(ring: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be 1–64"):
         Run(ring / "data", tmp_path / "ümlaut", config_for(ring))
