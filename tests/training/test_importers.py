@@ -6,6 +6,7 @@ import logging
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from tests.synced import synced_before_renamed
 from training.__main__ import app
 from training.errors import ConfigError, DataError, DatasetTooSmall
 from training.importers import (
@@ -156,6 +158,13 @@ def test_the_same_source_gives_the_same_bytes(tmp_path: Path) -> None:
         content = (tmp_path / "one" / name).read_bytes()
         assert content == (tmp_path / "two" / name).read_bytes()
         assert content[4:8] == bytes(4), "the gzip header holds a time"
+
+
+def test_a_dataset_is_on_the_disk_before_its_folder_gets_its_name(tmp_path: Path) -> None:
+    out = tmp_path / "data"
+    for force in (False, True):
+        synced = synced_before_renamed(partial(write_small, out, force=force))
+        assert sorted(name.partition("-")[0] for name in synced) == [".data.new", *DATASET_FILES]
 
 
 def test_a_folder_is_replaced_only_by_force_and_only_if_it_is_a_dataset(tmp_path: Path) -> None:

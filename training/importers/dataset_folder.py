@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from models.whole_files import put_on_disk
+
 from ..errors import ConfigError, DatasetTooSmall
 from ..interactions import EVENT_COLUMNS, INTERACTIONS_NAME, ITEMS_NAME
 from .core_filter import CoreEvents
@@ -110,16 +112,17 @@ def _gzip_text(path: Path) -> Iterator[io.TextIOWrapper]:
 
 @contextmanager
 def _replacing(out: Path, *, force: bool) -> Iterator[Path]:
-    """A fresh folder beside `out` that takes its place when all went well."""
+    """A fresh folder beside `out` that takes its place when all went well and is on the disk."""
     out.parent.mkdir(parents=True, exist_ok=True)
     mark = secrets.token_hex(4)
     fresh, former = (out.with_name(f".{out.name}.{kind}-{mark}") for kind in ("new", "old"))
     fresh.mkdir()
     try:
         yield fresh
+        put_on_disk(fresh)  # before the former one is moved away: in between there is none
         if force and out.exists():
             out.rename(former)
-        fresh.rename(out)
+        fresh.replace(out)
         shutil.rmtree(former, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
