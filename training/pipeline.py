@@ -33,6 +33,7 @@ from .item_encoder import ItemEncoderPart
 from .loop import Progress, fit
 from .machine import Machine
 from .quantize import make_codes
+from .settings_list import told_changes
 from .step_settings import StepSettings
 from .text import Standardisation, encode_items, is_precomputed, load_encoder
 from .text_export import TextEncoderFiles, export_text_encoder
@@ -141,10 +142,14 @@ class Run:
         """Raises ConfigError where an artifact is of other data, or of a network of other sizes, than this run's."""
         if manifest.training_fingerprint != self.split.fingerprint():
             raise ConfigError(f"{self.out} was trained on other events; remove it or choose another --out")
+        if manifest.item_count != self.item_count:
+            items = f"{manifest.item_count} items and not of the {self.item_count} in {self.data}"
+            raise ConfigError(f"{self.out} is a model of {items}; remove it or choose another --out")
+        found = {"model": manifest.config.model_dump(mode="json"), "refitted_from": manifest.refitted_from}
         version = self.chosen.version if self.chosen else None
-        wanted = (self.config.model, self.item_count, version)
-        if (manifest.config, manifest.item_count, manifest.refitted_from) != wanted:
-            raise ConfigError(f"{self.out} was trained with other settings; remove it or choose another --out")
+        wanted = {"model": self.config.model.model_dump(mode="json"), "refitted_from": version}
+        if told := told_changes(found, wanted):
+            raise ConfigError(f"{self.out} was trained with other settings ({told}); remove it or choose another --out")
 
     def stage1(self) -> tuple[Collaborative, CollaborativeTask]:
         """The recommender with aligned embeddings."""

@@ -289,5 +289,19 @@ def test_an_artifact_of_other_data_or_sizes_is_not_taken_for_the_wanted_one(
     Run(ring / "data", tmp_path / "v1", config_for(ring)).refuse_other(manifest)
     with pytest.raises(ConfigError, match="other events"):
         Run(write_ring(tmp_path / "data", seed=7), tmp_path / "v1", config_for(ring)).refuse_other(manifest)
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"other settings \(model\.width=32, now 16\); remove it"):
         Run(ring / "data", tmp_path / "v1", config_for(ring, "model.width=16")).refuse_other(manifest)
+    with pytest.raises(ConfigError, match=r"other settings \(refitted_from=v0, now off\); remove it"):
+        Run(ring / "data", tmp_path / "v1", config_for(ring)).refuse_other(
+            manifest.model_copy(update={"refitted_from": "v0"})
+        )
+
+
+def test_an_artifact_of_fewer_items_is_not_taken_for_the_wanted_one(
+    ring: Path, trained: tuple[Run, Artifact], tmp_path: Path
+) -> None:
+    data = write_ring(tmp_path / "data")
+    with (data / "items.jsonl").open("a") as stream:
+        stream.write('{"item_id": "new"}\n')
+    with pytest.raises(ConfigError, match=f"is a model of 40 items and not of the 41 in {data}; remove it"):
+        Run(data, tmp_path / "v1", config_for(ring)).refuse_other(trained[1].manifest)
