@@ -14,6 +14,8 @@ from models.trie import CodeTrie
 from .prefix_values import parent_of
 from .siblings import Choice
 
+_POSITIONS = 256  # worked on at once: [P, N] is the largest array of a training, and there is one of it
+
 
 class RankingTeacher:
     """Probabilities of items and tokens, from scores of all items. Nothing here has a gradient."""
@@ -27,7 +29,10 @@ class RankingTeacher:
     def likely(self, user_state: Tensor, item: Tensor) -> Tensor:
         """user_state [P, D], item vectors [N, D] → probability of every leaf of the trie, float32 [P, N]."""
         with torch.no_grad():
-            return (user_state @ item[self._leaf_item].T).float().softmax(dim=1)
+            likely = (user_state @ item[self._leaf_item].T).float()
+            for part in likely.split(_POSITIONS):
+                part.copy_(part.softmax(dim=1))
+            return likely
 
     def drawn(self, likely: Tensor) -> Tensor:
         """Items int64 [P], one drawn from each row of `likely`.
@@ -35,24 +40,38 @@ class RankingTeacher:
         Their codes are what a decoder that learns alone learns along: what may follow the first tokens of one target is
         all that a position would teach else, and a search asks what follows all tokens that are likely.
         """
-        upto = likely.cumsum(dim=1)
-        place = torch.rand(len(upto), 1, device=upto.device) * upto[:, -1:]
-        leaf = torch.searchsorted(upto, place, right=True).clamp(max=upto.shape[1] - 1)
-        return self._leaf_item[leaf[:, 0]]
+        chance = torch.rand(len(likely), 1, device=likely.device)
+        leaves = [_leaf_at(*part) for part in zip(likely.split(_POSITIONS), chance.split(_POSITIONS), strict=True)]
+        return self._leaf_item[torch.cat(leaves)]
 
     def targets(self, likely: Tensor, choices: list[Choice]) -> list[Tensor]:
         """`likely` of P positions, every level of P codes → per level, float32 [P, C].
 
         Row p of level l is the distribution of the next token after the first l tokens of code p.
         """
+        levels = (
+            zip(choice.child.split(_POSITIONS), choice.exists.split(_POSITIONS), strict=True) for choice in choices
+        )
+        parts = zip(likely.split(_POSITIONS), *levels, strict=True)
+        return [torch.cat(level) for level in zip(*(self._shares(*part) for part in parts), strict=True)]
+
+    def _shares(self, likely: Tensor, *levels: tuple[Tensor, Tensor]) -> list[Tensor]:
+        """Of some positions; child and exists [P, C] of every level's choice."""
         mass = [likely]  # of the children of each level
         for level in range(len(self._parents) - 1, 0, -1):
             above = mass[0].new_zeros(len(likely), self._states[level])
             mass.insert(0, above.index_add_(1, self._parents[level], mass[0]))
-        return [_share(below, choice) for below, choice in zip(mass, choices, strict=True)]
+        return [_share(below, *choice) for below, choice in zip(mass, levels, strict=True)]
 
 
-def _share(mass: Tensor, choice: Choice) -> Tensor:
+def _leaf_at(likely: Tensor, chance: Tensor) -> Tensor:
+    """likely [P, N], chance [P, 1] from 0 to 1 → int64 [P], each leaf for a part of the chances like its own."""
+    upto = likely.cumsum(dim=1)
+    leaf = torch.searchsorted(upto, chance * upto[:, -1:], right=True)
+    return leaf[:, 0].clamp(max=upto.shape[1] - 1)
+
+
+def _share(mass: Tensor, child: Tensor, exists: Tensor) -> Tensor:
     """mass [P, S_{l+1}]: probability of all leaves below each child."""
-    share = mass.gather(1, choice.child) * choice.exists
+    share = mass.gather(1, child) * exists
     return share / share.sum(dim=1, keepdim=True).clamp(min=torch.finfo(share.dtype).tiny)

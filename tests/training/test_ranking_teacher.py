@@ -54,3 +54,22 @@ def test_items_are_drawn_as_often_as_the_item_head_likes_them() -> None:
     drawn = teacher.drawn(teacher.likely(torch.ones(20_000, 1), item))
     shares = torch.bincount(drawn, minlength=4) / len(drawn)
     torch.testing.assert_close(shares, item[:, 0].softmax(dim=0), atol=0.02, rtol=0.0)
+
+
+def test_many_positions_are_taught_as_each_of_them_alone() -> None:
+    """They are worked on a part at a time."""
+    every = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], dtype=np.int32)
+    trie, cpu = CodeTrie.build(CodeTable(every, 2)), torch.device("cpu")
+    teacher, siblings, generator = RankingTeacher(trie, cpu), Siblings(trie, cpu), torch.Generator().manual_seed(0)
+    states, item = torch.randn(1000, 3, generator=generator), torch.randn(4, 3, generator=generator)
+    target = torch.randint(4, (1000,), generator=generator)
+    likely = teacher.likely(states, item)
+    taught = teacher.targets(likely, siblings.of(target))
+    for place in range(0, 1000, 37):
+        one = slice(place, place + 1)
+        torch.testing.assert_close(likely[one], teacher.likely(states[one], item))
+        alone = teacher.targets(likely[one], siblings.of(target[one]))
+        assert all(torch.equal(level[one], level_alone) for level, level_alone in zip(taught, alone, strict=True))
+    nothing = teacher.targets(likely[:0], siblings.of(target[:0]))  # a process's piece of a batch may have no window
+    assert [len(level) for level in nothing] == [0, 0]
+    assert len(teacher.drawn(likely[:0])) == 0
