@@ -1,4 +1,4 @@
-"""What the README says of settings and routes, and docs/tree.md of modules, is held against the code."""
+"""What documents say of settings, routes, presets and modules is held against the code, and where they point to."""
 
 import json
 import re
@@ -13,20 +13,37 @@ from service.settings import Settings, variable
 from training.__main__ import app as training_cli
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-TREE = (ROOT / "docs/tree.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+API, SETTINGS, TRAINING, TREE = (
+    (ROOT / f"docs/{name}.md").read_text() for name in ("api", "settings", "training", "tree")
+)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_what_a_document_points_to_is_there(document: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text()):
+        path, _, heading = target.partition("#")
+        there = document.parent / path if path else document
+        assert there.exists(), target
+        headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+        assert not heading or heading in [title.lower().replace(" ", "-") for title in headings]
+
+
+def test_every_document_is_named_in_the_readme() -> None:
+    readme = DOCUMENTS[0].read_text()
+    assert not [path for path in DOCUMENTS[1:] if f"(docs/{path.name})" not in readme]
 
 
 @pytest.mark.parametrize("field", Settings.model_fields)
 def test_every_setting_stands_in_the_table_with_its_default(field: str) -> None:
     default = Settings.model_fields[field].default
     shown = "–" if default is None else f"`{default}`"
-    assert f"| `{variable(field)}` | {shown} |" in README
+    assert f"| `{variable(field)}` | {shown} |" in SETTINGS
 
 
 def test_the_table_names_no_setting_that_is_none() -> None:
     known = {variable(field) for field in Settings.model_fields}
-    assert set(re.findall(r"^\| `(PROREC_\w+)`", README, re.MULTILINE)) == known
+    assert set(re.findall(r"^\| `(PROREC_\w+)`", SETTINGS, re.MULTILINE)) == known
 
 
 def test_the_tree_names_every_module_and_no_other() -> None:
@@ -49,14 +66,14 @@ def test_the_tree_names_every_module_and_no_other() -> None:
 
 def test_every_route_stands_in_the_tables() -> None:
     paths: dict[str, dict[str, object]] = json.loads(export())["paths"]
-    named = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?\s]+)[^`\n]*`", README))
+    named = set(re.findall(r"`(GET|POST|PUT|PATCH|DELETE) (/[^`?\s]+)[^`\n]*`", API))
     there = {(method.upper(), path) for path, operations in paths.items() for method in operations}
     assert there <= named
     assert named <= there
 
 
 def test_every_field_of_a_recommendation_stands_in_the_table() -> None:
-    table = README.split("| field | default | meaning |")[1].split("\n\n")[0]
+    table = API.split("| field | default | meaning |")[1].split("\n\n")[0]
     named = set(re.findall(r"^\| `(\w+)`", table, re.MULTILINE))
     assert named == {field.alias or name for name, field in RecommendRequest.model_fields.items()}
 
@@ -75,5 +92,5 @@ def test_the_presets_named_are_those_there_are() -> None:
 
     assert (
         "`--preset` is " + ", ".join(f"`{name}`" for name in list(PRESETS)[:-1]) + f" or `{list(PRESETS)[-1]}`"
-        in README
+        in TRAINING
     )
