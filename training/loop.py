@@ -112,6 +112,8 @@ def fit(
     With `from_start` those it begins with may be the best; else they are not looked at. With `epochs` the stage's
     schedule is followed for exactly so many of its epochs, nothing is validated, and the last weights are left.
 
+    Raises TrainingError where the loss, or what is left, is not finite.
+
     Every step draws its randomness from (seed, step, process), so a run that was killed and resumed from
     `folder`/`name`.safetensors ends with the same weights as one that was not: on a CPU to the bit.
     """
@@ -160,6 +162,8 @@ class _Loop:
                     self._evaluate(loss)
                     self._tell(bar, scalars)
                     self._save()
+        if not all(bool(value.isfinite().all()) for value in self.best.values()):  # a last step, which no loss shows
+            raise TrainingError(f"{self.name}: the weights are not finite; try a lower learning rate")
         self.model.load_state_dict(self.best)
         self.model.cpu().eval()
         self.machine.wait()
@@ -176,14 +180,20 @@ class _Loop:
             progress.samples += self.task.samples(batch)
             bar.update()
             if time.monotonic() - self.saved_at > self.machine.checkpoint_s:
-                progress.loss_sum = float(total)
+                progress.loss_sum = self._finite(total)
                 progress.seconds, started = progress.seconds + time.perf_counter() - started, time.perf_counter()
                 self._save()
-        loss = float(total)
-        if not math.isfinite(loss):
-            raise TrainingError(f"the loss of epoch {progress.epoch + 1} is not finite; try a lower learning rate")
+        loss = self._finite(total)
         progress.seconds += time.perf_counter() - started
         return loss / self.steps
+
+    def _finite(self, total: Tensor) -> float:
+        """The running epoch's loss; raises TrainingError where training has diverged."""
+        loss = float(total)
+        if not math.isfinite(loss):
+            epoch = self.progress.epoch + 1
+            raise TrainingError(f"{self.name}: the loss of epoch {epoch} is not finite; try a lower learning rate")
+        return loss
 
     def _step(self, batch: Batch) -> Tensor:
         """One update of the weights from all pieces of a batch; the loss of the whole batch, float64."""

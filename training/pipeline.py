@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from models.artifact import Artifact, Manifest, check_model_version
 from models.codes import CodeTable
@@ -25,7 +24,7 @@ from models.whole_files import put_whole
 from .batches import Windows
 from .collaborative import Collaborative, CollaborativeTask, Embeddings, fused_embeddings
 from .config import TrainingConfig
-from .errors import ConfigError, TrainingError
+from .errors import ConfigError
 from .finish import Chosen, Finish, finished_tables, item_encoder_of
 from .generator import GeneratorModel, GeneratorTask
 from .interactions import Split, leave_one_out, read_dataset
@@ -214,7 +213,7 @@ class Run:
                 task, windows, self.config.stage2, self.config.seed, "stage2", folder, self.machine,
                 epochs=self._epochs("stage2"),
             )  # fmt: skip
-        self._ended("stage2", model, progress)
+        self._report("stage2", progress)
         encoder = item_encoder_of(self, model)
         task.finish_items(finished_tables(self, model, encoder))
         if self.config.decoder is not None:
@@ -224,7 +223,7 @@ class Run:
                     task, windows, self.config.decoder, self.config.seed, "decoder", folder, self.machine,
                     from_start=True, epochs=self._epochs("decoder"),
                 )  # fmt: skip
-            self._ended("decoder", model, progress)
+            self._report("decoder", progress)
         return model, task, encoder
 
     def export(self) -> Artifact:
@@ -251,7 +250,7 @@ class Run:
             progress = fit(
                 task, windows, config.stage1, config.seed, file, folder, self.machine, epochs=self._epochs(name)
             )
-        self._ended(name, model, progress)
+        self._report(name, progress)
         return model, task
 
     def _epochs(self, name: str) -> int | None:
@@ -278,10 +277,7 @@ class Run:
         if self.machine.leads and not self.folder.claimed:
             self.folder.claim(self.data, self.settings.data)
 
-    def _ended(self, name: str, model: nn.Module, progress: Progress) -> None:
-        """Reports a stage; raises TrainingError where its last step made it diverge, which no loss shows any more."""
-        if not all(bool(value.isfinite().all()) for value in model.state_dict().values()):
-            raise TrainingError(f"the weights of {name} are not finite; try a lower learning rate")
+    def _report(self, name: str, progress: Progress) -> None:
         self.progress[name] = progress
         if self.machine.leads and self.chosen:
             _LOG.info("%s: %d epochs on all events, %.0f s of training", name, progress.epoch, progress.seconds)

@@ -26,7 +26,7 @@ from training.batches import Batch, Windows, epoch
 from training.checkpoint import read_progress
 from training.collaborative import Collaborative, CollaborativeTask
 from training.config import StageConfig, TrainingConfig, load_config
-from training.errors import ConfigError
+from training.errors import ConfigError, TrainingError
 from training.generator import GeneratorTask
 from training.interactions import Split, leave_one_out, read_dataset
 from training.loop import Progress, fit
@@ -70,6 +70,16 @@ class Killed(CollaborativeTask):
         return super().loss(batch)
 
 
+class Diverging(CollaborativeTask):
+    """Has no loss any more at its third step."""
+
+    steps = 0
+
+    def loss(self, batch: Batch) -> Tensor:
+        self.steps += 1
+        return super().loss(batch) * (torch.nan if self.steps == 3 else 1)
+
+
 def same(a: CollaborativeTask, b: CollaborativeTask) -> bool:
     other = b.model.state_dict()
     return all(torch.equal(value, other[name]) for name, value in a.model.state_dict().items())
@@ -95,6 +105,17 @@ def test_a_loop_killed_at_a_step_resumes_to_the_same_weights(
     assert same(whole, resumed)
     assert second.history == first.history
     assert (second.step, second.samples) == (first.step, first.samples)
+
+
+def test_a_loss_that_diverges_ends_the_training_at_the_next_checkpoint(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    task = setting.task(Diverging)
+    with pytest.raises(TrainingError, match="x: the loss of epoch 1 is not finite; try a lower learning rate"):
+        fit(task, setting.windows, setting.stage, SEED, "x", tmp_path, Machine(checkpoint_s=0))
+    assert isinstance(task, Diverging)
+    assert task.steps == 3
+    assert read_progress(tmp_path / "x.safetensors")["step"] == 2
+    assert all(value.isfinite().all() for value in load_file(tmp_path / "x.safetensors").values())
 
 
 GENERATOR = [

@@ -253,7 +253,7 @@ def test_a_stage_that_diverges_at_its_last_step_is_said(ring: Path, tmp_path: Pa
     """Which no loss shows any more, and no validation by beam search."""
     one_step = ("stage2.epochs=1", "stage2.batch_size=512", "stage2.learning_rate=1e39")
     run = Run(ring / "data", tmp_path / "v1", config_for(ring, "stage1.epochs=1", *one_step))
-    with pytest.raises(TrainingError, match="the weights of stage2 are not finite; try a lower learning rate"):
+    with pytest.raises(TrainingError, match="stage2: the weights are not finite; try a lower learning rate"):
         run.stage2()
 
 
