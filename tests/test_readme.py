@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from typer.testing import CliRunner
 
 from service.api.openapi import export
 from service.api.schemas import RecommendRequest
+from service.errors import ServiceError
 from service.settings import Settings, variable
 from training.__main__ import app as training_cli
 
@@ -25,8 +27,9 @@ def test_what_a_document_points_to_is_there(document: Path) -> None:
         path, _, heading = target.partition("#")
         there = document.parent / path if path else document
         assert there.exists(), target
-        headings = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
-        assert not heading or heading in [title.lower().replace(" ", "-") for title in headings]
+        if heading:
+            titles = re.findall(r"^#+ (.+)$", there.read_text(), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
 
 
 def test_every_document_is_named_in_the_readme() -> None:
@@ -70,6 +73,23 @@ def test_every_route_stands_in_the_tables() -> None:
     there = {(method.upper(), path) for path, operations in paths.items() for method in operations}
     assert there <= named
     assert named <= there
+
+
+def test_every_error_of_a_worker_stands_in_the_table_with_its_status() -> None:
+    table = API.split("| code | status | when |")[1].split("\n\n")[0]
+    named: dict[str, int] = {}
+    for codes, statuses in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", table, re.MULTILINE):
+        of_row, status = re.findall(r"`(\w+)`", codes), [int(each) for each in statuses.split(", ")]
+        named |= dict(zip(of_row, status * len(of_row) if len(status) == 1 else status, strict=True))
+    of_commands = {"bad_settings", "bad_artifact", "eviction_policy", "version_exists"}
+    there = {error.code: error.status for error in errors(ServiceError) if error.code not in of_commands}
+    assert named == there
+
+
+def errors(root: type[ServiceError]) -> Iterator[type[ServiceError]]:
+    yield root
+    for kind in root.__subclasses__():
+        yield from errors(kind)
 
 
 def test_every_field_of_a_recommendation_stands_in_the_table() -> None:

@@ -243,7 +243,7 @@ class _Loop:
         if self.machine.leads:
             left_s = progress.left_s(self.epochs)
             _LOG.info(
-                "%s: epoch %d of %d, loss %.4f%s, %.0f samples/s, at most %s more",
+                "%s: epoch %d of %d, loss %.4f%s, %.0f samples/s, at most %s more of this stage",
                 self.name, number, self.epochs, loss,
                 f", validation NDCG@10 {value:.4f}" if self.validates else "", progress.samples_per_s,
                 f"{left_s / 60:.0f} min" if left_s >= _LONG_S else f"{left_s:.0f} s",

@@ -94,7 +94,8 @@ def leave_team() -> None:
 def refuse_without_tensorboard() -> None:
     """Raises ConfigError where its package is missing."""
     if find_spec("tensorboard") is None:
-        raise ConfigError("tensorboard=true needs the package tensorboard: pip install 'prorec-serve[tensorboard]'")
+        package = "prorec-serve[tensorboard]"
+        raise ConfigError(f"tensorboard=true needs the package tensorboard: python -m pip install '{package}'")
 
 
 def _device(wanted: str, local_rank: int | None) -> torch.device:

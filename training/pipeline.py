@@ -280,7 +280,8 @@ class Run:
     def _report(self, name: str, progress: Progress) -> None:
         self.progress[name] = progress
         if self.machine.leads and self.chosen:
-            _LOG.info("%s: %d epochs on all events, %.0f s of training", name, progress.epoch, progress.seconds)
+            epochs = f"{progress.epoch} epoch{'s' if progress.epoch > 1 else ''}"
+            _LOG.info("%s: %s on all events, %.0f s of training", name, epochs, progress.seconds)
         elif self.machine.leads:
             _LOG.info(
                 "%s: best validation NDCG@10 %.4f at epoch %d of %d, %.0f s of training, %.0f samples/s",

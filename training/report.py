@@ -30,7 +30,7 @@ Done = Mapping[str, dict[str, Any]]
 def refuse_without_plots() -> None:
     """Raises ConfigError where the package for figures is missing."""
     if find_spec("matplotlib") is None:
-        raise ConfigError("a study's report needs the package matplotlib: pip install 'prorec-serve[study]'")
+        raise ConfigError("a study's report needs the package matplotlib: python -m pip install 'prorec-serve[study]'")
 
 
 def write_report(

@@ -78,7 +78,7 @@ def wrong_rows(path: object, allowed: int) -> Iterator[WrongRows]:
     for sentence in found.sentences():
         logger.warning("left out: %s", sentence)
     if found.rows:
-        logger.warning("%s: %d wrong lines are left out", path, found.lines)
+        logger.warning("%s: %d wrong %s left out", path, found.lines, "lines are" if found.lines > 1 else "line is")
 
 
 def _limit(found: WrongRows, allowed: int) -> list[str]:

@@ -4,7 +4,7 @@ import sys
 from importlib.util import find_spec
 
 if find_spec("ddsketch") is None:
-    print("error: to load a service more packages are needed: pip install -e '.[load]'", file=sys.stderr)
+    print("error: to load a service more packages are needed: python -m pip install -e '.[load]'", file=sys.stderr)
     sys.exit(2)
 
 from .phase import Phase

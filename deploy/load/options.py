@@ -47,7 +47,7 @@ class Options:
         if self.plot and self.plot.suffix not in _PLOTS:
             raise MisuseError(f"--plot {self.plot}: the name must end with {' or '.join(_PLOTS)}")
         if self.plot and importlib.util.find_spec("matplotlib") is None:
-            raise MisuseError("--plot needs matplotlib, which is not installed: pip install 'prorec-serve[load]'")
+            raise MisuseError("--plot needs the package matplotlib: python -m pip install 'prorec-serve[load]'")
         for path in (self.json, self.plot):
             if path and not path.parent.is_dir():
                 raise MisuseError(f"{path}: there is no folder {path.parent}")

@@ -33,7 +33,7 @@ class ItemAnswer(BaseModel):
     available: bool = Field(description="Whether it may be recommended.")
     added: bool = Field(description="Whether it was added after the model was trained.")
     metadata: dict[str, Any]
-    attributes: dict[str, Any] = Field(description="What filters see.")
+    attributes: dict[str, Any] = Field(description="What filters see: a list of strings stays one, each string once.")
     code: list[int]
 
 

@@ -49,7 +49,7 @@ def start_tracing() -> Tracing:
     try:
         return Spans(_provider())
     except ImportError:
-        logger.warning("%s is set, but OpenTelemetry is not installed: pip install 'prorec-serve[otel]'", wanted)
+        logger.warning("%s is set, but OpenTelemetry is missing: python -m pip install 'prorec-serve[otel]'", wanted)
         return OnlyIds()
 
 

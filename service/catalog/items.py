@@ -113,7 +113,7 @@ class LiveItems:
         seen: dict[str, Any] = {}
         for name, (kind, values) in self.read_attributes(metadata).items():
             if fields.get(name) == kind:
-                seen[name] = list(values) if len(values) > 1 else values[0] if kind == "keyword" else metadata[name]
+                seen[name] = list(values) if isinstance(metadata[name], list) else metadata[name]
         return encode_json(seen)
 
     def changed_items(self) -> list[int]:

@@ -53,7 +53,8 @@ def require_memory(provider: str) -> str:
     except RuntimeError as error:
         if _NOT_LOADED in str(error):
             raise NoProvider(
-                f"ONNX Runtime cannot use {CUDA}, as a CUDA library is missing; pip install 'prorec-serve[gpu]'"
+                f"ONNX Runtime cannot use {CUDA}, as a CUDA library is missing; "
+                "python -m pip install 'prorec-serve[gpu]'"
             ) from None
         raise SearchError(f"ONNX Runtime cannot use {CUDA}: {error}") from None
     return "cuda"

@@ -31,7 +31,7 @@ def usable_provider(wanted: Wanted, precision: Precision) -> str:
         missing = "the provider is cpu" if wanted == "cpu" else "this machine has none that works"
         raise SettingsError(f"{setting}: fp16 is for GPUs, and {missing}")
     if precision != "fp32" and find_spec("onnx") is None:
-        raise SettingsError(f"{setting}: the package onnx is missing; pip install 'prorec-serve[int8]'")
+        raise SettingsError(f"{setting}: the package onnx is missing; python -m pip install 'prorec-serve[int8]'")
     return provider
 
 

@@ -32,7 +32,7 @@ def graphs_of(artifact: Artifact, precision: Precision, provider: str) -> Graphs
         from .int8 import in_8_bits
     except ImportError:
         raise PrecisionError(
-            f"precision {precision} needs the package onnx: pip install 'prorec-serve[int8]'"
+            f"precision {precision} needs the package onnx: python -m pip install 'prorec-serve[int8]'"
         ) from None
     if precision == "fp16":
         return {width: half_precision(path) for width, path in paths.items()}

@@ -1,4 +1,4 @@
-"""`pip install '.[load]'` is all that a load test needs."""
+"""`python -m pip install '.[load]'` is all that a load test needs."""
 
 import re
 import subprocess

@@ -350,9 +350,9 @@ def test_every_evaluation_says_how_far_training_is(tmp_path: Path, caplog: pytes
         fit(setting.task(), setting.windows, setting.stage, SEED, "stage1", tmp_path)
     half, end = (line for line in caplog.messages if line.startswith("stage1: epoch"))
     assert half.startswith("stage1: epoch 2 of 4, ")
-    assert re.search(r"at most \d+ s more$", half)
+    assert re.search(r"at most \d+ s more of this stage$", half)
     assert end.startswith("stage1: epoch 4 of 4, ")
-    assert end.endswith("at most 0 s more")
+    assert end.endswith("at most 0 s more of this stage")
     assert Progress(epoch=2, seconds=100.0).left_s(10) == 400.0
 
 

@@ -209,7 +209,7 @@ def test_without_the_extra_a_line_says_how_to_get_it() -> None:
     )
     done = run(program, OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:1")
     assert done.stdout == "OnlyIds\n"
-    assert "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is not installed" in done.stderr
+    assert "OTEL_EXPORTER_OTLP_ENDPOINT is set, but OpenTelemetry is missing" in done.stderr
     assert not run(program).stderr
 
 

@@ -83,6 +83,13 @@ def test_a_value_of_another_kind_is_shown_and_not_filtered_by(items: LiveItems) 
     assert matching(items, Condition("price", none_of=[3.0])) == [0, 1, 2]
 
 
+def test_a_list_of_strings_is_shown_as_one_however_few_they_are(items: LiveItems) -> None:
+    apply(items, ItemRecord("item-0", 1, attributes={"color": ["green", ["green"]]}))
+    assert attributes(items, 0)["color"] == ["green"]
+    apply(items, ItemRecord("item-0", 2, attributes={"color": "green"}))
+    assert attributes(items, 0)["color"] == "green"
+
+
 def test_nothing_changes_an_id(items: LiveItems) -> None:
     apply(items, ItemRecord("item-0", 1, attributes={"item_id": "other"}))
     assert metadata(items, 0)["item_id"] == "item-0"

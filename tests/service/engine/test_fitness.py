@@ -64,7 +64,7 @@ def test_a_device_that_is_not_there_is_one_sentence(wanted: Wanted, precision: P
 
 
 def test_8_bits_without_their_package_are_one_sentence() -> None:
-    sentence = "PROREC_PRECISION=int8: the package onnx is missing; pip install 'prorec-serve[int8]'\n"
+    sentence = "PROREC_PRECISION=int8: the package onnx is missing; python -m pip install 'prorec-serve[int8]'\n"
     assert ask("cpu", "int8", without="onnx") == (2, sentence)
     assert ask("cpu", "fp32", without="onnx") == (0, "")
 
@@ -85,7 +85,7 @@ def test_what_a_machine_with_a_gpu_but_without_its_libraries_cannot_do_is_one_se
     *_, sentence = errors.splitlines()
     assert code == 2
     assert sentence.startswith("PROREC_PROVIDER=cuda: ")
-    assert sentence.endswith("a CUDA library is missing; pip install 'prorec-serve[gpu]'")
+    assert sentence.endswith("a CUDA library is missing; python -m pip install 'prorec-serve[gpu]'")
     assert ask("auto", "fp32", site=site, LD_LIBRARY_PATH=str(tmp_path))[0] == 0
     code, errors = ask("auto", "int8", site=site, LD_LIBRARY_PATH=str(tmp_path))
     sentence = "PROREC_PRECISION=int8: int8 is for CPUs, and this machine has a GPU; set PROREC_PROVIDER=cpu"

@@ -159,5 +159,5 @@ def test_without_the_package_onnx_it_is_refused_in_one_sentence(artifact: Artifa
         command, env={"PROREC_PRECISION": "int8"}, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 2
-    reason = "PROREC_PRECISION=int8: the package onnx is missing; pip install 'prorec-serve[int8]'"
+    reason = "PROREC_PRECISION=int8: the package onnx is missing; python -m pip install 'prorec-serve[int8]'"
     assert ended.stderr == f"the engine could not start: {reason}\n"
