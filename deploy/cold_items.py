@@ -12,9 +12,7 @@ what the added items cost the others. What is done already, in FOLDER, is not do
 import csv
 import gzip
 import json
-import logging
 import shutil
-import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,6 +34,7 @@ from models.trie import CodeTrie
 from training.config import load_config
 from training.export import GraphSearch
 from training.interactions import EVENT_COLUMNS, INTERACTIONS_NAME, ITEMS_NAME, Interactions, read_dataset
+from training.log import log_to_stderr
 from training.metrics import ranks_of_targets, recall_at
 from training.package import search_row
 from training.pipeline import Run
@@ -110,7 +109,7 @@ def main(
     users: Annotated[int, typer.Option(help="Users with a known last item to measure, at most.")] = 4096,
 ) -> None:
     """Prints a table and writes FOLDER/cold_items.json."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    log_to_stderr()
     changes = [*(change or []), f"beam_widths={beams}", f"default_beam_width={beams.split(',')[0]}"]
     config = load_config(preset, changes)
     split = Split(share, seed, config.tie_seed, config.skip_wrong_rows)

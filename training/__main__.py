@@ -1,6 +1,5 @@
 """Command line of the training package: `python -m training --help`."""
 
-import logging
 import os
 import sys
 from importlib import metadata
@@ -15,6 +14,7 @@ from models.errors import ModelError
 from .config import load_config
 from .errors import ConfigError, TrainingError
 from .importers import fetch_movielens, find_amazon_files, import_amazon, import_movielens, import_recbole
+from .log import log_to_stderr
 
 if TYPE_CHECKING:
     from .pipeline import Run
@@ -221,9 +221,7 @@ def main() -> int:
     # the kernel anew at every step: in large pages, a small part of the faults. Both read when torch is first imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noisy in ("httpx", "sentence_transformers", "onnxscript", "onnx_ir"):
-        logging.getLogger(noisy).setLevel(logging.WARNING)
+    log_to_stderr()
     try:
         app()
     except (TrainingError, ModelError, OSError) as error:

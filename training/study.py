@@ -25,6 +25,7 @@ from .config import TrainingConfig
 from .differences import differences
 from .errors import ConfigError, TrainingError
 from .interactions import find_dataset
+from .log import log_to_stderr
 from .plan import Job, Plan
 from .report import refuse_without_plots, write_report
 from .settings_list import told_changes
@@ -171,7 +172,7 @@ _mine = "auto"
 def _take_device(free: "multiprocessing.Queue[str]") -> None:
     """Each process of the pool keeps one device."""
     global _mine
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    log_to_stderr()
     _mine = free.get()
 
 
