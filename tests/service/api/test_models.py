@@ -5,6 +5,7 @@ import socket
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 
@@ -160,6 +161,14 @@ async def test_a_load_pins_and_an_unload_takes_that_back(router: Router, publish
     assert (unloaded.status_code, unloaded.json()["pinned"]) == (200, [])
 
 
+async def begun(client: httpx.AsyncClient, published: Store, wait_s: float) -> asyncio.Task[httpx.Response]:
+    """An activation of v2 that is made, and waits for replicas."""
+    waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": wait_s}))
+    while active(published) != "v2":
+        await asyncio.sleep(0.01)
+    return waiting
+
+
 async def test_an_activation_changes_redis_and_asks_for_another_attempt(router: Router, published: Store) -> None:
     asked: list[str] = []
     router.request_retry = lambda: asked.append("again")
@@ -174,9 +183,7 @@ async def test_an_activation_changes_redis_and_asks_for_another_attempt(router: 
 async def test_an_activation_may_wait_until_every_replica_serves(router: Router, published: Store) -> None:
     report(published, "v1", "r-1")
     async with admin_of(router, published) as client:
-        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 60}))
-        while active(published) != "v2":
-            await asyncio.sleep(0.01)
+        waiting = await begun(client, published, wait_s=60)
         assert not waiting.done()
         report(published, "v2", "r-1")
         got = await waiting
@@ -198,9 +205,7 @@ async def test_a_replica_may_take_longer_than_one_look(router: Router, published
 async def test_waiting_ends_when_another_version_becomes_the_active_one(router: Router, published: Store) -> None:
     report(published, "v1", "r-1")
     async with admin_of(router, published) as client:
-        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 600}))
-        while active(published) != "v2":
-            await asyncio.sleep(0.01)
+        waiting = await begun(client, published, wait_s=600)
         published.activate("v3")
         got = await waiting
     assert (got.status_code, got.json()["code"]) == (504, "not_followed")
@@ -235,9 +240,7 @@ async def test_an_activation_that_no_replica_reports_to_follow_is_not_said_to_be
 async def test_a_replica_that_begins_to_drain_stops_waiting(router: Router, published: Store) -> None:
     report(published, "v1", "r-1")
     async with admin_of(router, published) as client:
-        waiting = asyncio.create_task(client.post("/models/v2/activate", json={"wait_s": 600}))
-        while active(published) != "v2":
-            await asyncio.sleep(0.01)
+        waiting = await begun(client, published, wait_s=600)
         router.status = Status(draining=True)
         report(published, "v1", "r-1", draining=True)
         got = await waiting
