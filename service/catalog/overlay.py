@@ -104,10 +104,10 @@ class Overlay:
 
     def unheld(self, name: str, kind: FieldKind, values: Sequence[Scalar]) -> list[Scalar]:
         """Those of `values` that no item of the overlay has."""
-        column = self.columns.get((name, kind))
-        if column is None:
+        column, wanted = self.columns.get((name, kind)), self.encoded(kind, values)
+        if column is None or not len(wanted):  # a search for nothing is slower than one for something
             return list(values)
-        held = set(np.unique(column.value[np.isin(column.value, self.encoded(kind, values))]).tolist())
+        held = set(np.unique(column.value[np.isin(column.value, wanted)]).tolist())
         return [v for v in values if (self.codes.get(v) if isinstance(v, str) else v) not in held]
 
     def knows(self, items: NDArray[np.int32]) -> NDArray[np.bool_]:
